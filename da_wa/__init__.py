@@ -1,0 +1,1 @@
+"""da_wa: which normalisation transfers best across domains?"""

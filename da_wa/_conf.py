@@ -1,0 +1,88 @@
+"""The configuration tree: where it lies, and how an experiment is composed from it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from da_wa.errors import ConfigError, nearest
+
+
+def conf_dir() -> Path:
+    """The folder of ``config.yaml`` and the groups: ``conf/`` of a checkout, ``da_wa/conf/`` of a wheel."""
+    package = Path(__file__).resolve().parent
+    packed = package / "conf"
+    return packed if packed.is_dir() else package.parent / "conf"
+
+
+def compose_experiment(overrides: Sequence[str], extra_dir: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration of an experiment, and those of the norms it names, as nested plain values.
+
+    Args:
+        overrides: Hydra's ``group=option`` and ``key=value``.
+        extra_dir: a folder with more options for the groups (``--config-dir``).
+
+    Raises:
+        ConfigError: an unknown option, key or norm, with the nearest names, or a value that does not parse.
+    """
+    if extra_dir is not None:
+        if not extra_dir.is_dir():
+            raise ConfigError(f"--config-dir {extra_dir} is not a folder")
+        overrides = [*overrides, f"hydra.searchpath=[file://{extra_dir.resolve()}]"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = _compose(overrides)
+        names = cfg["norms"]
+        if not isinstance(names, list) or not names:
+            raise ConfigError(f"norms={names} is not a list of norms; write norms=[bn,bn_wa]")
+        search = [o for o in overrides if o.startswith("hydra.searchpath=")]
+        norms = {str(name): _compose([f"+norm={name}", *search])["norm"] for name in names}
+    return cfg, norms
+
+
+def _compose(overrides: Sequence[str]) -> dict[str, Any]:
+    try:
+        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)  # type: ignore[return-value]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(str(error), overrides)) from error
+
+
+def _explain(message: str, overrides: Sequence[str]) -> str:
+    """Hydra's message, and the nearest names to the one that is wrong."""
+    hint = ""
+    option = re.search(r"(?:Could not find|In '.*?': Could not find) '([\w/-]+)/([^'/]+)'", message)
+    key = re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'", message)
+    if option:
+        group, name = option.groups()
+        known = [p.stem for p in (conf_dir() / group).glob("*.yaml")]
+        return f"there is no {group} called {name!r}. {nearest(name, known)}"
+    if key:
+        wrong = next((o.lstrip("+~").split("=")[0] for o in overrides if (key[2] or key[1]) in o), key[2] or key[1])
+        hint = _nearest_key(wrong)
+        return f"there is no option {wrong!r}. {hint}"
+    return message
+
+
+def _nearest_key(wrong: str) -> str:
+    cfg = compose("config")
+    keys = _keys(OmegaConf.to_container(cfg, resolve=False))
+    close = difflib.get_close_matches(wrong, keys, n=3, cutoff=0.6)
+    if not close:  # a right word in the wrong place
+        leaf = wrong.rsplit(".", 1)[-1]
+        close = [k for k in keys if k.rsplit(".", 1)[-1] == leaf][:3]
+    known = " or ".join(repr(c) for c in close)
+    return f"Did you mean {known}?" if close else "See `--cfg` for all of them; a new key is added with +key=value."
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix]
+    below = [k for name, child in node.items() for k in _keys(child, f"{prefix}.{name}" if prefix else str(name))]
+    return [prefix, *below] if prefix else below

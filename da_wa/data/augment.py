@@ -1,0 +1,95 @@
+"""Augmentation of whole batches on the device: crop, flip, erase, then normalise.
+
+All randomness comes from torch's global generator of the batch's device, so that an epoch that starts
+from a known seed can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def random_crop(images: Tensor, padding: int) -> Tensor:
+    """Shift every image by up to ``padding`` pixels along each axis, zeros beyond the border.
+
+    (n, c, h, w) -> (n, c, h, w); the usual "pad, then crop at random" of CIFAR training.
+    """
+    n, _, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), device=images.device)
+    rows = top + torch.arange(height, device=images.device)  # (n, h)
+    cols = left + torch.arange(width, device=images.device)  # (n, w)
+    picked = torch.arange(n, device=images.device)[:, None, None]
+    # Advanced indices around the channel slice put it last: (n, h, w, c) in memory order of the result.
+    return padded[picked, :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+
+
+def random_flip(images: Tensor) -> Tensor:
+    """Mirror every image left-right with probability one half, (n, c, h, w) -> (n, c, h, w)."""
+    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(mirrored, images.flip(3), images)
+
+
+def random_erase(images: Tensor, probability: float, area: tuple[float, float] = (0.02, 0.33)) -> Tensor:
+    """Random Erasing (Zhong et al. 2020): blank one rectangle of an image, with zeros.
+
+    The rectangle covers a share of the image drawn from ``area``; its aspect ratio is log-uniform in
+    [0.3, 3.3] and sides are cut at the image's. (n, c, h, w) -> (n, c, h, w).
+    """
+    n, _, height, width = images.shape
+    draw = torch.rand(5, n, 1, 1, 1, device=images.device)
+    share = area[0] + (area[1] - area[0]) * draw[0]
+    aspect = torch.exp(torch.log(torch.tensor(0.3)) + draw[1] * torch.log(torch.tensor(3.3 / 0.3)))
+    tall = (share * height * width * aspect).sqrt().round().clamp(1, height)
+    wide = (share * height * width / aspect).sqrt().round().clamp(1, width)
+    top = (draw[2] * (height - tall + 1)).floor()
+    left = (draw[3] * (width - wide + 1)).floor()
+    row = torch.arange(height, device=images.device)[:, None]
+    col = torch.arange(width, device=images.device)
+    inside = (row >= top) & (row < top + tall) & (col >= left) & (col < left + wide)
+    return images.masked_fill(inside & (draw[4] < probability), 0)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What happens to training images; every part can be switched off.
+
+    Attributes:
+        crop: padding of the random crop as a fraction of the image side (CIFAR's 4 pixels of 32 are 1/8).
+        flip: mirror half of the images.
+        erase: probability of random erasing.
+    """
+
+    crop: float = 0.125
+    flip: bool = True
+    erase: float = 0.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Augment a uint8 batch, (n, 3, h, w) -> (n, 3, h, w)."""
+        padding = round(self.crop * images.shape[-1])
+        if padding:
+            images = random_crop(images, padding)
+        if self.flip:
+            images = random_flip(images)
+        if self.erase:
+            images = random_erase(images, self.erase)
+        return images
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """uint8 in 0…255 -> float32 at zero mean and unit deviation per channel, given in units of 0…1."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) uint8 -> (n, 3, h, w) float32."""
+        mean = 255 * torch.tensor(self.mean, device=images.device)[:, None, None]
+        std = 255 * torch.tensor(self.std, device=images.device)[:, None, None]
+        return (images.float() - mean) / std

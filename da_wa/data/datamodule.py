@@ -1,0 +1,123 @@
+"""One source, many targets, as a LightningDataModule over decoded domains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from da_wa.data.augment import Augment, Normalise
+from da_wa.data.cache import Pixels
+from da_wa.data.loader import Batch, Order, ResidentBatches, streamed_batches
+from da_wa.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of a domain: ``index`` (n,) int64 are their numbers in it."""
+
+    domain: Pixels
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) int64."""
+        labels: np.ndarray = self.domain.labels[self.index]
+        return labels
+
+
+class DomainDataModule(LightningDataModule):
+    """Trains on one part of a source domain and evaluates on parts of any domains.
+
+    Batches are ``(images, labels, numbers)``: float32 (n, 3, h, w), augmented when training and
+    normalised, both on the device; int64 (n,); and the images' numbers in their domain, int64 (n,).
+
+    Args:
+        train: the source's training images.
+        evaluate: what is evaluated, in this order: validation gets a loader for each, testing one for
+            each that is not of the source's domain.
+        seed: with the epoch's number it fixes the order of the training images.
+        batch_size: images per training step; a last, smaller batch is left out.
+        eval_batch_size: images per evaluation step.
+        augment: uint8 batch -> uint8 batch, for training images.
+        normalise: uint8 batch -> float32 batch.
+        resident_gb: domains up to this size are held in the memory of the device that computes.
+        workers: reading processes for a domain that is larger.
+
+    Raises:
+        ConfigError: fewer training images than one batch.
+    """
+
+    def __init__(
+        self,
+        train: Part,
+        evaluate: Sequence[Part],
+        *,
+        seed: int,
+        batch_size: int,
+        eval_batch_size: int = 500,
+        augment: Callable[[Tensor], Tensor] = Augment(),
+        normalise: Normalise,
+        resident_gb: float = 8.0,
+        workers: int = 2,
+    ) -> None:
+        super().__init__()
+        if len(train) < batch_size:
+            raise ConfigError(
+                f"{train.domain.name} has {len(train)} training images, fewer than one batch of {batch_size}. "
+                f"Set the batch size to {len(train)} or less (finetune.batch_size=…)."
+            )
+        self.train, self.evaluate = train, tuple(evaluate)
+        self.seed, self.batch_size, self.eval_batch_size = seed, batch_size, eval_batch_size
+        self.augment, self.normalise = augment, normalise
+        self.resident_bytes, self.workers = int(resident_gb * 2**30), workers
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps in an epoch."""
+        return len(self.train) // self.batch_size
+
+    def epoch_order(self) -> Tensor:
+        """The training images of the current epoch in random order: a function of seed and epoch alone."""
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+        return torch.randperm(len(self.train), generator=generator)
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        return self._batches(self.train, self.epoch_order, self.batch_size, drop_last=True)
+
+    def val_dataloader(self) -> list[Iterable[Batch]]:
+        return [self._in_order(part) for part in self.evaluate]
+
+    def test_dataloader(self) -> list[Iterable[Batch]]:
+        return [self._in_order(part) for part in self.evaluate if part.domain.name != self.train.domain.name]
+
+    def _in_order(self, part: Part) -> Iterable[Batch]:
+        return self._batches(part, lambda: torch.arange(len(part)), self.eval_batch_size, drop_last=False)
+
+    def _batches(self, part: Part, order: Order, batch_size: int, drop_last: bool) -> Iterable[Batch]:
+        labels, numbers = torch.from_numpy(part.labels), torch.from_numpy(part.index)
+        if part.domain.pixels.nbytes > self.resident_bytes:
+            return streamed_batches(part.domain.pixels, labels, numbers, order, batch_size, drop_last, self.workers)
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        images = torch.from_numpy(part.domain.pixels[part.index])
+        return ResidentBatches(images.to(device), labels.to(device), numbers.to(device), order, batch_size, drop_last)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment and normalise on the device, a whole batch at a time."""
+        images, labels, numbers = batch
+        if self.trainer is not None and self.trainer.training:
+            images = self.augment(images)
+        return self.normalise(images), labels, numbers
+
+
+def epoch_seed(seed: int, epoch: int, stream: int = 0) -> int:
+    """A well-mixed 63-bit seed for one epoch of one run; ``stream`` sets its uses apart."""
+    return int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,451 @@
+"""Named domains over one class list.
+
+A :class:`Domain` is *n* images and their labels; a :class:`DomainSet` is several of them that agree on
+what label 0, 1, … mean. Nothing is decoded here: :mod:`da_wa.data.cache` does that, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from da_wa.errors import ConfigError, DataError, nearest
+
+logger = logging.getLogger(__name__)
+
+ClassRule = Literal["equal", "common"]
+"""``equal``: every domain must have every class. ``common``: only the classes that all domains share are kept."""
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_LAYOUT = "Expected ROOT/<domain>/<class>/<image>; see data/README.md."
+
+
+class Images(Protocol):
+    """*n* images of one domain, each decodable at any size."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """The image's path relative to the domain, with forward slashes; made up for generated images."""
+
+    def stamp(self) -> str:
+        """A hex string that changes whenever the images may have changed; cheap, reads no pixel."""
+
+    def digest(self) -> str:
+        """A hash of names, order and content, whatever folder the images lie in."""
+
+    def decode(self, index: int, size: int) -> np.ndarray:
+        """One image as (3, size, size) uint8, RGB.
+
+        Raises:
+            DataError: names the file and what is wrong with it.
+        """
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files below ``root``, in the order of ``paths`` (relative, forward slashes)."""
+
+    root: Path
+    paths: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
+    def stamp(self) -> str:
+        """From what the file system tells: path, size and times of every file."""
+        found = hashlib.blake2b(os.fsencode(self.root.resolve()), digest_size=16)
+        for path in self.paths:
+            try:
+                stat = os.stat(os.path.join(self.root, path))
+                told = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+            except OSError:
+                told = "unreadable"
+            found.update(f"\n{path}\0{told}".encode(errors="surrogateescape"))
+        return found.hexdigest()
+
+    def digest(self) -> str:
+        """From every byte of every file. A file that cannot be read counts as such: :meth:`decode` reports it."""
+        found = hashlib.blake2b(digest_size=16)
+        for path in self.paths:
+            try:
+                with open(os.path.join(self.root, path), "rb") as file:
+                    content = hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+            except OSError:
+                content = "unreadable"
+            found.update(f"\n{path}\0{content}".encode(errors="surrogateescape"))
+        return found.hexdigest()
+
+    def decode(self, index: int, size: int) -> np.ndarray:
+        path = self.root / self.paths[index]
+        try:
+            with Image.open(path, formats=_FORMATS) as image:
+                image.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 where that suffices
+                ImageOps.exif_transpose(image, in_place=True)
+                return resized(_as_rgb(image), size)
+        except MemoryError:
+            raise
+        except Exception as error:  # PIL's plug-ins raise almost anything on a broken file
+            raise DataError(f"{path}: {_reason(path, error)}") from error
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """Images that are already pixels: (n, 3, h, w) uint8, with made-up names."""
+
+    pixels: np.ndarray
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def stamp(self) -> str:
+        return self.digest()
+
+    def digest(self) -> str:
+        found = hashlib.blake2b("\n".join(self.names).encode(), digest_size=16)
+        found.update(str(self.pixels.shape).encode())
+        found.update(np.ascontiguousarray(self.pixels).data)
+        return found.hexdigest()
+
+    def decode(self, index: int, size: int) -> np.ndarray:
+        return resized(Image.fromarray(np.ascontiguousarray(self.pixels[index].transpose(1, 2, 0))), size)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Some of the images of another collection."""
+
+    images: Images
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return self.images.name(self.indices[index])
+
+    def stamp(self) -> str:
+        return self._of(self.images.stamp())
+
+    def digest(self) -> str:
+        return self._of(self.images.digest())
+
+    def decode(self, index: int, size: int) -> np.ndarray:
+        return self.images.decode(self.indices[index], size)
+
+    def _of(self, whole: str) -> str:
+        return hashlib.blake2b(f"{whole} {self.indices}".encode(), digest_size=16).hexdigest()
+
+
+def resized(image: Image.Image, size: int) -> np.ndarray:
+    """An RGB image as (3, size, size) uint8: bilinear, antialiased, the aspect ratio not kept (the field's way)."""
+    square = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Grey, palette, CMYK and the like as RGB; transparency is dropped, as ``ImageFolder`` drops it."""
+    if image.mode.startswith("I;16"):  # PIL would clip: keep the high byte instead
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What is wrong with an image, in words."""
+    if not path.exists():
+        return "no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if path.stat().st_size == 0:
+        return "zero bytes"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a JPEG, PNG, WebP or BMP image"
+    return str(error) or type(error).__name__
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Images and their labels.
+
+    Args:
+        name: a short name, e.g. ``A``.
+        images: the images.
+        labels: (n,) int64, indices into the set's class list.
+    """
+
+    name: str
+    images: Images
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class DomainSet:
+    """Domains over one class list, in the order of their columns in a table.
+
+    Args:
+        name: the set's name, e.g. ``Office-31``.
+        classes: the class names; label *i* means ``classes[i]``.
+        domains: the domains.
+        class_rule: what happens to domains whose classes differ, see :data:`ClassRule`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    domains: tuple[Domain, ...]
+    class_rule: ClassRule = "equal"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The domains' names, in order."""
+        return tuple(domain.name for domain in self.domains)
+
+    def __getitem__(self, name: str) -> Domain:
+        for domain in self.domains:
+            if domain.name == name:
+                return domain
+        raise ConfigError(f"{self.name} has no domain {name!r}. {nearest(name, self.names)}")
+
+    def with_folder(self, name: str, path: str | Path) -> DomainSet:
+        """This set and one more domain, read from ``path/<class>/…``, under the set's class rule.
+
+        Raises:
+            ConfigError: the name is taken.
+            DataError: the folder cannot be used, or its classes break the rule.
+        """
+        if name in self.names:
+            raise ConfigError(f"{self.name} already has a domain {name!r}; give data.extra.{name} another name.")
+        added = read_domain(Path(path).expanduser())
+        order = (*self.classes, *sorted(set(added.classes) - set(self.classes)))
+        return assemble(self.name, {**self._named(), name: added}, order, self.class_rule)
+
+    def only_common_classes(self) -> DomainSet:
+        """This set under the rule ``common``, so that a domain with other classes can be added."""
+        return replace(self, class_rule="common")
+
+    def _named(self) -> dict[str, NamedImages]:
+        return {d.name: NamedImages(d.images, tuple(self.classes[i] for i in d.labels)) for d in self.domains}
+
+
+@dataclass(frozen=True)
+class NamedImages:
+    """Images with the name of each one's class: a domain before the class list is settled."""
+
+    images: Images
+    classes: tuple[str, ...]
+
+
+def assemble(name: str, domains: Mapping[str, NamedImages], order: Sequence[str], rule: ClassRule) -> DomainSet:
+    """Settle the class list and give labels.
+
+    Args:
+        name: the set's name.
+        domains: the images of each domain and the name of each one's class.
+        order: every class that may occur, in the order of the labels.
+        rule: see :data:`ClassRule`.
+
+    Raises:
+        DataError: the domains' classes differ under ``equal``, or have nothing in common under ``common``.
+    """
+    if rule not in get_args(ClassRule):
+        raise ConfigError(f"data.classes={rule!r} is no class rule. {nearest(str(rule), get_args(ClassRule))}")
+    have = {domain: set(images.classes) for domain, images in domains.items()}
+    classes = tuple(c for c in order if rule == "equal" or all(c in present for present in have.values()))
+    lacking = {domain: [c for c in classes if c not in present] for domain, present in have.items()}
+    if any(lacking.values()):
+        differences = "\n".join(f"  {domain} lacks {some(missing)}" for domain, missing in lacking.items() if missing)
+        raise DataError(
+            f"The domains of {name} do not have the same classes:\n{differences}\n"
+            "Add what is missing, or keep only what all domains share with data.classes=common."
+        )
+    if not classes:
+        raise DataError(f"The domains {some(domains)} of {name} share no class. {_LAYOUT}")
+    label_of = {c: i for i, c in enumerate(classes)}
+    return DomainSet(name, classes, tuple(_domain(n, d, label_of) for n, d in domains.items()), rule)
+
+
+def _domain(name: str, named: NamedImages, label_of: Mapping[str, int]) -> Domain:
+    kept = tuple(i for i, c in enumerate(named.classes) if c in label_of)
+    images = named.images if len(kept) == len(named.images) else Selected(named.images, kept)
+    return Domain(name, images, np.array([label_of[named.classes[i]] for i in kept], dtype=np.int64))
+
+
+def from_folders(
+    root: str | Path,
+    folders: Mapping[str, str] | None = None,
+    name: str | None = None,
+    class_rule: ClassRule = "equal",
+) -> DomainSet:
+    """Any tree ``root/<domain>/<class>/…`` or ``root/<domain>/images/<class>/…``.
+
+    Every file with a known image suffix below a class folder is an image of that class; hidden files are
+    ignored, others are named in a warning. Classes are in alphabetical order.
+
+    Args:
+        root: the folder.
+        folders: name of each domain and its folder below ``root``; by default every subfolder under its own name.
+        name: the set's name; by default that of ``root``.
+        class_rule: see :data:`ClassRule`.
+
+    Raises:
+        DataError: a folder is missing or empty, or the classes break the rule.
+    """
+    root = Path(root).expanduser()
+    if folders is None:
+        folders = {folder: folder for folder in subfolders(root)}
+    if not folders:
+        raise DataError(f"{root} holds no domain folders. {_LAYOUT}")
+    domains = {domain: read_domain(root / folder) for domain, folder in folders.items()}
+    order = sorted({c for images in domains.values() for c in images.classes})
+    return assemble(name or root.resolve().name, domains, order, class_rule)
+
+
+def from_lists(
+    root: str | Path,
+    lists: Mapping[str, str | Path],
+    classes: str | Path | None = None,
+    name: str | None = None,
+    class_rule: ClassRule = "equal",
+) -> DomainSet:
+    """List files with lines ``relative/path.jpg label``, as TLL and CDAN publish them.
+
+    The last word of a line is the label, a number; the path may hold spaces.
+
+    Args:
+        root: the folder that the paths, also those of the list files, are relative to.
+        lists: name of each domain and its list file.
+        classes: a file with one class name per line, label 0 first; without it a class is named by its number.
+        name: the set's name; by default that of ``root``.
+        class_rule: see :data:`ClassRule`.
+
+    Raises:
+        DataError: a list is missing or empty, has bad lines (named by number), or the classes break the rule.
+    """
+    root = Path(root).expanduser()
+    if not lists:
+        raise ConfigError("data.lists is empty: name a list file for each domain, e.g. data.lists.A=amazon.txt")
+    names = None if classes is None else [line.strip() for line in _lines(root / classes) if line.strip()]
+    read = {
+        domain: _read_list(root, root / path, None if names is None else len(names)) for domain, path in lists.items()
+    }
+    if names is None:
+        numbers = sorted({label for _, labels in read.values() for label in labels})
+        names = [str(number) for number in range(numbers[-1] + 1)]
+        order = [names[number] for number in numbers]
+    else:
+        order = names
+    domains = {
+        domain: NamedImages(ImageFiles(root, tuple(paths)), tuple(names[label] for label in labels))
+        for domain, (paths, labels) in read.items()
+    }
+    return assemble(name or root.resolve().name, domains, order, class_rule)
+
+
+def read_domain(folder: Path) -> NamedImages:
+    """The images of ``folder/<class>/…`` or ``folder/images/<class>/…``, by class and path.
+
+    Raises:
+        DataError: the folder is missing, has no classes, or has classes without an image.
+    """
+    if subfolders(folder) == ["images"]:
+        folder = folder / "images"
+    found = {c: _files(folder / c) for c in subfolders(folder)}
+    paths = [(c, f"{c}/{path}") for c, files in found.items() for path in files if _is_image(path)]
+    if not found:
+        raise DataError(f"{folder} holds no class folders. {_LAYOUT}")
+    if empty := sorted(set(found) - {c for c, _ in paths}):
+        raise DataError(f"{folder}: no image ({' '.join(sorted(SUFFIXES))}) of the classes {some(empty)}. {_LAYOUT}")
+    beside = [entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith(".")]
+    others = sorted(beside + [f"{c}/{path}" for c, files in found.items() for path in files if not _is_image(path)])
+    if others:
+        logger.warning("%s: %d files are not images of a class and are ignored: %s", folder, len(others), some(others))
+    return NamedImages(ImageFiles(folder, tuple(path for _, path in paths)), tuple(c for c, _ in paths))
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of a folder's visible subfolders, sorted.
+
+    Raises:
+        DataError: there is no such folder, or it cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: {(error.strerror or str(error)).lower()}. {_LAYOUT}") from error
+
+
+def _files(folder: Path) -> list[str]:
+    """The visible files below a folder, relative to it, sorted."""
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from error
+
+    found = []
+    for here, folders, files in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(here).relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        found += [prefix + name for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _is_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"{path}: {reason}. List files are UTF-8 text below data.root.") from error
+
+
+def _read_list(root: Path, path: Path, n_classes: int | None) -> tuple[list[str], list[int]]:
+    """Paths and labels of a list file; every bad line is reported, not only the first."""
+    labels: dict[str, int] = {}
+    bad = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        image, _, label = line.strip().rpartition(" ")
+        image = image.strip()
+        if not image or not label.isdecimal():
+            bad.append(f"line {number}: {line!r} is not 'relative/path.jpg label'")
+        elif n_classes is not None and int(label) >= n_classes:
+            bad.append(f"line {number}: label {label}, but the class file has only 0 to {n_classes - 1}")
+        elif image in labels:
+            bad.append(f"line {number}: {image} is listed twice")
+        elif not (root / image).is_file():
+            bad.append(f"line {number}: {root / image} does not exist")
+        else:
+            labels[image] = int(label)
+    if bad:
+        raise DataError(f"{path} has {len(bad)} bad lines:\n  " + some(bad, "\n  "))
+    if not labels:
+        raise DataError(f"{path} is empty. Expected lines 'relative/path.jpg label'.")
+    return list(labels), list(labels.values())
+
+
+def some(items: Iterable[str], separator: str = ", ", limit: int = 10) -> str:
+    """The first few of ``items`` and how many more there are."""
+    items = list(items)
+    more = [f"… and {len(items) - limit} more"] if len(items) > limit else []
+    return separator.join(items[:limit] + more)

@@ -1,0 +1,160 @@
+"""Fetch and unpack archives: resumed after a break, checked, and never writing outside the folder asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import shutil
+import stat
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+
+from rich.console import Console
+from rich.progress import wrap_file
+
+from da_wa.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tar or zip file somewhere.
+
+    Args:
+        url: where it is.
+        file: its name on disk.
+        md5: its checksum, where one is known.
+    """
+
+    url: str
+    file: str
+    md5: str | None = None
+
+
+def fetch(archive: Archive, folder: Path, timeout: float = 20.0) -> Path:
+    """Download an archive into ``folder``, or finish what an earlier call began.
+
+    A broken connection is taken up again for as long as each attempt brings more bytes.
+
+    Args:
+        archive: what to fetch.
+        folder: where it goes; the unfinished file beside it is ``<file>.part``.
+        timeout: seconds to wait for the server at any point.
+
+    Raises:
+        DataError: the server does not give the file, or the file has another checksum.
+    """
+    done = folder / archive.file
+    if done.exists():
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{archive.file}.part"
+    part.touch()
+    while True:
+        before = part.stat().st_size
+        try:
+            _continue(archive.url, part, timeout)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code != 416:
+                raise DataError(f"{archive.url}: {error.code} {error.reason}") from error
+            part.write_bytes(b"")  # more than the server has: begin again
+        except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError) as error:
+            if part.stat().st_size <= before:
+                raise DataError(f"{archive.url}: {getattr(error, 'reason', error)}") from error
+            logger.info("%s broke off (%s); going on from byte %d", archive.url, error, part.stat().st_size)
+    if archive.md5 is not None:
+        with open(part, "rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if found != archive.md5:
+            part.unlink()
+            raise DataError(f"{archive.url}: md5 is {found}, expected {archive.md5}")
+    part.rename(done)
+    return done
+
+
+def _continue(url: str, part: Path, timeout: float) -> None:
+    """Append to ``part`` what is missing at its end; a server that cannot do so sends everything again."""
+    have = part.stat().st_size
+    wanted = {"Range": f"bytes={have}-"} if have else {}
+    request = urllib.request.Request(url, headers={"User-Agent": "da_wa", **wanted})
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        if response.headers.get_content_type() == "text/html":
+            raise DataError(f"{url}: the server sent a web page instead of the file")
+        start, total = _span(response)
+        if start not in (0, have):
+            raise DataError(f"{url}: the server went on from byte {start} instead of {have}")
+        size = "unknown size" if total is None else f"{total / 1e6:.1f} MB"
+        logger.info("Downloading %s (%s) to %s", url, size, part)
+        console = Console(stderr=True)
+        reader = wrap_file(
+            response,
+            total=0 if total is None else total - start,
+            description=part.stem,
+            console=console,
+            disable=not console.is_terminal,
+        )
+        with open(part, "ab" if start else "wb") as file, reader as body:
+            shutil.copyfileobj(body, file)
+    got = part.stat().st_size
+    if total is not None and got != total:
+        raise ConnectionError(f"only {got} of {total} bytes arrived")
+
+
+def _span(response: HTTPResponse) -> tuple[int, int | None]:
+    """The first byte that a response brings and the size of the whole file, if told."""
+    if response.status == 206:
+        told = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        if told is None:
+            raise ConnectionError("the server sends a part without telling which")
+        return int(told[1]), None if told[2] == "*" else int(told[2])
+    length = response.headers.get("Content-Length")
+    return 0, None if length is None else int(length)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar or zip file of plain files and folders.
+
+    Raises:
+        DataError: it is damaged, no archive, or has a member that is a link, a device or lies outside ``folder``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if zipfile.is_zipfile(archive):
+            _unzip(archive, folder)
+        else:
+            _untar(archive, folder)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{archive.name} is damaged or not an archive: {error}") from error
+
+
+def _untar(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            _refuse_outside(archive, member.name)
+            if not (member.isfile() or member.isdir()):
+                raise DataError(f"{archive.name}: {member.name!r} is neither a file nor a folder; refused")
+        tar.extractall(folder, filter="data")
+
+
+def _unzip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as packed:
+        for member in packed.infolist():
+            _refuse_outside(archive, member.filename)
+            if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise DataError(f"{archive.name}: {member.filename!r} is neither a file nor a folder; refused")
+        packed.extractall(folder)
+
+
+def _refuse_outside(archive: Path, name: str) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{archive.name}: {name!r} lies outside the folder; refused")

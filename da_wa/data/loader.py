@@ -1,0 +1,97 @@
+"""Batches of a decoded domain: straight from a resident tensor, or by a torch DataLoader when it does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images (n, 3, h, w) uint8, labels (n,) int64, and the images' numbers in their domain (n,) int64."""
+
+Order = Callable[[], Tensor]
+"""Gives the positions of one epoch, in order: int64."""
+
+
+class ResidentBatches:
+    """Slices a tensor that lies in memory; nothing is copied but the batch itself.
+
+    Args:
+        images: (n, 3, h, w) uint8, on the device that computes.
+        labels: (n,) int64, there too.
+        numbers: (n,) int64, the images' numbers in their domain, there too.
+        order: called at the start of every pass.
+        batch_size: images per batch.
+        drop_last: leave out a last, smaller batch.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, numbers: Tensor, order: Order, batch_size: int, drop_last: bool
+    ) -> None:
+        self.images, self.labels, self.numbers = images, labels, numbers
+        self.order, self.batch_size, self.drop_last = order, batch_size, drop_last
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.images), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self.order().to(self.images.device)
+        for batch in range(len(self)):
+            picked = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield self.images[picked], self.labels[picked], self.numbers[picked]
+
+
+class _Rows(Dataset[Batch]):
+    """Whole batches from a memory-mapped array, addressed by lists of positions."""
+
+    def __init__(self, images: np.ndarray, labels: Tensor, numbers: Tensor) -> None:
+        self.images, self.labels, self.numbers = images, labels, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, positions: list[int]) -> Batch:
+        numbers = self.numbers[positions]
+        rows = np.sort(numbers.numpy())  # ascending: the disk is read in one direction
+        images = torch.from_numpy(self.images[rows])
+        back = torch.searchsorted(torch.from_numpy(rows), numbers)
+        return images[back], self.labels[positions], numbers
+
+
+class _Order(torch.utils.data.Sampler[int]):
+    def __init__(self, order: Order, length: int) -> None:
+        self.order, self.length = order, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order().tolist())
+
+
+def streamed_batches(
+    images: np.ndarray,
+    labels: Tensor,
+    numbers: Tensor,
+    order: Order,
+    batch_size: int,
+    drop_last: bool,
+    workers: int,
+) -> DataLoader[Batch]:
+    """The same batches as :class:`ResidentBatches`, read from a memory-mapped array by worker processes.
+
+    Args:
+        images: (N, 3, h, w) uint8, all images of the domain; row ``numbers[i]`` belongs to ``labels[i]``.
+        labels: (n,) int64.
+        numbers: (n,) int64.
+        order: called at the start of every pass.
+        batch_size: images per batch.
+        drop_last: leave out a last, smaller batch.
+        workers: processes that read ahead.
+    """
+    sampler = BatchSampler(_Order(order, len(numbers)), batch_size, drop_last)
+    return DataLoader(_Rows(images, labels, numbers), sampler=sampler, batch_size=None, num_workers=workers)

@@ -1,0 +1,154 @@
+"""Which images train and which are evaluated: seeded hold-outs and the two protocols.
+
+``full`` is the field's convention, ``paper`` the reading of the paper's Table VI: its percentages are
+multiples of 1/415, 1/73 and 1/130, which are 15 % random parts of the domains.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from da_wa.errors import ConfigError, DataError, nearest
+
+
+class Split(NamedTuple):
+    """Images of a source domain, by number: ``train`` and ``held``, sorted int64, disjoint."""
+
+    train: np.ndarray
+    held: np.ndarray
+
+
+class Evaluation(Protocol):
+    """An evaluation protocol: what of a source trains, and what of a target counts."""
+
+    @property
+    def name(self) -> str:
+        """How records call it."""
+
+    def source(self, name: str, labels: np.ndarray, seed: int) -> Split:
+        """Training and held-out images of the domain ``name`` with ``labels`` (n,)."""
+
+    def target(self, name: str, labels: np.ndarray, seed: int) -> np.ndarray:
+        """The images of the domain ``name`` that are evaluated, sorted int64."""
+
+
+def stratified_holdout(labels: np.ndarray, fraction: float, seed: int) -> Split:
+    """Hold out the same fraction of every class.
+
+    A class of *n* images gives ``fraction · n`` of them, rounded half up, but always keeps one.
+
+    Args:
+        labels: (n,) int64.
+        fraction: between 0 and 1.
+        seed: the same seed gives the same parts.
+    """
+    _check_fraction(fraction)
+    draw = np.random.default_rng(seed)
+    held = [np.empty(0, np.int64)]
+    for label in np.unique(labels):
+        members = draw.permutation(np.flatnonzero(labels == label))
+        held.append(members[: min(_rounded(fraction * len(members)), len(members) - 1)])
+    return _split(len(labels), np.concatenate(held))
+
+
+@dataclass(frozen=True)
+class Full:
+    """Train on the source less a small stratified part; evaluate on every image of a target.
+
+    Args:
+        holdout: the fraction of the source that is held out.
+    """
+
+    holdout: float = 0.1
+    name: ClassVar[str] = "full"
+
+    def source(self, name: str, labels: np.ndarray, seed: int) -> Split:
+        """Training and held-out images; every class keeps at least one for training.
+
+        Raises:
+            DataError: the held-out part would be empty.
+        """
+        split = stratified_holdout(labels, self.holdout, seed)
+        if len(split.held) == 0:
+            raise DataError(
+                f"{name}: no class has enough images to hold out {self.holdout:.0%} for validation. "
+                "Add images, or raise protocol.holdout (0.5 needs two images in a class)."
+            )
+        return split
+
+    def target(self, name: str, labels: np.ndarray, seed: int) -> np.ndarray:
+        """Every image."""
+        return np.arange(len(labels))
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Hold out a random part of every domain; train on the rest of the source, evaluate on a target's part.
+
+    Args:
+        holdout: the fraction of a domain that is held out, rounded half up; unstratified.
+        sizes: the number of images held out of each domain instead, e.g. the paper's A 415, D 73, W 130.
+    """
+
+    holdout: float = 0.15
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    name: ClassVar[str] = "paper"
+
+    def source(self, name: str, labels: np.ndarray, seed: int) -> Split:
+        """Training and held-out images.
+
+        Raises:
+            ConfigError: ``sizes`` does not fit the domain.
+            DataError: the held-out part would be empty, or a class would lose all its training images.
+        """
+        split = self._split(name, labels, seed)
+        lost = np.setdiff1d(labels, labels[split.train])
+        if len(lost):
+            raise DataError(
+                f"{name}: the random hold-out leaves no training image of {len(lost)} classes (labels {lost.tolist()}). "
+                "Add images, lower protocol.holdout, or use protocol=full, which holds out per class."
+            )
+        return split
+
+    def target(self, name: str, labels: np.ndarray, seed: int) -> np.ndarray:
+        """The domain's held-out part: the same images as when the domain is the source."""
+        return self._split(name, labels, seed).held
+
+    def _split(self, name: str, labels: np.ndarray, seed: int) -> Split:
+        size = self._size(name, len(labels))
+        draw = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        return _split(len(labels), draw.permutation(len(labels))[:size])
+
+    def _size(self, name: str, n: int) -> int:
+        if self.sizes:
+            if name not in self.sizes:
+                raise ConfigError(f"protocol.sizes has no number for domain {name!r}. {nearest(name, self.sizes)}")
+            size = self.sizes[name]
+            if not 0 < size < n:
+                raise ConfigError(f"protocol.sizes.{name}={size}: the domain has {n} images; take 1 to {n - 1}.")
+            return size
+        _check_fraction(self.holdout)
+        size = _rounded(self.holdout * n)
+        if size == 0:
+            raise DataError(f"{name}: {self.holdout:.0%} of {n} images is none. Add images or raise protocol.holdout.")
+        return size
+
+
+def _split(n: int, held: np.ndarray) -> Split:
+    return Split(np.setdiff1d(np.arange(n), held), np.sort(held))
+
+
+def _rounded(x: float) -> int:
+    """Round half up, also where a fraction like 0.15 is a little less than it says."""
+    return math.floor(x + 0.5 + 1e-9)
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ConfigError(f"protocol.holdout={fraction}: take a fraction between 0 and 1, e.g. 0.1.")

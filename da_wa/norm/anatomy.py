@@ -1,0 +1,157 @@
+"""What a network is made of: which layers are replaceable, what follows what, and what makes the output."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from da_wa.errors import ConfigError
+from da_wa.norm.spec import ConvFactory
+
+TORCH_NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
+MAP_NORMS = (*TORCH_NORMS, nn.LayerNorm)  # torch has no LayerNorm of maps: libraries subclass this one
+
+
+def rebuild(conv: nn.Conv2d, make: ConvFactory) -> nn.Conv2d:
+    """A convolution made by ``make`` with the shape, the weight and the bias (the same parameters) of ``conv``."""
+    new = make(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=conv.bias is not None,
+        padding_mode=conv.padding_mode,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    new.weight, new.bias = conv.weight, conv.bias
+    return new.train(conv.training)
+
+
+def replace(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put ``new[module]`` in the place of every ``module`` of ``model``, wherever it is registered."""
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if path and module in new:
+            model.set_submodule(path, new[module])
+    return new.get(model, model)
+
+
+def computes_as_conv2d(module: nn.Module) -> bool:
+    """Whether ``module`` is a convolution that does what ``nn.Conv2d`` does with its weight, and no more."""
+    return (
+        isinstance(module, nn.Conv2d)
+        and type(module).forward is nn.Conv2d.forward
+        and type(module)._conv_forward is nn.Conv2d._conv_forward
+        and "weight" in module._parameters  # else it is parametrized
+    )
+
+
+def behind_norm(norm: nn.Module) -> nn.Module | None:
+    """What ``norm`` does to a map (n, c, h, w) after normalising its channels; ``None`` if it does something else.
+
+    A norm of torch is followed by nothing (``nn.Identity``). Some libraries subclass it and let its children, a
+    drop-out and an activation, follow. Whether that describes ``norm`` is tried out on random numbers.
+    """
+    if type(norm) in TORCH_NORMS:
+        return nn.Identity()
+    trial = copy.deepcopy(norm).to_empty(device="cpu").float().eval()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in itertools.chain(trial.parameters(), trial.buffers()):
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5, generator=draw)
+        x = torch.randn(2, channels(norm), 4, 3, generator=draw)
+        try:
+            same = torch.allclose(trial(x), nn.Sequential(*trial.children())(_normalise(trial, x)), atol=1e-5)
+        except Exception:  # it does not even take such a map
+            return None
+    return (nn.Sequential(*norm.children()) if list(norm.children()) else nn.Identity()) if same else None
+
+
+def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
+    """What torch's own class computes with the parameters of ``norm``; LayerNorm over the channels of a pixel."""
+    if isinstance(norm, nn.LayerNorm):
+        return nn.LayerNorm.forward(norm, x.movedim(1, -1)).movedim(-1, 1)
+    base = next(base for base in TORCH_NORMS if isinstance(norm, base))
+    return base.forward(norm, x)
+
+
+def channels(norm: nn.Module) -> int:
+    """The number of channels of one of ``MAP_NORMS``."""
+    match norm:
+        case nn.GroupNorm():
+            return norm.num_channels
+        case nn.LayerNorm():
+            return norm.normalized_shape[-1]
+        case nn.BatchNorm2d() | nn.InstanceNorm2d():
+            return norm.num_features
+        case _:
+            raise TypeError(f"{type(norm).__name__} is no norm of feature maps")
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How data flows through a network.
+
+    Attributes:
+        heads: the layers with parameters whose result reaches the output through no other such layer.
+        conv_norms: pairs of a convolution and the norm that alone takes its result, both used once.
+    """
+
+    heads: tuple[nn.Module, ...]
+    conv_norms: tuple[tuple[nn.Conv2d, nn.Module], ...]
+
+
+def trace(model: nn.Module) -> Flow:
+    """Follow a symbolic input through ``model`` (``torch.fx``), without computing anything.
+
+    Raises:
+        ConfigError: the path depends on the input's values or shape, which a symbol does not have.
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # whatever the model does with a symbol
+        raise ConfigError(f"the data flow of {type(model).__name__} cannot be traced: {error}") from error
+    modules = dict(model.named_modules())
+    layers = {node: modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
+    return Flow(tuple(_heads(graph, layers)), tuple(_conv_norms(layers)))
+
+
+class _Tracer(fx.Tracer):
+    """Looks into nothing that is a layer by itself."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, MAP_NORMS) or not list(m.children())
+
+
+def _heads(graph: fx.Graph, layers: Mapping[fx.Node, nn.Module]) -> Iterator[nn.Module]:
+    seen: set[fx.Node] = set()
+    reached = [node for node in graph.nodes if node.op == "output"]
+    while reached:
+        for node in reached.pop().all_input_nodes:
+            if node in seen:
+                continue
+            seen.add(node)
+            if node in layers and list(layers[node].parameters()):
+                yield layers[node]
+            else:
+                reached.append(node)
+
+
+def _conv_norms(layers: Mapping[fx.Node, nn.Module]) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
+    uses = Counter(layers.values())
+    for node, norm in layers.items():
+        if isinstance(norm, MAP_NORMS):
+            before = node.all_input_nodes[0]
+            conv = layers.get(before)
+            if isinstance(conv, nn.Conv2d) and len(before.users) == uses[conv] == uses[norm] == 1:
+                yield conv, norm

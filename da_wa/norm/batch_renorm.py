@@ -1,0 +1,76 @@
+"""Batch Renormalization (Ioffe, NeurIPS 2017, arXiv 1702.03275)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from da_wa.norm.spec import at_least_float32
+
+
+class BatchRenorm2d(nn.BatchNorm2d):
+    """Batch normalisation that trains with (nearly) the function it evaluates: ``weight · (z·r + d) + bias``.
+
+    ``z`` is the input normalised by its batch; with the running mean μ and standard deviation σ,
+    ``r = clip(σ_batch/σ, 1/r_max, r_max)`` and ``d = clip((μ_batch - μ)/σ, -d_max, d_max)`` are constants to the
+    gradient (Alg. 1). The limits grow linearly with the steps taken, from (1, 0), which is BatchNorm. In
+    evaluation, and in its state dict, it is a BatchNorm. As in BatchNorm, the running average is of the
+    variance, where the paper averages σ.
+
+    Args:
+        num_features: c.
+        eps: added to variances.
+        momentum: of the running averages, the paper's α.
+        r_max: the final limit of r.
+        d_max: the final limit of d.
+        start: steps of plain BatchNorm.
+        r_end: the step at which ``r_max`` is reached.
+        d_end: the step at which ``d_max`` is reached.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.01,
+        *,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+        start: int = 5_000,
+        r_end: int = 40_000,
+        d_end: int = 25_000,
+    ) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.r_max, self.d_max = r_max, d_max
+        self.start, self.r_end, self.d_end = start, r_end, d_end
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        self._check_input_dim(x)
+        r, d = self._renormalise(x)
+        return F.batch_norm(x, None, None, self.weight * r, self.weight * d + self.bias, training=True, eps=self.eps)
+
+    @torch.no_grad()
+    def _renormalise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The corrections r and d, (c,) each, of this step; the running averages take the batch in."""
+        assert self.momentum is not None
+        var, mean = torch.var_mean(at_least_float32(x), (0, 2, 3), correction=0)
+        sigma = torch.sqrt(self.running_var + self.eps)
+        r_max = 1 + (self.r_max - 1) * self._progress(self.r_end)
+        d_max = self.d_max * self._progress(self.d_end)
+        r = (torch.sqrt(var + self.eps) / sigma).clamp(1 / r_max, r_max)
+        d = ((mean - self.running_mean) / sigma).clamp(-d_max, d_max)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var, self.momentum)
+        self.num_batches_tracked.add_(1)
+        return r, d
+
+    def _progress(self, end: int) -> Tensor:
+        """From 0 at ``start`` to 1 at ``end``, in steps taken; a tensor, so that nothing waits for the device."""
+        return ((self.num_batches_tracked - self.start) / max(end - self.start, 1)).clamp(0, 1)

@@ -1,0 +1,58 @@
+"""Filter Response Normalization and the Thresholded Linear Unit (Singh & Krishnan, CVPR 2020, arXiv 1911.09737)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from da_wa.norm.spec import at_least_float32
+
+
+def filter_response_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-6) -> Tensor:
+    """``weight · x / sqrt(mean(x²) + eps) + bias``, the mean over each image's map (Eqs. 1–2).
+
+    On 1×1 maps the sign of x is all that remains: the paper then learns ``eps``, which is not done here.
+
+    Args:
+        x: (n, c, h, w).
+        weight: (c,), the paper's γ.
+        bias: (c,), the paper's β.
+        eps: added to the mean square.
+
+    Returns:
+        (n, c, h, w), the type of ``x``.
+    """
+    power = at_least_float32(x).square().mean((2, 3), keepdim=True)
+    return (x * torch.rsqrt(power + eps) * weight.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)).to(x.dtype)
+
+
+class FilterResponseNorm2d(nn.Module):
+    """:func:`filter_response_norm` with learnable weight (1) and bias (0); the TLU belongs behind it.
+
+    Args:
+        num_features: c.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return filter_response_norm(x, self.weight, self.bias, self.eps)
+
+
+class TLU(nn.Module):
+    """``max(x, tau)`` with one learnable threshold per channel, 0 at the start (Eq. 3): takes the ReLU's place.
+
+    A ReLU behind it would undo it: with both, tau gets no gradient while it is at or below 0.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.tau = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.maximum(x, self.tau.view(1, -1, 1, 1).to(x.dtype))

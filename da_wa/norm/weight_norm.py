@@ -1,0 +1,35 @@
+"""Weight Normalization (Salimans & Kingma, NeurIPS 2016, arXiv 1602.07868)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from da_wa.norm.normalised_conv import GainConv2d
+
+
+def weight_norm(weight: Tensor, gain: Tensor) -> Tensor:
+    """``gain · W / ‖W‖`` for every filter (Eq. 2), what ``torch.nn.utils.parametrizations.weight_norm`` computes.
+
+    Args:
+        weight: (c_out, c_in/groups, k, k), the paper's v.
+        gain: (c_out,), the paper's g: the norm of each filter of the result.
+
+    Returns:
+        The normalised weight, of the same shape; a filter of zeros stays zero.
+    """
+    return gain.view(-1, 1, 1, 1) * F.normalize(weight.flatten(1), eps=1e-12).view_as(weight)
+
+
+class WeightNormConv2d(GainConv2d):
+    """A convolution whose filters are normalised by :func:`weight_norm`.
+
+    Written as a subclass, since torch's parametrization renames ``weight`` and plain checkpoints would not load.
+    """
+
+    def reset_gain(self) -> None:
+        """The norm of the raw filters, as torch does it: the network starts as if it were not normalised."""
+        self.match_gain()
+
+    def normalised_weight(self) -> Tensor:
+        return weight_norm(self.weight, self.gain)

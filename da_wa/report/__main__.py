@@ -1,0 +1,27 @@
+"""``python -m da_wa.report OUT``: write the tables and figures of ``OUT`` again, without running anything."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from da_wa.errors import UserError
+from da_wa.report import write_report
+
+
+def main() -> int:
+    """Write the report and show its matrix; 1 and one message when it cannot be written."""
+    parser = argparse.ArgumentParser(prog="python -m da_wa.report", description="Write tables and figures again.")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder that was out=DIR of the command")
+    try:
+        report = write_report(parser.parse_args().out)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(report.summary())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""From a job's configuration to parts, and from parts to its outcome: the only place that instantiates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from da_wa.data.cache import Pixels, load_pixels
+from da_wa.data.domains import DomainSet
+from da_wa.errors import ConfigError, Diverged, UserError
+
+Notify = Callable[[int, int], None]
+DomainProgress = Callable[[str, int, int], None]
+"""Called with a domain's name, its images decoded so far, and its images."""
+
+
+def part(node: Any) -> Any:
+    """What a configuration node describes.
+
+    Raises:
+        UserError: as the part raised it, or a ConfigError that says which part could not be made and why.
+    """
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise ConfigError(f"{str(error).splitlines()[0]}{f': {cause}' if cause else ''}") from error
+
+
+def load_domains(
+    data: Mapping[str, Any], cache_dir: Path, progress: DomainProgress = lambda name, done, total: None
+) -> list[Pixels]:
+    """The decoded domains of a ``data`` configuration, in display order.
+
+    Raises:
+        UserError: anything wrong with the data; the text says what and where.
+    """
+    domains: DomainSet = part(data["domains"])
+    for name, path in data["extra"].items():
+        domains = domains.with_folder(name, path)
+    if data["classes"] == "common":
+        domains = domains.only_common_classes()
+    elif data["classes"] != "equal":
+        raise ConfigError(f"data.classes={data['classes']} is neither `equal` nor `common`")
+    if len(domains.domains) < 2:
+        raise ConfigError(f"{domains.name} has one domain, {domains.names[0]}; a transfer needs two or more")
+    return _decode(domains, data["size"], cache_dir, data["on_bad"], progress)
+
+
+def _decode(
+    domains: DomainSet, size: int, cache_dir: Path, on_bad: Any, progress: DomainProgress | None = None
+) -> list[Pixels]:
+    return [
+        load_pixels(
+            domain,
+            domains.classes,
+            size,
+            cache_dir,
+            on_bad,
+            None if progress is None else lambda done, total, name=domain.name: progress(name, done, total),  # type: ignore[misc]
+        )
+        for domain in domains.domains
+    ]
+
+
+def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any]) -> None:
+    """Make every network once, without memory, so that a mistake is told before the first job.
+
+    Args:
+        cfg: the composed experiment.
+        norms: the configuration of each norm, by name.
+
+    Raises:
+        ConfigError: a network that cannot be made as configured, or images too small for it.
+    """
+    import torch
+
+    for name, norm in norms.items():
+        with torch.device("meta"):
+            try:
+                model = part(cfg["model"]["build"])(part(norm), 2)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{cfg['model']['name']} cannot be made with norm {name}: {error}") from error
+        sizes = {"data.size": cfg["data"]["size"]} if cfg["sources"] else {}
+        if cfg["pretrain"]["recipe"] is not None:
+            sizes["pretrain.size"] = cfg["pretrain"]["size"]
+        for key, size in sizes.items():
+            if size < model.min_size:
+                raise ConfigError(
+                    f"{key}={size} is too small for {cfg['model']['name']}, "
+                    f"which needs images of {model.min_size} pixels a side or more"
+                )
+
+
+def run_pretraining(config: Mapping[str, Any], path: Path, notify: Notify) -> None:
+    """Carry out a :class:`~da_wa.runs.jobs.PretrainJob`."""
+    import torch
+
+    from da_wa.train.pretrain import pretrain
+
+    described = config["described"]
+    train, test = _decode(part(config["data"]), described["size"], Path(config["cache_dir"]), "error")
+    model = _model(described, len(train.classes), described["seed"])
+    pretrain(
+        model,
+        train,
+        test,
+        recipe=_recipe(described["recipe"]),
+        normalise=_normalise(described),
+        seed=described["seed"],
+        settings=part(config["trainer"]),
+        path=path,
+        described=described,
+        dtype=getattr(torch, described["dtype"]),
+        notify=notify,
+    )
+
+
+def run_finetuning(
+    config: Mapping[str, Any], checkpoint: Path | None, workdir: Path, notify: Notify
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Carry out a :class:`~da_wa.runs.jobs.FinetuneJob`: its record and predictions.
+
+    A training that diverges has a record too, without results.
+    """
+    import torch
+
+    from da_wa.data.datamodule import epoch_seed
+    from da_wa.models.checkpoint import load_backbone
+    from da_wa.train.environment import environment
+    from da_wa.train.finetune import finetune
+
+    details, seed = config["details"], config["seed"]
+    domains = load_domains(config["data"], Path(config["cache_dir"]))
+    _check_unchanged(domains, details["domains"])
+    model = _model(details, 2, seed)
+    if checkpoint is not None:
+        load_backbone(checkpoint, model)
+    torch.manual_seed(epoch_seed(seed, 0, stream=3))
+    model.head = model.make_head(len(domains[0].classes))
+    record = {
+        key: config[key]
+        for key in ("norm", "label", "model", "seed", "protocol", "dataset", "size", "source", "targets", "recipe")
+    } | {
+        "domains": [domain.name for domain in domains],
+        "classes": list(domains[0].classes),
+        "data": {domain.name: {"digest": domain.digest, "n": len(domain)} for domain in domains},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "pretrain": None if checkpoint is None else _pretrained(checkpoint),
+    }
+    try:
+        outcome = finetune(
+            model,
+            domains,
+            config["source"],
+            protocol=part(details["protocol"]),
+            recipe=_recipe(details["finetune"]),
+            normalise=_normalise(details),
+            seed=seed,
+            settings=part(config["trainer"]),
+            workdir=workdir,
+            notify=notify,
+        )
+    except Diverged as error:
+        failure = {"status": "diverged", "error": {"epoch": error.epoch, "message": str(error)}, "results": []}
+        return record | failure, {}
+    return record | {
+        "status": "finished",
+        "error": None,
+        "results": outcome.results,
+        "evaluations": outcome.evaluations,
+        "curve": outcome.curve,
+        "timing": outcome.fitted.timing(),
+        "peak_memory_mb": round(outcome.fitted.peak_memory_mb, 1),
+        "environment": environment(outcome.fitted),
+    }, outcome.predictions
+
+
+def _model(described: Mapping[str, Any], num_classes: int, seed: int) -> Any:
+    import torch
+
+    from da_wa.data.datamodule import epoch_seed
+
+    torch.manual_seed(epoch_seed(seed, 0, stream=2))
+    return part(described["model"]["build"])(part(described["norm"]), num_classes)
+
+
+def _recipe(node: Mapping[str, Any]) -> Any:
+    from da_wa.train.recipe import Recipe
+
+    return Recipe(**{str(key): part(value) if isinstance(value, dict) else value for key, value in node.items()})
+
+
+def _normalise(described: Mapping[str, Any]) -> Any:
+    from da_wa.data.augment import Normalise
+
+    return Normalise(**described["normalise"])
+
+
+def _pretrained(checkpoint: Path) -> dict[str, Any]:
+    from da_wa.models.checkpoint import read_header
+    from da_wa.runs.plan import digest
+
+    header = read_header(checkpoint)
+    return {
+        "name": checkpoint.stem,
+        "dataset": header.recipe["dataset"],
+        "correct": header.result["correct"],
+        "n": header.result["n"],
+        "epochs": header.result["epochs"],
+        "recipe": digest({**header.recipe, "norm": None}),
+    }
+
+
+def _check_unchanged(domains: Sequence[Pixels], planned: Mapping[str, str]) -> None:
+    changed = [domain.name for domain in domains if planned.get(domain.name) != domain.digest]
+    if changed:
+        raise UserError(f"the images of {', '.join(changed)} changed after the experiment was planned; start it again")

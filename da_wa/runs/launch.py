@@ -1,0 +1,169 @@
+"""Where jobs run. Workers share nothing but the disk: each takes the next job that nobody holds.
+
+So one process, several, or the same command started twice on a shared folder all do the same work once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from da_wa.errors import UserError
+from da_wa.runs.jobs import Job
+
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a worker did.
+
+    Attributes:
+        kind: ``start`` of a job, ``epoch`` ended, ``done``, ``failed``.
+        job: the job's id.
+        epoch: epochs done, of ``epochs``.
+        message: why it failed.
+    """
+
+    kind: Literal["start", "epoch", "done", "failed"]
+    job: str
+    epoch: int = 0
+    epochs: int = 0
+    message: str = ""
+
+
+Emit = Callable[[Event], None]
+
+
+def work(jobs: Sequence[Job], emit: Emit, since: float) -> None:
+    """Run every job that is neither done nor held by another process, until none is left.
+
+    Args:
+        jobs: in the order to try them.
+        emit: told what happens.
+        since: when this launch began, in seconds of the epoch; what failed later is not tried again.
+    """
+    pending = list(jobs)
+    while pending:
+        left = []
+        for job in pending:
+            if not _attempt(job, emit, since, {j.id for j in jobs}):
+                left.append(job)
+        if len(left) == len(pending):
+            time.sleep(POLL_S)
+        pending = left
+
+
+def _attempt(job: Job, emit: Emit, since: float, planned: set[str]) -> bool:
+    """Whether there is nothing more to do about ``job``."""
+    if job.done():
+        emit(Event("done", job.id))
+        return True
+    if (why := job.failed_since(since)) is not None:
+        emit(Event("failed", job.id, message=why))
+        return True
+    needed = job.waits_for()
+    if needed is not None and needed in planned:
+        return False
+    with job.claim() as mine:
+        if not mine or job.done() or job.failed_since(since) is not None:
+            return False  # another process has it, or had it a moment ago: look again
+        emit(Event("start", job.id))
+        try:
+            job.run(lambda done, total: emit(Event("epoch", job.id, done, total)))
+        except UserError as error:
+            job.fail(str(error))
+        except Exception:
+            job.fail(traceback.format_exc())
+    return False  # the next look finds it done or failed
+
+
+@dataclass(frozen=True)
+class Local:
+    """Processes of this machine.
+
+    Attributes:
+        workers: how many; ``auto`` is one per core, or one per GPU where there is one. One worker is this
+            process itself.
+        threads: of each worker; ``auto`` is its share of the cores.
+    """
+
+    workers: int | Literal["auto"] = "auto"
+    threads: int | Literal["auto"] = "auto"
+
+    def __call__(self, jobs: Sequence[Job], emit: Emit) -> None:
+        """Run all jobs.
+
+        Raises:
+            UserError: every worker died before the jobs were done.
+        """
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        wanted = _parallel(cores) if self.workers == "auto" else self.workers
+        workers = max(1, min(wanted, len(jobs)))
+        threads = max(1, cores // wanted) if self.threads == "auto" else self.threads
+        since = time.time()
+        if workers == 1:
+            _work_here(jobs, emit, since, threads)
+        else:
+            _work_in_processes(jobs, emit, since, threads, workers)
+
+
+def _parallel(cores: int) -> int:
+    import torch
+
+    return torch.cuda.device_count() or cores
+
+
+def _work_here(jobs: Sequence[Job], emit: Emit, since: float, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    work(jobs, emit, since)
+
+
+def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, threads: int, workers: int) -> None:
+    context = multiprocessing.get_context("spawn")  # forked processes inherit locks of torch's thread pool
+    events: Any = context.Queue()
+    processes = [
+        context.Process(target=_worker, args=(jobs, events, since, threads, sys.argv), daemon=True)
+        for _ in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        finished: set[str] = set()
+        while any(process.is_alive() for process in processes) or not events.empty():
+            try:
+                event: Event = events.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            if event.kind in ("done", "failed"):
+                if event.job in finished:
+                    continue  # every worker finds out
+                finished.add(event.job)
+            emit(event)
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            process.kill()
+    lost = [job.id for job in jobs if job.id not in finished]
+    if lost:
+        raise UserError(
+            f"every worker process ended before {len(lost)} of {len(jobs)} jobs, the first {lost[0]} "
+            "(out of memory, or killed?). Start the same command again to go on, with launcher.workers=1 if it recurs."
+        )
+
+
+def _worker(jobs: Sequence[Job], events: Any, since: float, threads: int, argv: list[str]) -> None:
+    sys.argv = argv  # records keep the command line
+    try:
+        _work_here(jobs, events.put, since, threads)
+    except (KeyboardInterrupt, SystemExit):
+        os._exit(130)

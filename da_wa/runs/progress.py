@@ -1,0 +1,141 @@
+"""Which job of how many, its epoch, and the time left: live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from da_wa.runs.jobs import Job
+from da_wa.runs.launch import Emit, Event
+
+LINE_EVERY_S = 60.0
+"""Seconds between lines about epochs when output is not a terminal."""
+
+
+class Tally:
+    """What is done and what is left, in image passes."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.cost = {job.id: job.cost for job in jobs if not job.done()}
+        self.total = len(jobs)
+        self.finished = self.total - len(self.cost)
+        self._share = dict.fromkeys(self.cost, 0.0)
+        self._first: dict[str, float] = {}  # the share at which a resumed job began
+        self._started = time.monotonic()
+
+    def update(self, event: Event) -> None:
+        """Take note of an event."""
+        if event.job not in self._share:
+            return
+        if event.kind == "epoch":
+            share = event.epoch / event.epochs
+            self._first.setdefault(event.job, share - 1 / event.epochs)
+            self._share[event.job] = share
+        elif event.kind in ("done", "failed"):
+            if event.kind == "failed":
+                self.cost[event.job] = self.cost[event.job] * self._share[event.job]
+            self._share[event.job] = 1.0
+            self.finished += 1
+
+    def left(self) -> str:
+        """A few words on the time that is left."""
+        done = sum(self.cost[j] * (share - self._first.get(j, 0.0)) for j, share in self._share.items())
+        ahead = sum(self.cost[j] * (1 - share) for j, share in self._share.items())
+        if not ahead:
+            return "nothing left"
+        if not done:
+            return "time left not known yet"
+        return f"about {duration((time.monotonic() - self._started) * ahead / done)} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45 s, 12 min, 3 h 05 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@contextmanager
+def shown(jobs: Sequence[Job], console: Console) -> Iterator[Emit]:
+    """Gives the function that workers tell their events to."""
+    tally = Tally(jobs)
+    if tally.finished:
+        console.print(f"{tally.finished} of {tally.total} jobs are done already", highlight=False)
+    if console.is_terminal:
+        with _live(tally, console) as emit:
+            yield emit
+    else:
+        yield _lines(tally, console)
+
+
+def _lines(tally: Tally, console: Console) -> Emit:
+    last: dict[str, float] = {}
+
+    def emit(event: Event) -> None:
+        known = event.job in tally.cost
+        tally.update(event)
+        now = time.monotonic()
+        if event.kind == "epoch" and now - last.get(event.job, 0.0) < LINE_EVERY_S and event.epoch < event.epochs:
+            return
+        last[event.job] = now
+        text = {
+            "start": "started",
+            "epoch": f"epoch {event.epoch} of {event.epochs}",
+            "done": "done",
+            "failed": f"FAILED: {event.message.strip().splitlines()[-1] if event.message else ''}",
+        }[event.kind]
+        if known and not (event.kind == "epoch" and event.epoch == event.epochs):
+            position = f"[{tally.finished}/{tally.total}]"
+            console.print(
+                f"{position} {event.job}: {text}, {tally.left()}", highlight=False, markup=False, soft_wrap=True
+            )
+
+    return emit
+
+
+@contextmanager
+def _live(tally: Tally, console: Console) -> Iterator[Emit]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console) as progress:
+        overall = progress.add_task("all jobs", total=tally.total, completed=tally.finished, note="")
+        rows: dict[str, TaskID] = {}
+
+        def emit(event: Event) -> None:
+            known = event.job in tally.cost
+            tally.update(event)
+            if event.kind == "start":
+                rows[event.job] = progress.add_task(event.job, total=None, note="starting")
+            elif event.kind == "epoch" and event.job in rows:
+                note = f"epoch {event.epoch} of {event.epochs}"
+                progress.update(rows[event.job], completed=event.epoch, total=event.epochs, note=note)
+            elif event.kind in ("done", "failed"):
+                if event.job in rows:
+                    progress.remove_task(rows.pop(event.job))
+                if event.kind == "failed" and known:
+                    progress.console.print(f"FAILED {event.job}: {event.message}", highlight=False, markup=False)
+            note = f"{tally.finished} of {tally.total}, {tally.left()}"
+            progress.update(overall, completed=tally.finished, note=note)
+
+        yield emit
+
+
+@contextmanager
+def decoding(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Gives the function that is told (domain, images decoded, images) while a cache is made."""
+    rows: dict[str, TaskID] = {}
+    columns = (TextColumn("decoding {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+
+        def tell(domain: str, done: int, total: int) -> None:
+            if domain not in rows:
+                rows[domain] = progress.add_task(domain, total=total)
+                if not console.is_terminal:
+                    console.print(f"decoding {total} images of {domain}", highlight=False, markup=False)
+            progress.update(rows[domain], completed=done)
+
+        yield tell

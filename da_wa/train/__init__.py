@@ -1,0 +1,1 @@
+"""One job: data and a model go in, trained weights and predictions come out."""

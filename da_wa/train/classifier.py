@@ -1,0 +1,141 @@
+"""The LightningModule that pre-training and fine-tuning share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from da_wa.data.datamodule import epoch_seed
+from da_wa.data.loader import Batch
+from da_wa.errors import Diverged
+from da_wa.models.backbone import Backbone
+from da_wa.models.fixup import scalar_parameters
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+MakeSchedule = Callable[..., LRScheduler]
+
+
+class Classifier(LightningModule):
+    """Trains a backbone with cross-entropy and predicts whole domains.
+
+    Args:
+        model: images (n, 3, h, w) -> logits (n, classes).
+        num_classes: classes of the head.
+        optimizer: called with parameter groups.
+        schedule: called with the optimiser and ``total_steps``; stepped after every batch.
+        domains: names of the evaluated domains, one for every validation loader.
+        seed: with the epoch's number it fixes augmentation and dropout.
+        label_smoothing: of the training loss.
+
+    Attributes:
+        curve: one row an epoch: epoch (from 1), loss, accuracy (training images, augmented), lr.
+        predictions: evaluated epoch -> one tensor a domain, predicted labels (n,) int64 in loader order.
+        accuracies: evaluated epoch -> one fraction a domain.
+
+    Raises:
+        Diverged: at the end of an epoch whose training loss is not finite.
+    """
+
+    def __init__(
+        self,
+        model: Backbone,
+        num_classes: int,
+        optimizer: MakeOptimizer,
+        schedule: MakeSchedule,
+        domains: Sequence[str],
+        *,
+        seed: int,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.make_optimizer, self.make_schedule = optimizer, schedule
+        self.domains, self.seed, self.label_smoothing = tuple(domains), seed, label_smoothing
+        self.curve: list[dict[str, float]] = []
+        self.predictions: dict[int, list[Tensor]] = {}
+        self.accuracies: dict[int, list[float]] = {}
+        accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_accuracy = accuracy.clone()
+        self.domain_accuracy = nn.ModuleList(accuracy.clone() for _ in domains)
+        self._predicted: list[list[Tensor]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (n, 3, h, w) -> logits (n, classes)."""
+        logits: Tensor = self.model(images)
+        return logits
+
+    def configure_optimizers(self) -> Any:
+        """Fixup's scalars learn at a tenth of the rate; everything decays, as in the authors' code."""
+        scalars = scalar_parameters(self.model)
+        ids = {id(p) for p in scalars}
+        others = [p for p in self.model.parameters() if id(p) not in ids]
+        optimizer = self.make_optimizer([{"params": others}])
+        if scalars:
+            optimizer.add_param_group({"params": scalars, "lr": optimizer.defaults["lr"] / 10})
+        schedule = self.make_schedule(optimizer, total_steps=self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(epoch_seed(self.seed, self.current_epoch, stream=1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels, _ = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        self.train_loss.update(loss.detach())
+        self.train_accuracy.update(logits.detach(), labels)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        loss = float(self.train_loss.compute())
+        epoch = self.current_epoch + 1
+        lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        accuracy = float(self.train_accuracy.compute())
+        self.train_loss.reset()
+        self.train_accuracy.reset()
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the training loss was {loss} in epoch {epoch}; "
+                "try a lower learning rate (…lr=), or model.gain_init=fixup for a network without activation norm",
+                epoch,
+            )
+        self.curve.append({"epoch": epoch, "loss": loss, "accuracy": accuracy, "lr": lr})
+        self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "lr": lr})
+
+    def on_validation_epoch_start(self) -> None:
+        self._predicted = [[] for _ in self.domains]
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        images, labels, _ = batch
+        predicted = self(images).argmax(1)
+        self.domain_accuracy[dataloader_idx].update(predicted, labels)
+        self._predicted[dataloader_idx].append(predicted)
+
+    def on_validation_epoch_end(self) -> None:
+        epoch = self.current_epoch + (self.trainer.state.fn == TrainerFn.FITTING)  # fit counts an epoch when it ends
+        self.predictions[epoch] = [torch.cat(batches).cpu() for batches in self._predicted]
+        self.accuracies[epoch] = [float(metric.compute()) for metric in self.domain_accuracy]
+        for metric in self.domain_accuracy:
+            metric.reset()
+        for name, accuracy in zip(self.domains, self.accuracies[epoch], strict=True):
+            self.log(f"accuracy/{name}", accuracy)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = {"curve": self.curve, "predictions": self.predictions, "accuracies": self.accuracies}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        history = checkpoint["history"]
+        self.curve, self.predictions = history["curve"], history["predictions"]
+        self.accuracies = history["accuracies"]

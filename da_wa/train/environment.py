@@ -1,0 +1,74 @@
+"""What a run ran on and with: kept in every record, so that a number can be traced and repeated."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from da_wa.train.fitting import Fitted
+
+PACKAGES = ("da-wa", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "pillow")
+
+
+def environment(fitted: Fitted) -> dict[str, Any]:
+    """Versions, processor, device, precision, commit and command, as plain values."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "device": fitted.device,
+        "precision": fitted.settings.precision,
+        "channels_last": fitted.settings.channels_last,
+        "compile": fitted.settings.compile,
+        "threads": torch.get_num_threads(),
+        "command": command(),
+        **_commit(),
+    }
+
+
+def command() -> str:
+    """The command line of this process, the script without its folder."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@cache
+def _commit() -> dict[str, Any]:
+    """The commit of the checkout this package runs from; ``None`` for an installed wheel."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return {"commit": None, "dirty": None}
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}

@@ -1,0 +1,232 @@
+"""How a fit is computed: device, precision, memory layout, and what is kept so that it can be resumed.
+
+Nothing here is part of the question that an experiment asks; the same recipe gives the same numbers,
+up to rounding, under any of these settings, and exactly the same under equal ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import Logger
+from torch import nn
+
+from da_wa.data.datamodule import DomainDataModule
+from da_wa.train.classifier import Classifier
+
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compute. ``auto`` stands for what was measured to be fastest on the device (see ``resolve``).
+
+    Attributes:
+        accelerator: Lightning's name of the device kind: auto, cpu, gpu, mps, …
+        precision: Lightning's name, e.g. ``32-true`` or ``bf16-mixed``.
+        channels_last: memory layout of convolution weights.
+        compile: ``torch.compile`` the network.
+        deterministic: only kernels that repeat bit by bit.
+        save_every_s: seconds between checkpoints to resume from; they are written at the end of an epoch.
+    """
+
+    accelerator: str = "auto"
+    precision: str = "auto"
+    channels_last: bool | Auto = "auto"
+    compile: bool = False
+    deterministic: bool = True
+    save_every_s: float = 20.0
+
+    def resolve(self, model: nn.Module) -> Settings:
+        """Put a value in the place of every ``auto``.
+
+        bfloat16 wherever the processor multiplies it natively: on two cores of an AVX512-BF16 machine a
+        training step of ResNet20 took 0.64 of float32's time. channels_last unless a Group or Instance
+        norm is in the network, whose kernels are slower with it (ResNet20 with GN: 2.8 times).
+        ``benchmarks/settings.py`` measures both again.
+        """
+        accelerator = self.accelerator
+        if accelerator == "auto":
+            accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+        native_bf16 = accelerator == "gpu" or torch.cpu._is_avx512_bf16_supported()
+        per_sample = any(isinstance(m, nn.GroupNorm | nn.InstanceNorm2d) for m in model.modules())
+        return replace(
+            self,
+            accelerator=accelerator,
+            precision=("bf16-mixed" if native_bf16 else "32-true") if self.precision == "auto" else self.precision,
+            channels_last=not per_sample if self.channels_last == "auto" else self.channels_last,
+        )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit took. Seconds of this process; those of an earlier, interrupted one are not counted."""
+
+    settings: Settings
+    device: str
+    train_s: float
+    eval_s: float
+    total_s: float
+    images_per_s: float
+    peak_memory_mb: float
+    resumed_from: int  # epochs that an earlier process had finished
+
+    def timing(self) -> dict[str, float]:
+        """Seconds and images per second, rounded, for a record."""
+        return {
+            "total_s": round(self.total_s, 2),
+            "train_s": round(self.train_s, 2),
+            "eval_s": round(self.eval_s, 2),
+            "images_per_s": round(self.images_per_s, 1),
+        }
+
+
+Notify = Callable[[int, int], None]
+"""Called with (epochs done, epochs) whenever an epoch ends."""
+
+
+class _Clock(pl.Callback):
+    """Seconds in training and in evaluation."""
+
+    def __init__(self) -> None:
+        self.train_s = self.eval_s = 0.0
+        self._epoch = self._evaluation = 0.0
+        self._inside = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._epoch, self._inside = time.perf_counter(), 0.0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.train_s += time.perf_counter() - self._epoch - self._inside
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._evaluation = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        spent = time.perf_counter() - self._evaluation
+        self.eval_s += spent
+        self._inside += spent
+
+
+class _Resume(Checkpoint):
+    """Saves the whole training state at the end of an epoch, at most every so many seconds, atomically."""
+
+    def __init__(self, path: Path, every_s: float, notify: Notify, epochs: int) -> None:
+        self.path, self.every_s, self.notify, self.epochs = path, every_s, notify, epochs
+        self._saved = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        if time.monotonic() - self._saved >= self.every_s and done < self.epochs:
+            draft = self.path.with_suffix(".tmp")
+            trainer.save_checkpoint(draft)
+            os.replace(draft, self.path)
+            self._saved = time.monotonic()
+        self.notify(done, self.epochs)
+
+
+def fit(
+    module: Classifier,
+    data: DomainDataModule,
+    *,
+    epochs: int,
+    evaluate_every: int,
+    settings: Settings,
+    resume_from: Path,
+    notify: Notify = lambda done, epochs: None,
+    loggers: list[Logger] | None = None,
+) -> Fitted:
+    """Train ``module`` on ``data``; it then holds its curve and predictions.
+
+    Args:
+        epochs: passes over the training images.
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        settings: how to compute.
+        resume_from: where the training state is kept; training goes on from there when it exists.
+        notify: told of every epoch.
+        loggers: Lightning's.
+
+    Raises:
+        Diverged: the training loss is not finite.
+    """
+    _quieten()
+    settings = settings.resolve(module.model)
+    started = time.perf_counter()
+    clock = _Clock()
+    if settings.channels_last:
+        module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.compile:
+        module.model.compile()
+    trainer = pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        precision=settings.precision,  # type: ignore[arg-type]
+        deterministic=settings.deterministic,
+        max_epochs=epochs,
+        check_val_every_n_epoch=evaluate_every,
+        num_sanity_val_steps=0,
+        logger=loggers or False,
+        callbacks=[clock, _Resume(resume_from, settings.save_every_s, notify, epochs)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    resumed = _epochs_in(resume_from)
+    trainer.fit(module, data, ckpt_path=resume_from if resumed else None, weights_only=True)
+    if epochs not in module.predictions:
+        trainer.validate(module, data, verbose=False)
+    trained = (epochs - resumed) * data.steps_per_epoch * data.batch_size
+    return Fitted(
+        settings=settings,
+        device=_device_name(settings.accelerator),
+        train_s=clock.train_s,
+        eval_s=clock.eval_s,
+        total_s=time.perf_counter() - started,
+        images_per_s=trained / clock.train_s if clock.train_s else 0.0,
+        peak_memory_mb=_peak_memory_mb(settings.accelerator),
+        resumed_from=resumed,
+    )
+
+
+def _epochs_in(path: Path) -> int:
+    """Epochs behind a saved training state; 0 when there is none that can be read."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return len(state["history"]["curve"])
+    except FileNotFoundError:
+        return 0
+    except Exception as error:  # whatever is wrong with it, the run starts over and loses only time
+        warnings.warn(f"{path} cannot be read ({error}); the run starts from its first epoch", stacklevel=2)
+        return 0
+
+
+def _device_name(accelerator: str) -> str:
+    if accelerator == "gpu":
+        return torch.cuda.get_device_name()
+    return accelerator
+
+
+def _peak_memory_mb(accelerator: str) -> float:
+    """Peak memory of this process so far: the device's on a GPU, resident memory elsewhere."""
+    if accelerator == "gpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _quieten() -> None:
+    """Silence Lightning's banners and its advice about loader workers and checkpoints, which do not apply."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*lr_scheduler.step.*", ".*isinstance.treespec, LeafSpec.*"):
+        warnings.filterwarnings("ignore", message)

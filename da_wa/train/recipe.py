@@ -1,0 +1,45 @@
+"""What a training is, apart from its data and its network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from da_wa.errors import ConfigError
+from da_wa.train.classifier import MakeOptimizer, MakeSchedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long, how large the steps, and what is done to the images.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step.
+        optimizer: parameter groups -> optimiser.
+        schedule: (optimiser, total_steps) -> learning-rate schedule, stepped after every batch.
+        augment: uint8 batch (n, 3, h, w) -> uint8 batch.
+        label_smoothing: of the cross-entropy, in [0, 1).
+        evaluations: points of the training, evenly spaced, at which all domains are evaluated; the last
+            epoch is always one.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: MakeOptimizer
+    schedule: MakeSchedule
+    augment: Callable[[Tensor], Tensor]
+    label_smoothing: float = 0.0
+    evaluations: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evaluations"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+    @property
+    def evaluate_every(self) -> int:
+        """Epochs between evaluations."""
+        return max(1, self.epochs // self.evaluations)

@@ -1,0 +1,8 @@
+"""Every source-target pair, every norm, one table: ``python run_office31.py --help``."""
+
+import sys
+
+from da_wa.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
