@@ -23,7 +23,9 @@ def conf_dir() -> Path:
     return packed if packed.is_dir() else package.parent / "conf"
 
 
-def compose_experiment(overrides: Sequence[str], extra_dir: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def compose_experiment(
+    overrides: Sequence[str], extra_dir: Path | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration of an experiment, and those of the norms it names, as nested plain values.
 
     Args:
@@ -49,25 +51,26 @@ def compose_experiment(overrides: Sequence[str], extra_dir: Path | None = None) 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     try:
-        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)  # type: ignore[return-value]
+        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(str(error), overrides)) from error
 
 
 def _explain(message: str, overrides: Sequence[str]) -> str:
     """Hydra's message, and the nearest names to the one that is wrong."""
-    hint = ""
     option = re.search(r"(?:Could not find|In '.*?': Could not find) '([\w/-]+)/([^'/]+)'", message)
     key = re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'", message)
+    missing = re.search(r"Missing mandatory value.*full_key: (\S+)", message, re.DOTALL)
+    if missing:
+        return f"{missing[1]} is not set; give it as {missing[1]}=…"
     if option:
         group, name = option.groups()
         known = [p.stem for p in (conf_dir() / group).glob("*.yaml")]
         return f"there is no {group} called {name!r}. {nearest(name, known)}"
     if key:
         wrong = next((o.lstrip("+~").split("=")[0] for o in overrides if (key[2] or key[1]) in o), key[2] or key[1])
-        hint = _nearest_key(wrong)
-        return f"there is no option {wrong!r}. {hint}"
-    return message
+        return f"there is no option {wrong!r}. {_nearest_key(wrong)}"
+    return f"{message}\nin the options: {' '.join(overrides)}"
 
 
 def _nearest_key(wrong: str) -> str:

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     data is wrong. 130: interrupted; the same command goes on from there.
     """
     parser = argparse.ArgumentParser(usage=USAGE)
-    parser.add_argument("overrides", nargs="*", metavar="option=value", help="Hydra overrides; see conf/ for all options")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="option=value", help="Hydra overrides; see conf/ for all options"
+    )
     parser.add_argument("--config-dir", type=Path, help="a folder with further options, laid out like conf/")
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     arguments = parser.parse_args(argv)

@@ -11,7 +11,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import uuid
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,7 +42,7 @@ OnBad = Literal["error", "skip"]
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
-_BLOCK = 64  # images that one thread decodes at a time
+_BLOCK = 16  # images that one thread decodes at a time
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,11 @@ class _Entry:
         """The entry's folder follows from the images' digest, which is remembered under their stamp."""
         stamp = images.stamp()
         memo = cache_dir / "digests" / stamp
-        digest = memo.read_text() if memo.is_file() else ""
-        if len(digest) != 32:  # absent or torn
+        digest = memo.read_text(errors="replace") if memo.is_file() else ""
+        if re.fullmatch("[0-9a-f]{32}", digest) is None:  # absent or torn
             digest = images.digest()
             memo.parent.mkdir(parents=True, exist_ok=True)
-            draft = memo.with_name(f"{stamp}.{os.getpid()}")
+            draft = memo.with_name(f"{stamp}.{uuid.uuid4().hex}")
             draft.write_text(digest)
             os.replace(draft, memo)
         return cls(cache_dir / f"{digest}-{size}", images, size, stamp, digest)
@@ -160,10 +162,11 @@ class _Entry:
             meta = json.loads((self.folder / "meta.json").read_text())
             pixels = np.lib.format.open_memmap(self.folder / "pixels.npy", mode="r")
             bad = {int(index): str(reason) for index, reason in meta["bad"].items()}
-            sound = pixels.dtype == np.uint8 and meta == self._meta(pixels, bad)
+            plain = pixels.dtype == np.uint8 and pixels.flags.c_contiguous
+            sound = plain and list(pixels.shape) == meta["shape"] and meta == self._meta(pixels, bad)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, LookupError, AttributeError):
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
             sound = False
         if not sound:
             logger.warning("%s is damaged: its images are decoded again.", self.folder)
@@ -189,7 +192,7 @@ class _Entry:
                 bad = self._decode(beside / "pixels.npy", progress)
                 accept(bad)
                 if self.images.stamp() != self.stamp:
-                    raise DataError(f"Images changed while they were read, e.g. {self.images.name(0)}; run it again.")
+                    raise DataError("Images changed while they were read; leave them alone and run this again.")
                 pixels = np.lib.format.open_memmap(beside / "pixels.npy", mode="r")
                 with open(beside / "meta.json", "w") as file:
                     json.dump(self._meta(pixels, bad), file)
@@ -202,11 +205,11 @@ class _Entry:
     def _decode(self, path: Path, progress: Progress | None) -> dict[int, str]:
         """Write the pixels of all images in order; returns the bad ones. Written, not mapped: a full disk raises."""
         bad: dict[int, str] = {}
-        n = len(self.images)
-        with open(path, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+        n, workers = len(self.images), os.cpu_count() or 1
+        with open(path, "wb") as file, ThreadPoolExecutor(workers) as pool:
             self._header(file, n)
             blocks = (range(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK))
-            for block, (pixels, refused) in _in_order(pool, self._decode_block, blocks):
+            for block, (pixels, refused) in _in_order(pool, self._decode_block, blocks, ahead=2 * workers):
                 file.write(pixels)
                 bad |= refused
                 if progress is not None:
@@ -242,7 +245,7 @@ class _Entry:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int = 32
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
 ) -> Iterator[tuple[T, R]]:
     """Items and results in order, computed at most ``ahead`` items early (``pool.map`` would hold them all)."""
     pending: deque[tuple[T, Future[R]]] = deque()

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from da_wa.data.augment import Augment, Normalise
+from da_wa.data.augment import Normalise
 from da_wa.data.cache import Pixels
 from da_wa.data.loader import Batch, Order, ResidentBatches, streamed_batches
 from da_wa.errors import ConfigError
@@ -43,6 +43,7 @@ class DomainDataModule(LightningDataModule):
         train: the source's training images.
         evaluate: what is evaluated, in this order: validation gets a loader for each, testing one for
             each that is not of the source's domain.
+        represent: what prediction gets loaders for, for looking at features.
         seed: with the epoch's number it fixes the order of the training images.
         batch_size: images per training step; a last, smaller batch is left out.
         eval_batch_size: images per evaluation step.
@@ -59,11 +60,12 @@ class DomainDataModule(LightningDataModule):
         self,
         train: Part,
         evaluate: Sequence[Part],
+        represent: Sequence[Part] = (),
         *,
         seed: int,
         batch_size: int,
         eval_batch_size: int = 500,
-        augment: Callable[[Tensor], Tensor] = Augment(),
+        augment: Callable[[Tensor], Tensor],
         normalise: Normalise,
         resident_gb: float = 8.0,
         workers: int = 2,
@@ -74,7 +76,7 @@ class DomainDataModule(LightningDataModule):
                 f"{train.domain.name} has {len(train)} training images, fewer than one batch of {batch_size}. "
                 f"Set the batch size to {len(train)} or less (finetune.batch_size=…)."
             )
-        self.train, self.evaluate = train, tuple(evaluate)
+        self.train, self.evaluate, self.represent = train, tuple(evaluate), tuple(represent)
         self.seed, self.batch_size, self.eval_batch_size = seed, batch_size, eval_batch_size
         self.augment, self.normalise = augment, normalise
         self.resident_bytes, self.workers = int(resident_gb * 2**30), workers
@@ -98,6 +100,9 @@ class DomainDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[Iterable[Batch]]:
         return [self._in_order(part) for part in self.evaluate if part.domain.name != self.train.domain.name]
+
+    def predict_dataloader(self) -> list[Iterable[Batch]]:
+        return [self._in_order(part) for part in self.represent]
 
     def _in_order(self, part: Part) -> Iterable[Batch]:
         return self._batches(part, lambda: torch.arange(len(part)), self.eval_batch_size, drop_last=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from da_wa.data.domains import DomainSet, ImageArray, NamedImages, assemble
+from da_wa.data.domains import ClassRule, DomainSet, ImageArray, NamedImages, assemble
 from da_wa.errors import ConfigError
 
 SIZE = 32
@@ -28,12 +28,13 @@ _FONTS = (
 )
 
 
-def digits(seed: int = 0, per_class: int = MOST_PER_CLASS) -> DomainSet:
+def digits(seed: int = 0, per_class: int = MOST_PER_CLASS, class_rule: ClassRule = "equal") -> DomainSet:
     """Domains H (handwritten), N (natural) and P (printed) over the classes ``0`` … ``9``.
 
     Args:
         seed: the same seed gives the same images.
         per_class: images of each class in each domain, 1 to 87.
+        class_rule: see :data:`~da_wa.data.domains.ClassRule`.
 
     Raises:
         ConfigError: ``per_class`` is out of range.
@@ -47,7 +48,7 @@ def digits(seed: int = 0, per_class: int = MOST_PER_CLASS) -> DomainSet:
     domains = {"H": np.stack([handwritten] * 3, axis=1), "N": _blend(others, draw), "P": _printed(labels, draw)}
     names = tuple(f"{label}/{number:03d}" for label in classes for number in range(per_class))
     named = {code: NamedImages(ImageArray(pixels, names), tuple(map(str, labels))) for code, pixels in domains.items()}
-    return assemble("digits", named, classes, "equal")
+    return assemble("digits", named, classes, class_rule)
 
 
 def _handwritten(per_class: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -41,7 +41,7 @@ class Images(Protocol):
         """A hex string that changes whenever the images may have changed; cheap, reads no pixel."""
 
     def digest(self) -> str:
-        """A hash of names, order and content, whatever folder the images lie in."""
+        """32 hex digits, a hash of names, order and content, whatever folder the images lie in."""
 
     def decode(self, index: int, size: int) -> np.ndarray:
         """One image as (3, size, size) uint8, RGB.
@@ -62,6 +62,7 @@ class ImageFiles:
         return len(self.paths)
 
     def name(self, index: int) -> str:
+        """The path."""
         return self.paths[index]
 
     def stamp(self) -> str:
@@ -89,6 +90,11 @@ class ImageFiles:
         return found.hexdigest()
 
     def decode(self, index: int, size: int) -> np.ndarray:
+        """The file's image, upright; its transparency is dropped, as ``ImageFolder`` drops it.
+
+        Raises:
+            DataError: names the file and what is wrong with it.
+        """
         path = self.root / self.paths[index]
         try:
             with Image.open(path, formats=_FORMATS) as image:
@@ -112,18 +118,22 @@ class ImageArray:
         return len(self.pixels)
 
     def name(self, index: int) -> str:
+        """The made-up name."""
         return self.names[index]
 
     def stamp(self) -> str:
+        """The digest itself: hashing is cheap here."""
         return self.digest()
 
     def digest(self) -> str:
+        """From names and pixels."""
         found = hashlib.blake2b("\n".join(self.names).encode(), digest_size=16)
         found.update(str(self.pixels.shape).encode())
         found.update(np.ascontiguousarray(self.pixels).data)
         return found.hexdigest()
 
     def decode(self, index: int, size: int) -> np.ndarray:
+        """The image, at its own size untouched."""
         return resized(Image.fromarray(np.ascontiguousarray(self.pixels[index].transpose(1, 2, 0))), size)
 
 
@@ -138,15 +148,19 @@ class Selected:
         return len(self.indices)
 
     def name(self, index: int) -> str:
+        """The name in the other collection."""
         return self.images.name(self.indices[index])
 
     def stamp(self) -> str:
+        """From the whole collection's stamp and the choice."""
         return self._of(self.images.stamp())
 
     def digest(self) -> str:
+        """From the whole collection's digest and the choice."""
         return self._of(self.images.digest())
 
     def decode(self, index: int, size: int) -> np.ndarray:
+        """The chosen image."""
         return self.images.decode(self.indices[index], size)
 
     def _of(self, whole: str) -> str:
@@ -160,11 +174,9 @@ def resized(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """Grey, palette, CMYK and the like as RGB; transparency is dropped, as ``ImageFolder`` drops it."""
+    """Grey of 8 and 16 bits, palette, CMYK and the like as RGB."""
     if image.mode.startswith("I;16"):  # PIL would clip: keep the high byte instead
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
 
 
@@ -238,9 +250,10 @@ class DomainSet:
 
     def only_common_classes(self) -> DomainSet:
         """This set under the rule ``common``, so that a domain with other classes can be added."""
-        return replace(self, class_rule="common")
+        return assemble(self.name, self._named(), self.classes, "common")
 
     def _named(self) -> dict[str, NamedImages]:
+        """The domains with class names in the place of labels."""
         return {d.name: NamedImages(d.images, tuple(self.classes[i] for i in d.labels)) for d in self.domains}
 
 
@@ -341,18 +354,13 @@ def from_lists(
     root = Path(root).expanduser()
     if not lists:
         raise ConfigError("data.lists is empty: name a list file for each domain, e.g. data.lists.A=amazon.txt")
-    names = None if classes is None else [line.strip() for line in _lines(root / classes) if line.strip()]
-    read = {
-        domain: _read_list(root, root / path, None if names is None else len(names)) for domain, path in lists.items()
-    }
-    if names is None:
-        numbers = sorted({label for _, labels in read.values() for label in labels})
-        names = [str(number) for number in range(numbers[-1] + 1)]
-        order = [names[number] for number in numbers]
-    else:
-        order = names
+    known = None if classes is None else _read_class_names(root / classes)
+    read = {domain: _read_list(root, root / path, known) for domain, path in lists.items()}
+    order = known or [str(label) for label in sorted({label for _, labels in read.values() for label in labels})]
     domains = {
-        domain: NamedImages(ImageFiles(root, tuple(paths)), tuple(names[label] for label in labels))
+        domain: NamedImages(
+            ImageFiles(root, tuple(paths)), tuple(known[label] if known else str(label) for label in labels)
+        )
         for domain, (paths, labels) in read.items()
     }
     return assemble(name or root.resolve().name, domains, order, class_rule)
@@ -418,19 +426,29 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path}: {reason}. List files are UTF-8 text below data.root.") from error
 
 
-def _read_list(root: Path, path: Path, n_classes: int | None) -> tuple[list[str], list[int]]:
+def _read_class_names(path: Path) -> list[str]:
+    """The lines of a class file, label 0 first."""
+    names = [line.strip() for line in _lines(path) if line.strip()]
+    if not names:
+        raise DataError(f"{path} is empty. Expected one class name per line, label 0 first.")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path} names these classes more than once: {some(repeated)}")
+    return names
+
+
+def _read_list(root: Path, path: Path, classes: Sequence[str] | None) -> tuple[list[str], list[int]]:
     """Paths and labels of a list file; every bad line is reported, not only the first."""
     labels: dict[str, int] = {}
     bad = []
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
-        image, _, label = line.strip().rpartition(" ")
-        image = image.strip()
-        if not image or not label.isdecimal():
+        image, *rest = line.strip().rsplit(maxsplit=1)
+        label = rest[0] if rest else ""
+        if not label.isdecimal():
             bad.append(f"line {number}: {line!r} is not 'relative/path.jpg label'")
-        elif n_classes is not None and int(label) >= n_classes:
-            bad.append(f"line {number}: label {label}, but the class file has only 0 to {n_classes - 1}")
+        elif classes is not None and int(label) >= len(classes):
+            bad.append(f"line {number}: label {label}, but the class file has only 0 to {len(classes) - 1}")
         elif image in labels:
             bad.append(f"line {number}: {image} is listed twice")
         elif not (root / image).is_file():
@@ -438,7 +456,7 @@ def _read_list(root: Path, path: Path, n_classes: int | None) -> tuple[list[str]
         else:
             labels[image] = int(label)
     if bad:
-        raise DataError(f"{path} has {len(bad)} bad lines:\n  " + some(bad, "\n  "))
+        raise DataError(f"{path} has {len(bad)} bad lines:\n  {some(bad, separator=chr(10) + '  ')}")
     if not labels:
         raise DataError(f"{path} is empty. Expected lines 'relative/path.jpg label'.")
     return list(labels), list(labels.values())

@@ -177,7 +177,8 @@ def _refuse_other_content(root: Path) -> None:
         lacking = [folder for folder in FOLDERS.values() if folder not in content]
         raise DataError(
             f"{root} lacks the folders {some(lacking)} of Office-31; it holds {some(content)}. "
-            f"Set data.root to the folder that has them, or to a new one to download into.\n{_BY_HAND.format(root=root)}"
+            "Set data.root to the folder that has them, or to a new one to download into.\n"
+            + _BY_HAND.format(root=root)
         )
 
 

@@ -10,7 +10,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -63,10 +63,11 @@ class Full:
 
     Args:
         holdout: the fraction of the source that is held out.
+        name: how records call the protocol.
     """
 
     holdout: float = 0.1
-    name: ClassVar[str] = "full"
+    name: str = "full"
 
     def source(self, name: str, labels: np.ndarray, seed: int) -> Split:
         """Training and held-out images; every class keeps at least one for training.
@@ -94,11 +95,12 @@ class Paper:
     Args:
         holdout: the fraction of a domain that is held out, rounded half up; unstratified.
         sizes: the number of images held out of each domain instead, e.g. the paper's A 415, D 73, W 130.
+        name: how records call the protocol.
     """
 
     holdout: float = 0.15
     sizes: Mapping[str, int] = field(default_factory=dict)
-    name: ClassVar[str] = "paper"
+    name: str = "paper"
 
     def source(self, name: str, labels: np.ndarray, seed: int) -> Split:
         """Training and held-out images.
@@ -111,7 +113,7 @@ class Paper:
         lost = np.setdiff1d(labels, labels[split.train])
         if len(lost):
             raise DataError(
-                f"{name}: the random hold-out leaves no training image of {len(lost)} classes (labels {lost.tolist()}). "
+                f"{name}: the random hold-out leaves no training image of the labels {lost.tolist()}. "
                 "Add images, lower protocol.holdout, or use protocol=full, which holds out per class."
             )
         return split

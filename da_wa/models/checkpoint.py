@@ -59,7 +59,9 @@ def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torc
         os.replace(draft, path)
     except (OSError, SafetensorError) as error:
         draft.unlink(missing_ok=True)
-        raise CheckpointError(f"{path} could not be written ({error}); free some space or set checkpoint_dir=…") from error
+        raise CheckpointError(
+            f"{path} could not be written ({error}); free some space or set checkpoint_dir=…"
+        ) from error
 
 
 def read_header(path: Path) -> Header:
@@ -74,7 +76,9 @@ def read_header(path: Path) -> Header:
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}; check pretrain.checkpoint=…") from None
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); delete it to train it again") from error
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); delete it to train it again"
+        ) from error
     if not {"recipe", "result"} <= metadata.keys():
         raise CheckpointError(f"{path} has no recipe in its header: it was not written by this package")
     return Header(json.loads(metadata["recipe"]), json.loads(metadata["result"]))

@@ -24,11 +24,14 @@ GainInit = Literal["one", "fixup"]
 
 
 class Bias(nn.Module):
-    """Adds one learnable scalar, initially 0."""
+    """Adds one learnable scalar, initially 0.
+
+    It has no dimension: so that it does not turn a half-precision input into float32, as shape (1,) would.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.value = nn.Parameter(torch.zeros(1))
+        self.value = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.value
@@ -39,7 +42,7 @@ class Multiplier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.value = nn.Parameter(torch.ones(1))
+        self.value = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.value

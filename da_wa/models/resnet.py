@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al. 2016): 3×3 stem, no max-pooling, stages at strides 1, 2, 2, …
+"""Residual networks for small images (He et al. 2016): 3×3 stem, no max-pooling, stages at strides 1, 2, 2.
 
 ResNet18…152 have stages of 64, 128, 256, 512 channels, ResNet20 has 16, 32, 64. How convolutions and
 activations are normalised is handed in; without activation norm the blocks are Fixup's.
@@ -10,24 +10,28 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from da_wa.models.backbone import Backbone
-from da_wa.models.fixup import Bias, FixupBasicBlock, FixupBlock, FixupBottleneck, GainInit, init_fixup, projection
+from da_wa.models.fixup import Bias, FixupBasicBlock, FixupBlock, FixupBottleneck, GainInit, init_fixup
 from da_wa.norm.spec import Norm
 
 
 class Block(nn.Module):
-    """A residual block with activation norms: ``relu(shortcut(x) + branch(x))``."""
+    """A residual block with activation norms: ``relu(shortcut(x) + branch(x))``.
+
+    Where ReLU stands for what the norm names as its non-linearity.
+    """
 
     expansion: ClassVar[int]
     fixup: ClassVar[type[FixupBlock]]  # the same block for networks without activation norm
 
     branch: nn.Sequential
     shortcut: nn.Module
+    nonlinearity: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.branch(x) + self.shortcut(x))
+        y: Tensor = self.nonlinearity(self.branch(x) + self.shortcut(x))
+        return y
 
 
 class BasicBlock(Block):
@@ -40,10 +44,11 @@ class BasicBlock(Block):
         super().__init__()
         self.branch = nn.Sequential(
             *conv_norm(c_in, width, 3, stride, norm),
-            nn.ReLU(inplace=True),
+            norm.nonlinearity(width),
             *conv_norm(width, width, 3, 1, norm),
         )
         self.shortcut = normed_projection(c_in, width, stride, norm)
+        self.nonlinearity = norm.nonlinearity(width)
 
 
 class Bottleneck(Block):
@@ -56,12 +61,13 @@ class Bottleneck(Block):
         super().__init__()
         self.branch = nn.Sequential(
             *conv_norm(c_in, width, 1, 1, norm),
-            nn.ReLU(inplace=True),
+            norm.nonlinearity(width),
             *conv_norm(width, width, 3, stride, norm),
-            nn.ReLU(inplace=True),
+            norm.nonlinearity(width),
             *conv_norm(width, 4 * width, 1, 1, norm),
         )
         self.shortcut = normed_projection(c_in, 4 * width, stride, norm)
+        self.nonlinearity = norm.nonlinearity(4 * width)
 
 
 def conv_norm(c_in: int, c_out: int, kernel: int, stride: int, norm: Norm) -> tuple[nn.Module, nn.Module]:
@@ -102,15 +108,13 @@ class ResNet(Backbone):
     ) -> None:
         super().__init__()
         self.num_features = widths[-1] * block.expansion
-        self.min_size = 2 ** len(widths)  # two pixels a side are left in the last stage: one cannot be instance-normalised
+        self.min_size = 2 ** len(widths)  # leaves two pixels a side in the last stage: one has no variance
         self.normalised = norm.activation is not None
 
         if self.normalised:
-            self.stem = nn.Sequential(*conv_norm(3, widths[0], 3, 1, norm), nn.ReLU(inplace=True))
+            self.stem = nn.Sequential(*conv_norm(3, widths[0], 3, 1, norm), norm.nonlinearity(widths[0]))
         else:
-            self.stem = nn.Sequential(
-                norm.conv(3, widths[0], 3, padding=1, bias=False), Bias(), nn.ReLU(inplace=True)
-            )
+            self.stem = nn.Sequential(norm.conv(3, widths[0], 3, padding=1, bias=False), Bias(), nn.ReLU(inplace=True))
         make = block if self.normalised else block.fixup
         stages, c_in = [], widths[0]
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):

@@ -35,7 +35,7 @@ class VGG16(Backbone):
                 layers.append(norm.conv(c_in, width, 3, padding=1))
                 if norm.activation is not None:
                     layers.append(norm.activation(width))
-                layers.append(nn.ReLU(inplace=True))
+                layers.append(norm.nonlinearity(width))
                 c_in = width
             layers.append(nn.MaxPool2d(2))
         self.stages = nn.Sequential(*layers)

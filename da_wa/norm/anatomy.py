@@ -55,34 +55,52 @@ def computes_as_conv2d(module: nn.Module) -> bool:
     )
 
 
-def behind_norm(norm: nn.Module) -> nn.Module | None:
-    """What ``norm`` does to a map (n, c, h, w) after normalising its channels; ``None`` if it does something else.
+def in_series(*modules: nn.Module) -> nn.Module:
+    """One module that applies ``modules`` in turn."""
+    match modules:
+        case ():
+            return nn.Identity()
+        case (module,):
+            return module
+        case _:
+            return nn.Sequential(*modules)
 
-    A norm of torch is followed by nothing (``nn.Identity``). Some libraries subclass it and let its children, a
-    drop-out and an activation, follow. Whether that describes ``norm`` is tried out on random numbers.
+
+def behind_norm(norm: nn.Module) -> list[nn.Module] | None:
+    """The layers inside ``norm`` that follow its normalisation of a map (n, c, h, w); ``None`` if it does other things.
+
+    The norms of torch hold none. Some libraries subclass them and let their children, a drop-out and an
+    activation, follow. Whether that describes ``norm`` is tried out on random numbers.
     """
     if type(norm) in TORCH_NORMS:
-        return nn.Identity()
+        return []
     trial = copy.deepcopy(norm).to_empty(device="cpu").float().eval()
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in itertools.chain(trial.parameters(), trial.buffers()):
             if tensor.is_floating_point():
                 tensor.uniform_(0.5, 1.5, generator=draw)
-        x = torch.randn(2, channels(norm), 4, 3, generator=draw)
+        x = torch.randn(2, channels(norm), 4, 3, generator=draw, device="cpu")
         try:
-            same = torch.allclose(trial(x), nn.Sequential(*trial.children())(_normalise(trial, x)), atol=1e-5)
+            same = torch.allclose(trial(x), in_series(*trial.children())(_normalise(trial, x)), atol=1e-5)
         except Exception:  # it does not even take such a map
             return None
-    return (nn.Sequential(*norm.children()) if list(norm.children()) else nn.Identity()) if same else None
+    return [child for child in norm.children() if not isinstance(child, nn.Identity)] if same else None
 
 
 def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
     """What torch's own class computes with the parameters of ``norm``; LayerNorm over the channels of a pixel."""
-    if isinstance(norm, nn.LayerNorm):
-        return nn.LayerNorm.forward(norm, x.movedim(1, -1)).movedim(-1, 1)
-    base = next(base for base in TORCH_NORMS if isinstance(norm, base))
-    return base.forward(norm, x)
+    match norm:
+        case nn.BatchNorm2d():
+            return nn.BatchNorm2d.forward(norm, x)
+        case nn.GroupNorm():
+            return nn.GroupNorm.forward(norm, x)
+        case nn.InstanceNorm2d():
+            return nn.InstanceNorm2d.forward(norm, x)
+        case nn.LayerNorm():
+            return nn.LayerNorm.forward(norm, x.movedim(1, -1)).movedim(-1, 1)
+        case _:
+            raise TypeError(f"{type(norm).__name__} is no norm of feature maps")
 
 
 def channels(norm: nn.Module) -> int:

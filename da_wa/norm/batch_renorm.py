@@ -50,6 +50,7 @@ class BatchRenorm2d(nn.BatchNorm2d):
         self.start, self.r_end, self.d_end = start, r_end, d_end
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (n, c, h, w) -> (n, c, h, w)."""
         if not self.training:
             return super().forward(x)
         self._check_input_dim(x)
@@ -73,4 +74,5 @@ class BatchRenorm2d(nn.BatchNorm2d):
 
     def _progress(self, end: int) -> Tensor:
         """From 0 at ``start`` to 1 at ``end``, in steps taken; a tensor, so that nothing waits for the device."""
-        return ((self.num_batches_tracked - self.start) / max(end - self.start, 1)).clamp(0, 1)
+        steps = (self.num_batches_tracked - self.start).to(self.running_var.dtype)
+        return (steps / max(end - self.start, 1)).clamp(0, 1)

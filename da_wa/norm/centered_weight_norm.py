@@ -40,4 +40,5 @@ class CenteredWeightNormConv2d(GainConv2d):
         self.eps = eps
 
     def normalised_weight(self) -> Tensor:
+        """The normalised weight, (c_out, c_in/groups, k, k)."""
         return center_weight_norm(self.weight, self.gain, self.eps)

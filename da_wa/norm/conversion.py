@@ -6,17 +6,17 @@ import copy
 import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from da_wa.errors import ConfigError, nearest
-from da_wa.norm.anatomy import MAP_NORMS, behind_norm, channels, computes_as_conv2d, rebuild, replace, trace
+from da_wa.norm.anatomy import MAP_NORMS, behind_norm, channels, computes_as_conv2d, in_series, rebuild, replace, trace
 from da_wa.norm.folding import absorb_batch_norms
 from da_wa.norm.normalised_conv import GainConv2d, NormalisedConv2d
-from da_wa.norm.spec import Norm
+from da_wa.norm.spec import ActivationFactory, ConvFactory, Norm
 
 log = logging.getLogger(__name__)
 GainInit = Literal["match", "one"]
@@ -59,9 +59,7 @@ class Account:
             yield f"{len(paths):4d} × {what}: {', '.join(paths[:most])}{more}"
 
 
-def convert(
-    model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_init: GainInit = "match"
-) -> nn.Module:
+def convert(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_init: GainInit = "match") -> nn.Module:
     """A copy of ``model`` with the convolutions and activation norms of ``norm``, trained weights kept.
 
     Convolutions keep weight and bias. Norms keep what they have in common with the new ones (BatchNorm's
@@ -84,20 +82,115 @@ def convert(
         ConfigError: an unknown name in ``skip``, an unknown ``gain_init``, a model that is converted already, or
             one whose classifier cannot be found and is not named in ``skip``.
     """
-    model, account = _convert(model, norm, skip, gain_init)
+    model, account = _convert(copy.deepcopy(model), norm, skip, gain_init)
     log.info("%s:\n%s", norm.label, account)
     return model
 
 
 def survey(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_init: GainInit = "match") -> Account:
     """What :func:`convert` with the same arguments does: ``print(survey(model, norm))``."""
-    return _convert(model, norm, skip, gain_init)[1]
+    return _convert(copy.deepcopy(model).to("meta"), norm, skip, gain_init)[1]
 
 
 def _convert(model: nn.Module, norm: Norm, skip: Collection[str], gain_init: GainInit) -> tuple[nn.Module, Account]:
     if gain_init not in ("match", "one"):
         raise ConfigError(f"there is no gain_init {gain_init!r}. {nearest(gain_init, ('match', 'one'))}")
-    model = copy.deepcopy(model)
     left = _left_alone(model, skip)
-    changes, new = [], dict[nn.Module, nn.Module]()
-    ...
+    absorbed = absorb_batch_norms(model, left) if norm.activation is None else {}
+    new: dict[nn.Module, nn.Module] = {}
+    changes = []
+    for path, module in model.named_modules():
+        replacement: nn.Module | None = None
+        if module in left:
+            note = left[module]
+        elif module in absorbed:
+            replacement, note = absorbed[module], "multiplied into the convolution before it"
+        elif isinstance(module, nn.Conv2d):
+            replacement, note = _new_conv(path, module, norm.conv, gain_init)
+        elif isinstance(module, MAP_NORMS):
+            replacement, note = _new_norm(module, norm.activation, like=_first_float(module, model))
+        else:
+            note = "neither a 2-d convolution nor a norm of feature maps"
+        if replacement is not None:
+            new[module] = replacement
+            changes.append(Change(path, type(module).__name__, _name(replacement), note))
+        elif isinstance(module, MAP_NORMS) or list(module.parameters(recurse=False)):
+            changes.append(Change(path, type(module).__name__, None, note))
+    return replace(model, new), Account(tuple(changes))
+
+
+def _left_alone(model: nn.Module, skip: Collection[str]) -> dict[nn.Module, str]:
+    """The layers that must not change, each with the reason."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in skip:
+        if name not in modules:
+            raise ConfigError(
+                f"skip names {name!r}, which the model does not have. {nearest(name, filter(None, modules))}"
+            )
+    left = {module: "named in skip" for name in skip for module in modules[name].modules()}
+    try:
+        heads = trace(model).heads
+    except ConfigError as error:
+        if skip:
+            return left
+        last = [name for name, module in modules.items() if list(module.parameters(recurse=False))][-1:]
+        raise ConfigError(
+            f"{error}; so its classifier cannot be found: name it in skip=[…] ({', '.join(last)} is the last layer)"
+        ) from error
+    return {head: "the classifier" for head in heads} | left
+
+
+def _new_conv(path: str, conv: nn.Conv2d, make: ConvFactory, gain_init: GainInit) -> tuple[nn.Module | None, str]:
+    """What takes the place of ``conv``, or ``None``, and a note."""
+    if isinstance(conv, NormalisedConv2d):
+        raise ConfigError(
+            f"{path} is a {type(conv).__name__} already; convert the plain network, which fold(model.eval()) gives"
+        )
+    if not computes_as_conv2d(conv):
+        return None, "does more than nn.Conv2d does"
+    try:
+        new = rebuild(conv, make)
+    except ConfigError as error:  # too few weights in a filter
+        return None, str(error)
+    if isinstance(conv, type(new)):
+        return None, "already of this kind"
+    if isinstance(new, GainConv2d):
+        if gain_init == "match":
+            new.match_gain()
+        else:
+            nn.init.ones_(new.gain)
+        new.gain.requires_grad_(conv.weight.requires_grad)
+    elif isinstance(new, NormalisedConv2d):
+        return new, "has no gain: the scale of its filters is lost"
+    return new, ""
+
+
+def _new_norm(norm: nn.Module, make: ActivationFactory | None, like: Tensor) -> tuple[nn.Module | None, str]:
+    """What takes the place of ``norm``, with the device and type of ``like``, or ``None``, and a note."""
+    behind = behind_norm(norm)
+    if behind is None:
+        return None, "does not normalise the channels of a map, or does more than that"
+    state = dict(chain(norm.named_parameters(recurse=False), norm.named_buffers(recurse=False)))
+    if make is None:
+        return in_series(*behind), _lost(state)
+    new = make(channels(norm)).to(like.device, like.dtype).train(norm.training)
+    if isinstance(norm, type(new)) and getattr(norm, "num_groups", None) == getattr(new, "num_groups", None):
+        return None, "already of this kind"
+    kept = {name for name, tensor in new.state_dict().items() if name in state and tensor.shape == state[name].shape}
+    for name in kept:
+        setattr(new, name, state[name])
+    return in_series(new, *behind), _lost(state.keys() - kept)
+
+
+def _lost(names: Collection[str]) -> str:
+    return f"lost: {', '.join(sorted(names))}" if names else ""
+
+
+def _first_float(*modules: nn.Module) -> Tensor:
+    """The first floating-point tensor found in ``modules``."""
+    tensors = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in modules)
+    return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+
+
+def _name(module: nn.Module) -> str:
+    return " + ".join(type(part).__name__ for part in (module if isinstance(module, nn.Sequential) else [module]))

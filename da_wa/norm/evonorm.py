@@ -22,7 +22,7 @@ def evonorm_s0(x: Tensor, v: Tensor, weight: Tensor, bias: Tensor, groups: int, 
     Returns:
         (n, c, h, w), the type of ``x``.
     """
-    var = at_least_float32(x).unflatten(1, (groups, -1)).var((2, 3, 4), correction=0)
+    var = at_least_float32(x).reshape(len(x), groups, -1).var(2, correction=0)
     scale = torch.rsqrt(var + eps).repeat_interleave(x.shape[1] // groups, 1)[:, :, None, None]
     v, weight, bias = (p.view(1, -1, 1, 1) for p in (v, weight, bias))
     return (x * torch.sigmoid(v * x) * scale * weight + bias).to(x.dtype)
@@ -46,4 +46,5 @@ class EvoNormS0(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (n, c, h, w) -> (n, c, h, w)."""
         return evonorm_s0(x, self.v, self.weight, self.bias, self.groups, self.eps)

@@ -41,6 +41,7 @@ class FilterResponseNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (n, c, h, w) -> (n, c, h, w)."""
         return filter_response_norm(x, self.weight, self.bias, self.eps)
 
 
@@ -55,4 +56,5 @@ class TLU(nn.Module):
         self.tau = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (n, c, h, w) -> (n, c, h, w)."""
         return torch.maximum(x, self.tau.view(1, -1, 1, 1).to(x.dtype))

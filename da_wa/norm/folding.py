@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Container
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from da_wa.errors import ConfigError
-from da_wa.norm.anatomy import behind_norm, computes_as_conv2d, rebuild, replace, trace
+from da_wa.norm.anatomy import behind_norm, computes_as_conv2d, in_series, rebuild, replace, trace
 from da_wa.norm.normalised_conv import NormalisedConv2d
 
 
@@ -54,8 +55,12 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def absorb_batch_norms(model: nn.Module) -> dict[nn.Module, nn.Module]:
+def absorb_batch_norms(model: nn.Module, keep: Container[nn.Module] = ()) -> dict[nn.Module, nn.Module]:
     """Multiply the BatchNorms of ``model`` into the plain convolutions before them, in place.
+
+    Args:
+        model: a network that ``torch.fx`` can trace.
+        keep: convolutions and norms to leave alone.
 
     Returns:
         What remains to be done in each absorbed norm's stead: ``nn.Identity``, or the activation it holds.
@@ -65,12 +70,12 @@ def absorb_batch_norms(model: nn.Module) -> dict[nn.Module, nn.Module]:
     """
     remains: dict[nn.Module, nn.Module] = {}
     for conv, norm in trace(model).conv_norms:
-        if not isinstance(norm, nn.BatchNorm2d) or not computes_as_conv2d(conv):
+        if not isinstance(norm, nn.BatchNorm2d) or not computes_as_conv2d(conv) or conv in keep or norm in keep:
             continue
         rest, mean, var = behind_norm(norm), norm.running_mean, norm.running_var
         if rest is None or mean is None or var is None:
             continue
         conv.weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias)
         conv.bias = bias.requires_grad_(conv.weight.requires_grad)
-        remains[norm] = rest
+        remains[norm] = in_series(*rest)
     return remains

@@ -75,7 +75,9 @@ class NormalisedConv2d(nn.Conv2d):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.normalised_weight(), self.bias)
+        """Maps (n, c_in, h, w) -> (n, c_out, h', w')."""
+        maps: Tensor = self._conv_forward(x, self.normalised_weight(), self.bias)
+        return maps
 
 
 class GainConv2d(NormalisedConv2d):

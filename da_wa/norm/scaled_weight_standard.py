@@ -44,4 +44,5 @@ class ScaledWeightStandardConv2d(GainConv2d):
         self.eps = eps
 
     def normalised_weight(self) -> Tensor:
+        """The normalised weight, (c_out, c_in/groups, k, k)."""
         return scale_standardise_weight(self.weight, self.gain, self.gamma, self.eps)

@@ -1,7 +1,8 @@
 """What normalises: a point of the plane *convolution × activation norm*.
 
 A :class:`Norm` is two callables. ``bn_wa`` is not a special case of anything: it is the pair
-(``WeightAlignConv2d``, ``BatchNorm2d``), as ``none`` is the pair (``nn.Conv2d``, nothing).
+(``WeightAlignConv2d``, ``BatchNorm2d``), as ``none`` is the pair (``nn.Conv2d``, nothing). A third callable
+says what stands in the place of ReLUs, for the norms that were made with a non-linearity of their own.
 """
 
 from __future__ import annotations

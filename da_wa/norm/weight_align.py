@@ -90,6 +90,7 @@ class MeanOnlyConv2d(GainConv2d):
     """A convolution whose filters are shifted by :func:`centre_weight`: WeightAlign without its scale."""
 
     def normalised_weight(self) -> Tensor:
+        """The centred weight, (c_out, c_in/groups, k, k)."""
         return centre_weight(self.weight, self.gain)
 
 
@@ -101,4 +102,5 @@ class StdOnlyConv2d(GainConv2d):
         self.eps = eps
 
     def normalised_weight(self) -> Tensor:
+        """The rescaled weight, (c_out, c_in/groups, k, k)."""
         return rescale_weight(self.weight, self.gain, self.eps)

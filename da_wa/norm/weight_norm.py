@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from da_wa.norm.normalised_conv import GainConv2d
 
 
-def weight_norm(weight: Tensor, gain: Tensor) -> Tensor:
+def normalise_weight(weight: Tensor, gain: Tensor) -> Tensor:
     """``gain · W / ‖W‖`` for every filter (Eq. 2), what ``torch.nn.utils.parametrizations.weight_norm`` computes.
 
     Args:
@@ -22,7 +22,7 @@ def weight_norm(weight: Tensor, gain: Tensor) -> Tensor:
 
 
 class WeightNormConv2d(GainConv2d):
-    """A convolution whose filters are normalised by :func:`weight_norm`.
+    """A convolution whose filters are normalised by :func:`normalise_weight`.
 
     Written as a subclass, since torch's parametrization renames ``weight`` and plain checkpoints would not load.
     """
@@ -32,4 +32,5 @@ class WeightNormConv2d(GainConv2d):
         self.match_gain()
 
     def normalised_weight(self) -> Tensor:
-        return weight_norm(self.weight, self.gain)
+        """The normalised weight, (c_out, c_in/groups, k, k)."""
+        return normalise_weight(self.weight, self.gain)

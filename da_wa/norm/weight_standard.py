@@ -37,4 +37,5 @@ class WeightStandardConv2d(NormalisedConv2d):
         self.eps = eps
 
     def normalised_weight(self) -> Tensor:
+        """The normalised weight, (c_out, c_in/groups, k, k)."""
         return standardise_weight(self.weight, self.eps)

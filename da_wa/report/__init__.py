@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from da_wa.report import figures, tables
-from da_wa.report.matrix import Matrix, accuracy, collect, matrix, pretraining
+from da_wa.report.matrix import Matrix, accuracy, collect, pretraining, transfer_matrix
 from da_wa.runs.ledger import Ledger, write_atomically
 
 
@@ -39,23 +39,23 @@ def write_report(out: Path) -> Report:
     """
     out = Path(out)
     runs = collect(Ledger(out))
-    results, norms_by_pairs, checkpoints = accuracy(runs.records), matrix(runs), pretraining(runs.records)
+    results, matrix, checkpoints = accuracy(runs.records), transfer_matrix(runs), pretraining(runs.records)
     texts = {
         "accuracy.csv": tables.accuracy_csv(results),
-        "matrix.csv": tables.matrix_csv(norms_by_pairs),
+        "matrix.csv": tables.matrix_csv(matrix),
         "pretraining.csv": tables.pretraining_csv(checkpoints),
         "pretraining.md": tables.pretraining_markdown(checkpoints),
         "pretraining.tex": tables.pretraining_latex(checkpoints),
-        "table.md": tables.markdown(norms_by_pairs, runs.missing, runs.unreadable),
-        "table.tex": tables.latex(norms_by_pairs),
+        "table.md": tables.markdown(matrix, runs.missing, runs.unreadable),
+        "table.tex": tables.latex(matrix),
     }
     for name, text in texts.items():
         _write(out / name, text.encode())
-    drawn = {"heatmap": figures.heatmap(norms_by_pairs)}
+    drawn = {"heatmap": figures.matrix_heatmap(matrix)}
     for name, figure in drawn.items():
         for kind in ("pdf", "png"):
             _write(out / f"{name}.{kind}", figures.rendered(figure, kind))
-    return Report(results, norms_by_pairs, [*map(str, runs.missing), *runs.unreadable])
+    return Report(results, matrix, [*map(str, runs.missing), *runs.unreadable])
 
 
 def _write(path: Path, content: bytes) -> None:

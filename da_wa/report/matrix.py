@@ -21,6 +21,8 @@ HEADLINE = "last"
 COMPARABLE = ("dataset", "domains", "classes", "model", "size", "protocol", "recipe")
 """Fields in which all records of one table agree; norm, source and seed are what the table varies."""
 
+_MEND = "Move the folders of one kind to the runs/ of another out=DIR, then write the report again."
+
 
 @dataclass(frozen=True)
 class Missing:
@@ -62,7 +64,7 @@ class Setting:
         model: the backbone.
         size: side of the images, in pixels.
         protocol: which images are trained on and evaluated.
-        pretraining: the dataset of the pre-training, or None.
+        pretraining: the dataset of the pre-training, None without any.
         images: how many images each target is evaluated on.
         seeds: the seeds of which there is any result.
     """
@@ -85,6 +87,7 @@ class Matrix:
         std: sample standard deviation over seeds, NaN for fewer than two; for ``Avg`` that of the averages
             of those seeds that have every pair.
         seeds: number of seeds behind a cell; for ``Avg`` the smallest of its pairs.
+        pairs: (source, target) of the columns before ``Avg``.
         selection: the rule that chose the epoch.
         setting: what the numbers share, None while there are none.
     """
@@ -92,8 +95,19 @@ class Matrix:
     mean: pd.DataFrame
     std: pd.DataFrame
     seeds: pd.DataFrame
+    pairs: Sequence[tuple[str, str]]
     selection: str
     setting: Setting | None
+
+    @property
+    def most_seeds(self) -> int:
+        """The largest number of seeds behind any cell."""
+        return int(self.seeds.to_numpy().max(initial=0))
+
+    @property
+    def uneven(self) -> bool:
+        """Whether some cells have fewer seeds than others; cells without any do not count."""
+        return bool(((self.seeds > 0) & (self.seeds < self.most_seeds)).any(axis=None))
 
 
 def collect(ledger: Ledger) -> Collection:
@@ -122,8 +136,9 @@ def collect(ledger: Ledger) -> Collection:
                 records.append(record)
         except DataError as error:
             unreadable.append(f"{run.id}: {error}")
-    if not (records or spoilt or awaited or unreadable):
-        raise DataError(f"There are no runs in {ledger.path}: give the folder that was out=DIR of the command.")
+    if not (records or spoilt or awaited):
+        told = "\n".join(unreadable) or "Give the folder that was out=DIR of the command."
+        raise DataError(f"There are no runs to report in {ledger.path}.\n{told}")
     _refuse_mixture(ledger, records)
     filled = {(r["label"], r["source"], target, r["seed"]) for r in records for target in r["targets"]}
     missing = spoilt + [m for m in awaited if (m.label, m.source, m.target, m.seed) not in filled]
@@ -158,7 +173,7 @@ def accuracy(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def matrix(collection: Collection, selection: str = HEADLINE) -> Matrix:
+def transfer_matrix(collection: Collection, selection: str = HEADLINE) -> Matrix:
     """Mean and spread over seeds of every planned norm on every planned pair.
 
     Rows stand in the paper's order, further norms after them by name; pairs in the order A->B, B->A for
@@ -169,7 +184,8 @@ def matrix(collection: Collection, selection: str = HEADLINE) -> Matrix:
     labels = sorted({label for label, _, _ in planned}, key=_rank)
     asked = {(source, target) for _, source, target in planned}
     both_ways = ((s, t) for a, b in combinations(collection.domains, 2) for s, t in ((a, b), (b, a)))
-    pairs = [f"{source}->{target}" for source, target in both_ways if (source, target) in asked]
+    ends = [(source, target) for source, target in both_ways if (source, target) in asked]
+    pairs = [f"{source}->{target}" for source, target in ends]
 
     rows = accuracy(collection.records)
     rows = rows[(rows["selection"] == selection) & (rows["source"] != rows["target"])]
@@ -181,7 +197,8 @@ def matrix(collection: Collection, selection: str = HEADLINE) -> Matrix:
     mean[AVERAGE] = mean[pairs].mean(axis=1, skipna=False)
     seeds = by_label.count().reindex(labels, fill_value=0)
     seeds[AVERAGE] = seeds[pairs].min(axis=1)
-    return Matrix(mean, by_label.std().reindex(labels), seeds, selection, _setting(collection.records, rows))
+    std = by_label.std().reindex(labels)
+    return Matrix(mean, std, seeds, ends, selection, _setting(collection.records, rows))
 
 
 def pretraining(records: Iterable[Record]) -> pd.DataFrame:
@@ -204,10 +221,9 @@ def _checked(run: RunDir) -> tuple[Record | None, str]:
 
 
 def _planned(plan: Mapping[str, Any], reason: str) -> list[Missing]:
-    try:
-        label, source, targets, seed = (plan[key] for key in ("label", "source", "targets", "seed"))
-    except KeyError as error:
-        raise DataError(f"config.yaml tells no {error.args[0]}, and there is no usable record. {reason}") from error
+    label, source, targets, seed = (plan.get(key) for key in ("label", "source", "targets", "seed"))
+    if not (isinstance(label, str) and isinstance(source, str) and isinstance(targets, list) and isinstance(seed, int)):
+        raise DataError(f"config.yaml does not tell label, source, targets and seed. {reason}")
     return [Missing(label, source, target, seed, reason) for target in targets]
 
 
@@ -236,7 +252,7 @@ def _setting(records: Sequence[Record], rows: pd.DataFrame) -> Setting | None:
     if not records:
         return None
     first = records[0]
-    pretrained_on = {record["pretrain"]["dataset"] for record in records if record.get("pretrain")}
+    pretrained_on = {p.get("dataset") or "an unknown dataset" for record in records if (p := record.get("pretrain"))}
     images = rows.groupby("target")["n"].max()
     return Setting(
         dataset=first["dataset"],
@@ -247,9 +263,6 @@ def _setting(records: Sequence[Record], rows: pd.DataFrame) -> Setting | None:
         images={domain: int(images[domain]) for domain in first["domains"] if domain in images},
         seeds=sorted({record["seed"] for record in records}),
     )
-
-
-_MEND = "Move the folders of one kind to the runs/ of another out=DIR, then write the report again."
 
 
 def _refuse_mixture(ledger: Ledger, records: Sequence[Record]) -> None:

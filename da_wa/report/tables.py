@@ -7,17 +7,15 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from da_wa.report.content import NONE, Table
 from da_wa.report.matrix import AVERAGE, Matrix, Missing
-
-NONE = "–"
-"""Stands where there is no number."""
 
 SELECTIONS = {
     "last": "after the last epoch",
     "source_val": "at the best epoch on the held-out source",
     "target_oracle": "at the best epoch on the target, which uses the target's labels",
 }
-"""What the selection rules mean, for footnotes."""
+"""What the three selection rules mean, for footnotes."""
 
 
 def accuracy_csv(accuracy: pd.DataFrame) -> str:
@@ -37,11 +35,11 @@ def pretraining_csv(pretraining: pd.DataFrame) -> str:
 
 def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequence[str] = ()) -> str:
     """The matrix as a GitHub table: mean ± standard deviation over seeds, the best of every column bold."""
-    holes = [*map(str, missing), *unreadable]
+    holes = [*(_arrow(str(cell)) for cell in missing), *unreadable]
     parts = [
         _pipe_table(["Norm", *map(_arrow, matrix.mean.columns)], _rows(matrix, lambda text: f"**{text}**", _escape_md)),
         "\n".join(f"- {_escape_md(note)}" for note in notes(matrix)),
-        "Missing:\n\n" + "\n".join(f"- {_escape_md(hole)}" for hole in holes) if holes else "",
+        "\n".join(["Missing:\n", *(f"- {_escape_md(hole)}" for hole in holes)]) if holes else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -88,28 +86,44 @@ def pretraining_latex(pretraining: pd.DataFrame) -> str:
     )
 
 
+def table_latex(table: Table) -> str:
+    r"""Any table as a ``table`` to ``\input``; second lines of cells are set small beside the first."""
+
+    def cell(text: str, bold: bool) -> str:
+        first, _, second = text.partition("\n")
+        large = rf"\textbf{{{_escape_latex(first)}}}" if bold else _escape_latex(first)
+        return rf"{large} {{\scriptsize {_escape_latex(second)}}}" if second else large
+
+    return _latex_table(
+        table.header,
+        [[cell(text, (i, j) in table.bold) for j, text in enumerate(row)] for i, row in enumerate(table.rows)],
+        caption=table.caption,
+        label=f"tab:{table.name}",
+        footnotes=table.notes,
+    )
+
+
 def notes(matrix: Matrix) -> list[str]:
     """What a reader has to know beside the numbers, one sentence or two each."""
     lines = []
+    most = matrix.most_seeds
     if setting := matrix.setting:
         trained = f", pre-trained on {setting.pretraining}" if setting.pretraining else ", not pre-trained"
         images = ", ".join(f"{domain} {n}" for domain, n in setting.images.items())
-        rule = SELECTIONS.get(matrix.selection, "see the documentation")
         lines += [
             f"{setting.dataset}: {setting.model}, {setting.size}×{setting.size} pixels{trained}.",
             f"Protocol: {setting.protocol}; images evaluated per target: {images}. "
-            f"Selection: {matrix.selection} ({rule}).",
-            f"Mean ± sample standard deviation over {len(setting.seeds)} seeds."
-            if len(setting.seeds) > 1
-            else f"One seed ({setting.seeds[0]}): no spread is known.",
+            f"Selection: {matrix.selection} ({SELECTIONS[matrix.selection]}).",
+            f"Mean ± sample standard deviation over {most} seeds."
+            if most > 1
+            else f"One seed per cell ({', '.join(map(str, setting.seeds))}): no spread is known.",
         ]
     lines.append(f"Bold: best of its column. {AVERAGE}: unweighted mean of the pairs.")
     pairs = matrix.seeds.drop(columns=AVERAGE)
-    most = _most_seeds(matrix)
     if few := _named(pairs, lambda n: 0 < n < most, lambda n: f" ({n} of {most})"):
         lines.append(f"Fewer seeds than elsewhere: {few}.")
     if holes := _named(pairs, lambda n: n == 0, lambda n: ""):
-        lines.append(f"{NONE} means no finished run, and no {AVERAGE} for the row: {holes}.")
+        lines.append(f"No finished run ({NONE}), hence no {AVERAGE}: {holes}.")
     return lines
 
 
@@ -123,13 +137,9 @@ def _named(seeds: pd.DataFrame, wanted: Callable[[int], bool], remark: Callable[
     return "; ".join(rows)
 
 
-def _most_seeds(matrix: Matrix) -> int:
-    return int(matrix.seeds.to_numpy().max(initial=0))
-
-
 def _rows(matrix: Matrix, bold: Callable[[str], str], escape: Callable[[str], str]) -> list[list[str]]:
     """The cells as text, the label first. One decimal beside a spread, two, as the paper has, without."""
-    most = _most_seeds(matrix)
+    most = matrix.most_seeds
     digits = 1 if most > 1 else 2
     shown = matrix.mean.map(lambda percent: float(f"{percent:.{digits}f}"))
     best = shown.eq(shown.max()) & (shown.count() > 1)
@@ -213,6 +223,12 @@ _LATEX = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "–": "--",
+    "−": "$-$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "τ": r"$\tau$",
+    "²": r"$^2$",
+    "·": r"$\cdot$",
     "…": r"\ldots{}",
 } | {special: f"\\{special}" for special in "&%$#_{}"}
 _NOT_IN_T1 = "ĦħĸĿŀŉŦŧſ"

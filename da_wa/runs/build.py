@@ -45,10 +45,6 @@ def load_domains(
     domains: DomainSet = part(data["domains"])
     for name, path in data["extra"].items():
         domains = domains.with_folder(name, path)
-    if data["classes"] == "common":
-        domains = domains.only_common_classes()
-    elif data["classes"] != "equal":
-        raise ConfigError(f"data.classes={data['classes']} is neither `equal` nor `common`")
     if len(domains.domains) < 2:
         raise ConfigError(f"{domains.name} has one domain, {domains.names[0]}; a transfer needs two or more")
     return _decode(domains, data["size"], cache_dir, data["on_bad"], progress)
@@ -71,17 +67,19 @@ def _decode(
 
 
 def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any]) -> None:
-    """Make every network once, without memory, so that a mistake is told before the first job.
+    """Make every part once, networks without memory, so that a mistake is told before the first job.
 
     Args:
         cfg: the composed experiment.
         norms: the configuration of each norm, by name.
 
     Raises:
-        ConfigError: a network that cannot be made as configured, or images too small for it.
+        ConfigError: a part that cannot be made as configured, or images too small for the network.
     """
     import torch
 
+    _recipe(cfg["finetune"])
+    part(cfg["trainer"])
     for name, norm in norms.items():
         with torch.device("meta"):
             try:
@@ -90,6 +88,7 @@ def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{cfg['model']['name']} cannot be made with norm {name}: {error}") from error
         sizes = {"data.size": cfg["data"]["size"]} if cfg["sources"] else {}
         if cfg["pretrain"]["recipe"] is not None:
+            _recipe(cfg["pretrain"]["recipe"])
             sizes["pretrain.size"] = cfg["pretrain"]["size"]
         for key, size in sizes.items():
             if size < model.min_size:

@@ -59,6 +59,8 @@ _FIELDS = {
 _RESULT = {"domain": str, "role": str, "selection": str, "correct": int, "n": int}
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is there
 
+_ELSEWHERE = "Make room there or choose another folder with out=DIR, then run the same command again."
+
 
 class Ledger:
     """All runs of one ``out`` folder."""
@@ -78,7 +80,7 @@ class Ledger:
         if run_id in ("", "..") or Path(run_id).name != run_id or "\0" in run_id:
             raise ConfigError(f"A run cannot be called {run_id!r}: the name of a run is the name of its folder.")
         run = RunDir(self.path / run_id)
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
+        text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True).encode()
         target = run.path / "config.yaml"
         known = _read(target)
         if known is None or (known != text and not run.finished):
@@ -217,7 +219,7 @@ class RunDir:
         content = buffer.getvalue()
         whole = {"schema": SCHEMA, "id": self.id} | dict(record)
         whole["predictions"] = {"crc32": zlib.crc32(content), "bytes": len(content)}
-        text = json.dumps(_finite(whole), indent=1, ensure_ascii=False, allow_nan=False).encode()
+        text = json.dumps(_plain(whole), indent=1, ensure_ascii=False, allow_nan=False).encode()
         if flaw := _flaw(json.loads(text), self.id):
             raise ValueError(f"this is no record of {self.id}: {flaw}")
         write_atomically(self.path / "predictions.npz", lambda file: file.write(content))
@@ -244,9 +246,6 @@ class RunDir:
         if record["predictions"] != {"crc32": zlib.crc32(content), "bytes": len(content)}:
             raise DataError(f"{path} is torn or not the one that record.json speaks of.")
         return content
-
-
-_ELSEWHERE = "Make room there or choose another folder with out=DIR, then run the same command again."
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -311,12 +310,15 @@ def _wrong_fields(mapping: Mapping[str, Any], types: Mapping[str, type]) -> str:
     return ", ".join(name for name, kind in types.items() if not isinstance(mapping.get(name), kind))
 
 
-def _finite(value: Any) -> Any:
-    """``value`` as JSON can hold it: NumPy's numbers as Python's, numbers that are not finite as None."""
+def _plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: NumPy's numbers as Python's, numbers that are not finite as None.
+
+    Containers are copies: YAML would write one that appears twice as a reference.
+    """
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
+        return [_plain(inner) for inner in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

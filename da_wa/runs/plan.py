@@ -11,6 +11,7 @@ from typing import Any
 
 from da_wa.data.cache import Pixels
 from da_wa.errors import ConfigError, nearest
+from da_wa.runs.build import part
 from da_wa.runs.jobs import FinetuneJob, Job, PretrainJob
 from da_wa.runs.ledger import Ledger
 
@@ -100,7 +101,7 @@ def _finetune_job(
         "targets": [domain.name for domain in domains if domain.name != source],
         "domains": [domain.name for domain in domains],
         "dataset": cfg["data"]["name"],
-        "protocol": cfg["protocol"]["name"],
+        "protocol": part(cfg["protocol"]).name,
         "size": cfg["data"]["size"],
         "recipe": digest(recipe),
         "checkpoint": None if checkpoint is None else checkpoint.name,

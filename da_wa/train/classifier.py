@@ -41,7 +41,7 @@ class Classifier(LightningModule):
     Attributes:
         curve: one row an epoch: epoch (from 1), loss, accuracy (training images, augmented), lr.
         predictions: evaluated epoch -> one tensor a domain, predicted labels (n,) int64 in loader order.
-        accuracies: evaluated epoch -> one fraction a domain.
+        confidences: one tensor a domain, probabilities (n,) of the labels that were predicted last.
 
     Raises:
         Diverged: at the end of an epoch whose training loss is not finite.
@@ -64,12 +64,12 @@ class Classifier(LightningModule):
         self.domains, self.seed, self.label_smoothing = tuple(domains), seed, label_smoothing
         self.curve: list[dict[str, float]] = []
         self.predictions: dict[int, list[Tensor]] = {}
-        self.accuracies: dict[int, list[float]] = {}
+        self.confidences: list[Tensor] = []
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_accuracy = accuracy.clone()
         self.domain_accuracy = nn.ModuleList(accuracy.clone() for _ in domains)
-        self._predicted: list[list[Tensor]] = []
+        self._probabilities: list[list[Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, 3, h, w) -> logits (n, classes)."""
@@ -115,27 +115,33 @@ class Classifier(LightningModule):
         self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "lr": lr})
 
     def on_validation_epoch_start(self) -> None:
-        self._predicted = [[] for _ in self.domains]
+        self._probabilities = [[] for _ in self.domains]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         images, labels, _ = batch
-        predicted = self(images).argmax(1)
-        self.domain_accuracy[dataloader_idx].update(predicted, labels)
-        self._predicted[dataloader_idx].append(predicted)
+        probabilities = self(images).float().softmax(1)
+        self._metrics()[dataloader_idx].update(probabilities, labels)
+        self._probabilities[dataloader_idx].append(probabilities)
 
     def on_validation_epoch_end(self) -> None:
         epoch = self.current_epoch + (self.trainer.state.fn == TrainerFn.FITTING)  # fit counts an epoch when it ends
-        self.predictions[epoch] = [torch.cat(batches).cpu() for batches in self._predicted]
-        self.accuracies[epoch] = [float(metric.compute()) for metric in self.domain_accuracy]
-        for metric in self.domain_accuracy:
+        best = [torch.cat(batches).max(1) for batches in self._probabilities]
+        self.predictions[epoch] = [label.cpu() for _, label in best]
+        self.confidences = [probability.cpu() for probability, _ in best]
+        self._probabilities = []
+        for name, metric in zip(self.domains, self._metrics(), strict=True):
+            self.log(f"accuracy/{name}", float(metric.compute()))
             metric.reset()
-        for name, accuracy in zip(self.domains, self.accuracies[epoch], strict=True):
-            self.log(f"accuracy/{name}", accuracy)
+
+    def _metrics(self) -> list[MulticlassAccuracy]:
+        return [metric for metric in self.domain_accuracy if isinstance(metric, MulticlassAccuracy)]
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Images (n, 3, h, w) -> features (n, d)."""
+        return self.model.features(batch[0])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = {"curve": self.curve, "predictions": self.predictions, "accuracies": self.accuracies}
+        checkpoint["history"] = {"curve": self.curve, "predictions": self.predictions}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        history = checkpoint["history"]
-        self.curve, self.predictions = history["curve"], history["predictions"]
-        self.accuracies = history["accuracies"]
+        self.curve, self.predictions = checkpoint["history"]["curve"], checkpoint["history"]["predictions"]

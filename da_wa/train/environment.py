@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -19,19 +20,27 @@ PACKAGES = ("da-wa", "torch", "torchvision", "pytorch-lightning", "torchmetrics"
 
 
 def environment(fitted: Fitted) -> dict[str, Any]:
-    """Versions, processor, device, precision, commit and command, as plain values."""
+    """Versions, processor, device, precision, commit and command of a fit, as plain values."""
     return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        **machine(),
         "device": fitted.device,
         "precision": fitted.settings.precision,
         "channels_last": fitted.settings.channels_last,
         "compile": fitted.settings.compile,
         "threads": torch.get_num_threads(),
         "command": command(),
-        **_commit(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Versions, processor and commit, as plain values."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        **COMMIT,
     }
 
 
@@ -56,7 +65,6 @@ def _cpu() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-@cache
 def _commit() -> dict[str, Any]:
     """The commit of the checkout this package runs from; ``None`` for an installed wheel."""
     here = Path(__file__).resolve().parents[2]
@@ -72,3 +80,6 @@ def _commit() -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
+
+
+COMMIT = _commit()  # of the code as it was imported, not as it is when a long run ends

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from pytorch_lightning.loggers import Logger
@@ -13,17 +13,11 @@ from pytorch_lightning.loggers import Logger
 from da_wa.data.augment import Normalise
 from da_wa.data.cache import Pixels
 from da_wa.data.datamodule import DomainDataModule, Part
+from da_wa.data.splits import Evaluation
 from da_wa.models.backbone import Backbone
 from da_wa.train.classifier import Classifier
 from da_wa.train.fitting import Fitted, Notify, Settings, fit
 from da_wa.train.recipe import Recipe
-
-
-class EvaluationProtocol(Protocol):
-    """Which images train and which are evaluated, see ``data/splits.py``."""
-
-    def source(self, name: str, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]: ...
-    def target(self, name: str, labels: np.ndarray, seed: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -34,8 +28,9 @@ class Finetuned:
         results: one row per domain and selection: domain, role, selection, epoch, correct, n.
         evaluations: one row per evaluated epoch and domain: epoch, domain, role, correct, n.
         curve: one row an epoch: epoch, loss, accuracy, lr.
-        predictions: ``epochs`` (p,), and for domain number k ``index_k`` (n,), ``label_k`` (n,) and
-            ``predicted_k`` (p, n).
+        predictions: ``epochs`` (p,), and for domain number k ``index_k`` (n,), ``label_k`` (n,),
+            ``predicted_k`` (p, n); after the last epoch ``confidence_k`` (n,), the probability of the
+            predicted label, and ``feature_k`` (m, d) of the images ``feature_index_k`` (m,).
         fitted: how it was computed and what it took.
     """
 
@@ -51,7 +46,7 @@ def finetune(
     domains: Sequence[Pixels],
     source: str,
     *,
-    protocol: EvaluationProtocol,
+    protocol: Evaluation,
     recipe: Recipe,
     normalise: Normalise,
     seed: int,
@@ -89,8 +84,15 @@ def finetune(
             evaluated.append(Part(domain, protocol.target(domain.name, domain.labels, seed)))
     assert train is not None, f"{source} is none of {[d.name for d in domains]}"
 
+    represented = [Part(domain, feature_sample(domain)) for domain in domains]
     data = DomainDataModule(
-        train, evaluated, seed=seed, batch_size=recipe.batch_size, augment=recipe.augment, normalise=normalise
+        train,
+        evaluated,
+        represented,
+        seed=seed,
+        batch_size=recipe.batch_size,
+        augment=recipe.augment,
+        normalise=normalise,
     )
     module = Classifier(
         model,
@@ -112,13 +114,16 @@ def finetune(
         loggers=loggers,
     )
     epochs = sorted(module.predictions)
-    predictions = {"epochs": np.array(epochs, np.int32)}
+    predictions: dict[str, np.ndarray] = {"epochs": np.array(epochs, np.int32)}
     evaluations = []
     for k, part in enumerate(evaluated):
         predicted = np.stack([module.predictions[epoch][k].numpy() for epoch in epochs]).astype(np.int16)
         predictions[f"index_{k}"] = part.index.astype(np.int32)
         predictions[f"label_{k}"] = part.labels.astype(np.int16)
         predictions[f"predicted_{k}"] = predicted
+        predictions[f"confidence_{k}"] = module.confidences[k].numpy().astype(np.float16)
+        predictions[f"feature_index_{k}"] = represented[k].index.astype(np.int32)
+        predictions[f"feature_{k}"] = fitted.features[k].numpy().astype(np.float16)
         correct = (predicted == part.labels).sum(axis=1)
         role = "source" if part.domain.name == source else "target"
         evaluations += [
@@ -126,6 +131,12 @@ def finetune(
             for epoch, c in zip(epochs, correct, strict=True)
         ]
     return Finetuned(select(evaluations), evaluations, module.curve, predictions, fitted)
+
+
+def feature_sample(domain: Pixels, most: int = 200) -> np.ndarray:
+    """Numbers of the images whose features are kept: the same for every norm and seed, (m,) sorted int64."""
+    drawn = np.random.default_rng(0).choice(len(domain), min(most, len(domain)), replace=False)
+    return np.sort(drawn)
 
 
 def select(evaluations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 
 from da_wa.data.datamodule import DomainDataModule
 from da_wa.train.classifier import Classifier
@@ -72,7 +72,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit took. Seconds of this process; those of an earlier, interrupted one are not counted."""
+    """What a fit took. Seconds of this process; those of an earlier, interrupted one are not counted.
+
+    ``features`` holds one tensor (n, d) for each part that the data wants represented.
+    """
 
     settings: Settings
     device: str
@@ -82,6 +85,7 @@ class Fitted:
     images_per_s: float
     peak_memory_mb: float
     resumed_from: int  # epochs that an earlier process had finished
+    features: list[Tensor]
 
     def timing(self) -> dict[str, float]:
         """Seconds and images per second, rounded, for a record."""
@@ -151,6 +155,8 @@ def fit(
     """Train ``module`` on ``data``; it then holds its curve and predictions.
 
     Args:
+        module: the network and how it learns.
+        data: what it learns from, and what is evaluated and represented.
         epochs: passes over the training images.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         settings: how to compute.
@@ -166,7 +172,7 @@ def fit(
     started = time.perf_counter()
     clock = _Clock()
     if settings.channels_last:
-        module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.model.to(memory_format=torch.channels_last)
     if settings.compile:
         module.model.compile()
     trainer = pl.Trainer(
@@ -182,10 +188,12 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a fifth of a step
     resumed = _epochs_in(resume_from)
     trainer.fit(module, data, ckpt_path=resume_from if resumed else None, weights_only=True)
     if epochs not in module.predictions:
         trainer.validate(module, data, verbose=False)
+    features = [torch.cat(batches).float().cpu() for batches in _per_loader(trainer, module, data)]
     trained = (epochs - resumed) * data.steps_per_epoch * data.batch_size
     return Fitted(
         settings=settings,
@@ -196,7 +204,16 @@ def fit(
         images_per_s=trained / clock.train_s if clock.train_s else 0.0,
         peak_memory_mb=_peak_memory_mb(settings.accelerator),
         resumed_from=resumed,
+        features=features,
     )
+
+
+def _per_loader(trainer: pl.Trainer, module: Classifier, data: DomainDataModule) -> list[list[Tensor]]:
+    """Predicted batches of every loader; Lightning leaves out the outer list when there is one loader."""
+    if not data.represent:
+        return []
+    batches: Any = trainer.predict(module, data)
+    return [batches] if len(data.represent) == 1 else batches
 
 
 def _epochs_in(path: Path) -> int:

@@ -1,0 +1,212 @@
+"""Our numbers beside the paper's, both with their uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from da_wa.report import paper
+from da_wa.report.content import NONE, Plot, Section, Table
+from da_wa.report.figures import Panel, dots
+from da_wa.report.matrix import AVERAGE, Matrix
+from da_wa.report.resampling import Resamples
+from da_wa.report.statistics import (
+    Interval,
+    binomial,
+    of_binomial_average,
+    of_difference,
+    p_text,
+    rank_correlation,
+)
+from da_wa.report.wording import arrow, change, counted, listed, number, within
+
+TITLE = "Beside the paper"
+
+
+def section(matrix: Matrix, resamples: Resamples, checkpoints: pd.DataFrame) -> Section:
+    """How do the numbers stand beside Table VI of the paper?"""
+    setting = matrix.setting
+    pairs = [pair for pair in matrix.pairs if pair in paper.PAIRS]
+    labels = [label for label in matrix.mean.index if label in paper.TABLE_VI]
+    if setting is None or setting.dataset != paper.DATASET or not pairs or not labels:
+        return Section(TITLE, [f"The paper has numbers for {paper.DATASET} alone, and of none of these runs."])
+    ours, theirs = _ours(labels, pairs, resamples), _theirs(labels)
+    columns = [*pairs, *([AVERAGE] if len(pairs) == len(paper.PAIRS) else [])]
+    rows = [
+        _row(label, column, ours.get((label, column)), theirs[label, column]) for label in labels for column in columns
+    ]
+    frame = pd.DataFrame(rows)
+    if frame["ours"].isna().all():
+        return Section(TITLE, ["No run has saved what it predicted, so our numbers have no interval to compare with."])
+    cells = frame[(frame["pair"] != AVERAGE) & frame["ours"].notna()]
+    inside = int(cells["paper_inside_ours"].sum())
+    apart = int(cells["zero_outside"].sum())
+    parts: list[str | Table | Plot] = [
+        f"The paper: {paper.MODEL}, evaluated on {listed([f'{d} {n}' for d, n in paper.EVALUATED.items()])} images "
+        f"(inferred from its numbers). Here: {setting.model}, {setting.size}×{setting.size} pixels, protocol "
+        f"{setting.protocol}, {listed([f'{d} {n}' for d, n in setting.images.items()])} images. Differences are the "
+        "settings' and the samples' together; where the settings differ, agreement is not to be expected cell by cell.",
+        _table(frame, labels, columns),
+        f"{inside} of the paper's {counted(len(cells), 'cell')} lie inside our interval. The paper's own cells are "
+        f"uncertain, too: the difference is beyond both uncertainties in {apart} of {len(cells)}, where "
+        f"{0.05 * len(cells):.1f} would be by chance alone if nothing differed.",
+        Plot(
+            "beside_the_paper",
+            dots(
+                labels,
+                [
+                    Panel(
+                        column if isinstance(column, str) else arrow(*column),
+                        {
+                            "here": [ours.get((label, column)) for label in labels],
+                            "the paper": [theirs[label, column] for label in labels],
+                        },
+                    )
+                    for column in columns
+                ],
+                "accuracy on the target (%), 95 % intervals",
+            ),
+            "Ours (filled) with intervals over seeds and images, the paper's (open) with binomial intervals of its "
+            "130, 415 and 73 images.",
+        ),
+    ]
+    order, gist = _order(frame, labels)
+    parts += order
+    if (error := _pretraining(checkpoints)) is not None:
+        parts.append(error)
+    return Section(TITLE, parts, {"paper": frame.drop(columns="zero_outside")}, gist)
+
+
+def _ours(labels: Sequence[str], pairs: Sequence[tuple[str, str]], resamples: Resamples) -> dict[object, Interval]:
+    found: dict[object, Interval] = {}
+    for label in labels:
+        cells = [(label, *pair) for pair in pairs]
+        for pair, cell in zip(pairs, cells, strict=True):
+            if estimate := resamples.estimate([(100.0, cell)]):
+                found[label, pair] = estimate.interval
+        if estimate := resamples.estimate([(100.0 / len(cells), cell) for cell in cells]):
+            found[label, AVERAGE] = estimate.interval
+    return found
+
+
+def _theirs(labels: Sequence[str]) -> dict[object, Interval]:
+    """The paper's cells as printed, with the binomial interval of its images."""
+    found: dict[object, Interval] = {}
+    sizes = [paper.EVALUATED[target] for _, target in paper.PAIRS]
+    for label in labels:
+        *cells, average = (float(text) for text in paper.TABLE_VI[label])
+        counts = [round(percent / 100 * n) for percent, n in zip(cells, sizes, strict=True)]
+        for pair, percent, count, n in zip(paper.PAIRS, cells, counts, sizes, strict=True):
+            interval = 100.0 * binomial(count, n)
+            found[label, pair] = Interval(percent, interval.low, interval.high)
+        interval = 100.0 * of_binomial_average(counts, sizes)
+        found[label, AVERAGE] = Interval(average, interval.low, interval.high)
+    return found
+
+
+def _row(label: str, column: tuple[str, str] | str, ours: Interval | None, theirs: Interval) -> dict[str, object]:
+    ours = ours or Interval(np.nan)
+    difference = of_difference(ours, theirs)
+    return {
+        "label": label,
+        "pair": column if isinstance(column, str) else "->".join(column),
+        "ours": ours.value,
+        "ours_low": ours.low,
+        "ours_high": ours.high,
+        "paper": theirs.value,
+        "paper_low": theirs.low,
+        "paper_high": theirs.high,
+        "difference": difference.value,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "paper_inside_ours": theirs.value in ours,
+        "zero_outside": difference.known and 0.0 not in difference,
+    }
+
+
+def _table(frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[tuple[str, str] | str]) -> Table:
+    rows, bold = [], set()
+    by_cell = frame.set_index(["label", "pair"])
+    for label in labels:
+        for line, part in enumerate(("ours", "paper", "difference")):
+            row = [label if line == 0 else "", ("here", "paper", "difference")[line]]
+            for j, column in enumerate(columns):
+                cell = by_cell.loc[(label, column if isinstance(column, str) else "->".join(column))]
+                interval = Interval(cell[part], cell[f"{part}_low"], cell[f"{part}_high"])
+                if part == "difference":
+                    text = change(interval).replace(" (", "\n").replace(")", "")
+                    if cell["zero_outside"]:
+                        bold.add((len(rows), j + 2))
+                else:
+                    text = within(interval)
+                row.append(text)
+            rows.append(row)
+    return Table(
+        "paper",
+        "Accuracy in percent on the target, here and in Table VI of the paper",
+        ["Norm", "", *(c if isinstance(c, str) else arrow(*c) for c in columns)],
+        rows,
+        frozenset(bold),
+        [
+            "Here: 95 % interval over seeds and images (two-level bootstrap). Paper: half of the 95 % binomial (Wilson) "
+            "interval of its images; its averages' from their six cells taken as independent. Difference: here − paper "
+            "with the bounds of both (Newcombe 1998), bold where they leave out 0.",
+        ],
+    )
+
+
+def _order(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[str | Table | Plot], str]:
+    averages = frame[(frame["pair"] == AVERAGE) & frame["ours"].notna()].set_index("label")
+    if len(averages) < 2:
+        return ["Fewer than two norms have an average over all six pairs, so their order cannot be compared."], ""
+    tau, p = rank_correlation(averages["ours"], averages["paper"])
+    rank_ours, rank_theirs = (averages[c].rank(ascending=False).astype(int) for c in ("ours", "paper"))
+    by_theirs = averages.sort_values("paper", ascending=False).index
+    rows = [
+        [
+            label,
+            str(rank_theirs[label]),
+            number(averages.at[label, "paper"], 2),
+            str(rank_ours[label]),
+            number(averages.at[label, "ours"], 2),
+        ]
+        for label in by_theirs
+    ]
+    table = Table(
+        "paper_order",
+        "The averages' order",
+        ["Norm", "Rank in the paper", "Average in the paper", "Rank here", "Average here"],
+        rows,
+        notes=["The order is of estimates; ranks of averages whose intervals overlap are not resolved."],
+    )
+    told = (
+        f"p = {p_text(p)}".replace("= <", "<")
+        if p is not None
+        else "too few norms for a p-value, which could not reach 0.05"
+    )
+    sentence = (
+        f"Kendall's τ between our averages and the paper's over {len(averages)} norms is {tau:.2f} ({told}; 1 is the "
+        "same order, 0 none in common)."
+    )
+    return [sentence, table], sentence
+
+
+def _pretraining(checkpoints: pd.DataFrame) -> Table | None:
+    """Top-1 errors of the pre-trained networks beside Table I."""
+    known = checkpoints[checkpoints["label"].isin(paper.TABLE_I) & (checkpoints["dataset"] == paper.PRETRAINING)]
+    rows = []
+    for row in known.dropna(subset=["correct", "n"]).itertuples():
+        error = 100.0 * binomial(int(row.n - row.correct), int(row.n))
+        epochs = NONE if pd.isna(row.epochs) else str(row.epochs)
+        rows.append([row.label, paper.TABLE_I[row.label], within(error), epochs, str(row.n)])
+    if not rows:
+        return None
+    return Table(
+        "paper_pretraining",
+        f"Top-1 error in percent on {paper.PRETRAINING} of the networks that were fine-tuned, beside Table I",
+        ["Norm", "Paper", "Here", "Epochs here", "Images here"],
+        rows,
+        notes=["± is half of the 95 % binomial interval. Paper: 300 epochs are likely, not told."],
+    )

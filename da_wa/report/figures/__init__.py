@@ -1,0 +1,22 @@
+"""Figures, one function each. Matplotlib and seaborn are imported where they draw: they cost seconds."""
+
+from da_wa.report.figures.dots import Panel, dots
+from da_wa.report.figures.heatmap import heatmap, matrix_heatmap
+from da_wa.report.figures.images import contact_sheet
+from da_wa.report.figures.lines import learning_curves
+from da_wa.report.figures.ranks import critical_difference
+from da_wa.report.figures.scatter import clouds, relation
+from da_wa.report.figures.style import rendered
+
+__all__ = [
+    "Panel",
+    "clouds",
+    "contact_sheet",
+    "critical_difference",
+    "dots",
+    "heatmap",
+    "learning_curves",
+    "matrix_heatmap",
+    "relation",
+    "rendered",
+]

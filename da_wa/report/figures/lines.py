@@ -1,0 +1,41 @@
+"""Accuracy as training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from da_wa.report.figures.style import COLOURS, DASHES, panels, plain, plain_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def learning_curves(parts: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """One small plot for each norm, one line for each set of images; the band spans the seeds.
+
+    Args:
+        parts: norm -> name of the line -> columns epoch, mean, low, high (percent). Equal names are drawn
+            alike in all plots.
+    """
+    names = list(dict.fromkeys(name for lines in parts.values() for name in lines))
+    with plain_style():
+        figure, grid = panels(len(parts), 5, 1.9, 1.7, sharex=True, sharey=True)
+        for axes, (norm, lines) in zip(grid, parts.items(), strict=True):
+            for name, line in lines.items():
+                k = names.index(name)
+                look = {"color": COLOURS[k % len(COLOURS)], "ls": DASHES[k % len(DASHES)], "lw": 1.5}
+                axes.plot(
+                    line["epoch"], line["mean"], label=plain(name, 40), marker="" if len(line) > 1 else ".", **look
+                )
+                axes.fill_between(line["epoch"], line["low"], line["high"], color=look["color"], alpha=0.15, lw=0)
+            axes.set_title(plain(norm, 30), loc="left")
+            axes.set_ylim(0, 102)
+            axes.grid(color="0.92")
+        found = {text: handle for axes in grid for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(found.values(), found.keys(), loc="outside upper left", ncols=min(len(found), 4), frameon=False)
+        figure.supxlabel("epoch", fontsize=9)
+        figure.supylabel("accuracy (%)", fontsize=9)
+    return figure

@@ -1,0 +1,130 @@
+"""The matrix with its intervals, and what every number rests on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from da_wa.report.content import Plot, Section, Table
+from da_wa.report.figures import matrix_heatmap
+from da_wa.report.matrix import AVERAGE, HEADLINE, Collection, Matrix, accuracy
+from da_wa.report.resampling import Resamples
+from da_wa.report.statistics import Interval, of_mean
+from da_wa.report.tables import notes
+from da_wa.report.wording import arrow, counted, listed, number, within
+
+
+def section(runs: Collection, matrix: Matrix, resamples: Resamples) -> Section:
+    """Which norm transfers best?"""
+    parts: list[str | Table | Plot] = [_matrix_table(runs, matrix)]
+    parts.append(Plot("heatmap", matrix_heatmap(matrix), "The same numbers in colours."))
+    if (held_out := _held_out(runs)) is not None:
+        parts.append(held_out)
+    if runs.missing or runs.unreadable:
+        absent = [*map(str, runs.missing), *runs.unreadable]
+        parts.append(f"Missing, {len(absent)} in all: {listed(absent, 40)}.")
+    return Section(
+        "Which norm transfers best?", parts, {"intervals": intervals(runs, matrix, resamples)}, _gist(matrix)
+    )
+
+
+def intervals(runs: Collection, matrix: Matrix, resamples: Resamples) -> pd.DataFrame:
+    """Every cell in percent: what it rests on, its spread, the interval over seeds and that over seeds and images."""
+    rows = accuracy(runs.records)
+    rows = rows[rows["selection"] == HEADLINE]
+    grouped = rows.groupby(["label", "source", "target"], sort=False)
+    found = []
+    for (label, source, target), cell in grouped:
+        percent = 100 * cell["accuracy"].to_numpy()
+        over_seeds = of_mean(percent)
+        estimate = resamples.estimate([(100.0, (label, source, target))])
+        both = estimate.interval if estimate else Interval(math.nan)
+        found.append(
+            {
+                "label": label,
+                "source": source,
+                "target": target,
+                "seeds": len(cell),
+                "images": int(cell["n"].max()),
+                "mean": over_seeds.value,
+                "std": float(np.std(percent, ddof=1)) if len(cell) > 1 else math.nan,
+                "seeds_low": over_seeds.low,
+                "seeds_high": over_seeds.high,
+                "seeds_images_low": both.low,
+                "seeds_images_high": both.high,
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def _matrix_table(runs: Collection, matrix: Matrix) -> Table:
+    several = matrix.most_seeds > 1
+    half = _half_widths(matrix)
+    images = matrix.setting.images if matrix.setting else {}
+    rows, bold = [], set()
+    shown = matrix.mean.round(1 if several else 2)
+    for i, label in enumerate(matrix.mean.index):
+        row = [label]
+        for j, column in enumerate(matrix.mean.columns):
+            mean, seeds = matrix.mean.at[label, column], int(matrix.seeds.at[label, column])
+            spread = half.at[label, column]
+            text = number(mean, 1 if several else 2) + ("" if math.isnan(spread) else f" ± {spread:.1f}")
+            n = images.get(matrix.pairs[j][1]) if column != AVERAGE else None
+            under = f"{seeds}×{n}" if n else counted(seeds, "seed")
+            row.append(text + (f"\n{under}" if not math.isnan(mean) else ""))
+            if len(shown) > 1 and shown.at[label, column] == shown[column].max():
+                bold.add((i, j + 1))
+        rows.append(row)
+    first = (
+        "± is half of the 95 % interval over seeds (Student's t), for Avg over the averages of the seeds. "
+        "Below each number: seeds × images evaluated."
+        if several
+        else "Below each number: seeds × images evaluated."
+    )
+    setting = [note for note in notes(matrix) if not note.startswith("Mean ±")]
+    header = ["Norm", *(arrow(*pair) for pair in matrix.pairs), AVERAGE]
+    return Table(
+        "accuracy", "Accuracy on the target in percent", header, rows, frozenset(bold), [first, *setting]
+    ).upright()
+
+
+def _half_widths(matrix: Matrix) -> pd.DataFrame:
+    from scipy import stats
+
+    k = matrix.seeds.where(matrix.seeds > 1).astype(float)
+    return matrix.std * stats.t.ppf(0.975, k - 1) / np.sqrt(k)
+
+
+def _held_out(runs: Collection) -> Table | None:
+    """Accuracy on the held-out part of the source: the matrix's diagonal."""
+    rows = accuracy(runs.records)
+    rows = rows[(rows["selection"] == HEADLINE) & (rows["source"] == rows["target"])]
+    if rows.empty:
+        return None
+    labels = list(dict.fromkeys(rows["label"]))
+    domains = [domain for domain in runs.domains if (rows["source"] == domain).any()]
+    cells = []
+    for label in labels:
+        line = [label]
+        for domain in domains:
+            here = rows[(rows["label"] == label) & (rows["source"] == domain)]
+            text = within(of_mean(100 * here["accuracy"].to_numpy())) if len(here) else "–"
+            line.append(text + (f"\n{len(here)}×{here['n'].max()}" if len(here) else ""))
+        cells.append(line)
+    return Table(
+        "held_out_source",
+        "Accuracy in percent on the held-out part of the source itself",
+        ["Norm", *domains],
+        cells,
+        notes=["The same domain, other images: what is lost from here to a target is the cost of the shift."],
+    ).upright()
+
+
+def _gist(matrix: Matrix) -> str:
+    averages = matrix.mean[AVERAGE].dropna().sort_values(ascending=False, kind="stable")
+    if averages.empty:
+        return "No norm has a result for every pair yet."
+    best = ", ".join(f"{label} {percent:.1f} %" for label, percent in averages.iloc[:3].items())
+    return f"Best averages over {counted(len(matrix.pairs), 'pair')}: {best}."

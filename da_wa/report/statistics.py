@@ -1,0 +1,198 @@
+"""Intervals and tests, as functions of numbers alone. Fractions and percents are both welcome where none is named.
+
+Two rules hold throughout. What a design cannot tell is not computed: a test whose smallest possible
+p-value lies above the level returns None. And intervals are two-sided, at the level :data:`LEVEL`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+LEVEL = 0.95
+ALPHA = 1 - LEVEL
+POWER = 0.8
+"""The chance to resolve an effect that is there, for which seeds are counted."""
+
+Floats = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number and where it may lie. Without bounds (NaN) nothing is known about that."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    def __contains__(self, value: float) -> bool:
+        return bool(self.low <= value <= self.high)
+
+    def __rmul__(self, factor: float) -> Interval:
+        return Interval(factor * self.value, factor * self.low, factor * self.high)
+
+    @property
+    def half(self) -> float:
+        """Half its width."""
+        return (self.high - self.low) / 2
+
+    @property
+    def known(self) -> bool:
+        """Whether it has bounds."""
+        return not math.isnan(self.low)
+
+
+def binomial(correct: int, n: int) -> Interval:
+    """Wilson's score interval of a proportion."""
+    bounds = stats.binomtest(correct, n).proportion_ci(LEVEL, method="wilson")
+    return Interval(correct / n, float(bounds.low), float(bounds.high))
+
+
+def of_mean(values: Sequence[float] | Floats) -> Interval:
+    """Student's interval of a mean; no bounds for fewer than two values."""
+    k, mean = len(values), float(np.mean(values))
+    if k < 2:
+        return Interval(mean)
+    half = float(stats.t.ppf(1 - ALPHA / 2, k - 1) * np.std(values, ddof=1) / math.sqrt(k))
+    return Interval(mean, mean - half, mean + half)
+
+
+def of_difference(a: Interval, b: Interval) -> Interval:
+    """a - b for independent a and b with the bounds of Newcombe (1998), which keep each one's skewness."""
+    value = a.value - b.value
+    below = math.hypot(a.value - a.low, b.high - b.value)
+    above = math.hypot(a.high - a.value, b.value - b.low)
+    return Interval(value, value - below, value + above)
+
+
+def of_binomial_average(correct: Sequence[int], n: Sequence[int]) -> Interval:
+    """The unweighted mean of independent proportions, normal approximation."""
+    p, n_ = np.divide(correct, n), np.asarray(n)
+    half = float(stats.norm.ppf(1 - ALPHA / 2) * np.sqrt((p * (1 - p) / n_).sum()) / len(p))
+    return Interval(float(p.mean()), float(p.mean()) - half, float(p.mean()) + half)
+
+
+def image_flips(net: npt.NDArray[np.integer], family: int = 1) -> float | None:
+    """Exact two-sided permutation test of paired images; for one pair of networks it is McNemar's exact test.
+
+    Under the null hypothesis either classifier is as likely to be the right one on every image: the sign
+    of each image's ``net`` is a fair coin. The distribution of the sum is computed, not sampled.
+
+    Args:
+        net: (images,) by how many seeds the one classifier is right more often than the other.
+        family: how many tests are corrected for together.
+
+    Returns:
+        The p-value, or None when the images are too few to reach the level after the correction.
+    """
+    if family * 2.0 ** (1 - len(net)) > ALPHA:
+        return None
+    size = np.abs(net)
+    pmf = np.ones(1)  # of (size.sum() + sum of signed sizes) / 2
+    for step in range(1, int(size.max(initial=0)) + 1):
+        m = int((size == step).sum())
+        spread = np.zeros(step * m + 1)
+        spread[::step] = stats.binom.pmf(np.arange(m + 1), m, 0.5)
+        pmf = np.convolve(pmf, spread)
+    extreme = np.abs(2 * np.arange(len(pmf)) - size.sum()) >= abs(int(net.sum()))
+    return float(min(1.0, pmf[extreme].sum()))
+
+
+def run_flips(effects: Floats, family: int = 1) -> float | None:
+    """Two-sided permutation test of paired runs: under the null hypothesis every effect's sign is a fair coin.
+
+    Exact for up to 13 runs, else over 10 000 random flips.
+
+    Args:
+        effects: (runs,) each run's difference, weighted as in the sum that is tested.
+        family: how many tests are corrected for together.
+
+    Returns:
+        The p-value, or None when the runs are too few to reach the level after the correction: n runs
+        cannot give less than 2^(1-n).
+    """
+    if family * smallest_run_p(len(effects)) > ALPHA:
+        return None
+    test = stats.permutation_test(
+        (np.asarray(effects),), np.sum, permutation_type="samples", n_resamples=10_000, axis=-1, vectorized=True, rng=0
+    )
+    return float(test.pvalue)
+
+
+def smallest_run_p(runs: int) -> float:
+    """The smallest two-sided p-value that ``runs`` paired differences can give by their signs."""
+    return 2.0 ** (1 - runs)
+
+
+def runs_to_reach(family: int) -> int:
+    """The fewest paired runs whose signs can reach the level after a correction for ``family`` tests."""
+    return 1 + math.ceil(math.log2(family / ALPHA))
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Holm's (1979) step-down correction. A test that gave no p-value still counts in the family."""
+    order = sorted((k for k, value in enumerate(p) if value is not None), key=lambda k: p[k] or 0.0)
+    corrected: list[float | None] = [None] * len(p)
+    highest = 0.0
+    for rank, k in enumerate(order):
+        highest = min(1.0, max(highest, (len(p) - rank) * (p[k] or 0.0)))
+        corrected[k] = highest
+    return corrected
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Friedman's test and Nemenyi's critical difference.
+
+    Attributes:
+        ranks: (methods,) mean rank over the blocks, 1 is best.
+        statistic: Friedman's chi-square.
+        p: its p-value.
+        critical: mean ranks closer than this are not told apart.
+        blocks: how many blocks were ranked.
+    """
+
+    ranks: Floats
+    statistic: float
+    p: float
+    critical: float
+    blocks: int
+
+
+def ranking(scores: Floats) -> Ranking | None:
+    """Compare several methods over blocks (Demšar 2006), equal scores sharing their rank.
+
+    Args:
+        scores: (blocks, methods), higher is better.
+
+    Returns:
+        None for fewer than three methods, and for so few blocks that even the same order in all of them
+        would not reach the level.
+    """
+    blocks, methods = scores.shape
+    if methods < 3 or stats.chi2.sf(blocks * (methods - 1), methods - 1) > ALPHA:
+        return None
+    ranks = stats.rankdata(-scores, axis=1).mean(axis=0)
+    told_apart = bool((scores != scores[:, :1]).any())
+    statistic, p = stats.friedmanchisquare(*scores.T) if told_apart else (0.0, 1.0)
+    q = stats.studentized_range.ppf(LEVEL, methods, np.inf) / math.sqrt(2)
+    critical = q * math.sqrt(methods * (methods + 1) / (6 * blocks))
+    return Ranking(ranks, float(statistic), float(p), float(critical), blocks)
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> tuple[float, float | None]:
+    """Kendall's tau-b and its p-value, None for fewer than five values, which cannot reach the level."""
+    test = stats.kendalltau(a, b)
+    return float(test.statistic), float(test.pvalue) if len(a) >= 5 else None
+
+
+def p_text(p: float | None) -> str:
+    """A p-value as it is printed."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

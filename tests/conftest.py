@@ -1,0 +1,72 @@
+"""Image trees drawn by the tests: every class a shape, every domain a look."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+DOMAINS = ("blueprint", "paper", "sunset")
+CLASSES = ("mug", "pen", "ruler")
+
+DrawTree = Callable[..., Path]
+
+
+def draw_shape(label: int, look: int, side: int, rng: np.random.Generator) -> Image.Image:
+    """A polygon with ``label + 3`` corners in the label's colour on the look's background, with noise."""
+    paper = tuple(int(255 * c) for c in colorsys.hsv_to_rgb(look * 0.31 % 1, 0.3, 0.35 + 0.2 * (look % 3)))
+    ink = tuple(int(255 * c) for c in colorsys.hsv_to_rgb(label * 0.38 % 1, 0.9, 0.95))
+    image = Image.new("RGB", (side, side), paper)
+    x, y = side * rng.uniform(0.4, 0.6, size=2)
+    radius, turn = side * rng.uniform(0.25, 0.4), rng.uniform(0, 2 * math.pi)
+    corners = [turn + 2 * math.pi * i / (label + 3) for i in range(label + 3)]
+    ImageDraw.Draw(image).polygon([(x + radius * math.cos(a), y + radius * math.sin(a)) for a in corners], fill=ink)
+    noisy = np.asarray(image) + rng.normal(0, 8, size=(side, side, 3))
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def draw_tree_at(
+    root: Path,
+    domains: Sequence[str] = DOMAINS,
+    classes: Sequence[str] = CLASSES,
+    per_class: int = 4,
+    side: int = 40,
+    layout: str = "{domain}/{label}",
+    suffix: str = ".png",
+    seed: int = 0,
+) -> Path:
+    """Draw ``root/<layout>/000.png`` … for every domain and class; returns ``root``."""
+    rng = np.random.default_rng(seed)
+    for look, domain in enumerate(domains):
+        for number, label in enumerate(classes):
+            folder = root / layout.format(domain=domain, label=label)
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(per_class):
+                draw_shape(number, look, side, rng).save(folder / f"{i:03d}{suffix}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def draw_tree() -> DrawTree:
+    """The function that draws a tree, for tests that need their own, see :func:`draw_tree_at`."""
+    return draw_tree_at
+
+
+@pytest.fixture(scope="session")
+def domains_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three domains, three classes, eight images of each; read-only by agreement."""
+    return draw_tree_at(tmp_path_factory.mktemp("domains"), per_class=8)
+
+
+@pytest.fixture(scope="session")
+def cifar_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``train/`` and ``test/`` over four classes, 32×32; read-only by agreement."""
+    root = tmp_path_factory.mktemp("cifar")
+    classes = ("apple", "bear", "clock", "dolphin")
+    draw_tree_at(root, domains=("train",), classes=classes, per_class=12, side=32, seed=1)
+    return draw_tree_at(root, domains=("test",), classes=classes, per_class=4, side=32, seed=2)

@@ -1,0 +1,92 @@
+"""CIFAR from class folders and from the official archive's files."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from da_wa.data.cache import load_pixels
+from da_wa.data.cifar import cifar10, cifar100
+from da_wa.data.domains import DomainSet
+from da_wa.errors import DataError
+
+
+@pytest.mark.parametrize("inside", [".", "cifar100"])
+def test_class_folders(tmp_path: Path, cifar_root: Path, inside: str) -> None:
+    shutil.copytree(cifar_root, tmp_path / inside, dirs_exist_ok=True)
+    domains = cifar100(tmp_path, download=False)
+    assert (domains.name, domains.names) == ("CIFAR-100", ("train", "test"))
+    assert domains.classes == ("apple", "bear", "clock", "dolphin")
+    assert [len(domain.images) for domain in domains.domains] == [48, 16]
+    assert cifar10(tmp_path, download=False).name == "CIFAR-10"
+
+
+def test_class_folders_that_differ_are_told(tmp_path: Path, cifar_root: Path) -> None:
+    shutil.copytree(cifar_root, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "test" / "bear")
+    with pytest.raises(DataError, match="test lacks bear"):
+        cifar100(tmp_path, download=False)
+
+
+def write_pickle(path: Path, content: dict[str, object]) -> str:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pickle.dumps(content))
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def batch(n: int, key: str, seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return {"data": rng.integers(0, 256, (n, 3072), dtype=np.uint8), key: [i % 3 for i in range(n)]}
+
+
+@pytest.mark.parametrize(
+    ("make", "dataset", "key", "meta_key"),
+    [(cifar100, CIFAR100, "fine_labels", "fine_label_names"), (cifar10, CIFAR10, "labels", "label_names")],
+)
+def test_the_official_files(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[..., DomainSet],
+    dataset: type[CIFAR10],
+    key: str,
+    meta_key: str,
+) -> None:
+    folder = tmp_path / dataset.base_folder
+    train, test = batch(9, key, 0), batch(6, key, 1)
+    monkeypatch.setattr(dataset, "train_list", [["train", write_pickle(folder / "train", train)]])
+    monkeypatch.setattr(dataset, "test_list", [["test", write_pickle(folder / "test", test)]])
+    meta = {
+        "filename": "meta",
+        "key": meta_key,
+        "md5": write_pickle(folder / "meta", {meta_key: ["cow", "bee", "ant"]}),
+    }
+    monkeypatch.setattr(dataset, "meta", meta)
+    domains = make(tmp_path, download=False)
+    assert domains.classes == ("cow", "bee", "ant")  # the archive's numbering
+    assert domains["test"].labels.tolist() == [0, 1, 2, 0, 1, 2]
+    pixels = load_pixels(domains["train"], domains.classes, 32, tmp_path / "cache").pixels
+    assert np.array_equal(pixels, train["data"].reshape(9, 3, 32, 32))
+    (folder / "train").write_bytes(b"torn")
+    with pytest.raises(DataError, match="not found or corrupted"):
+        make(tmp_path, download=False)
+
+
+def test_nothing_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as told:
+        cifar100(tmp_path / "nowhere", download=False)
+    assert str(tmp_path / "nowhere") in str(told.value)
+    assert "train/<class>/" in str(told.value) and "download=true" in str(told.value)
+
+
+def test_a_failed_download_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CIFAR100, "url", "http://127.0.0.1:9/cifar-100-python.tar.gz")
+    with pytest.raises(DataError, match="CIFAR-100 is not in"):
+        cifar100(tmp_path, download=True)

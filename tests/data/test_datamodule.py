@@ -1,0 +1,103 @@
+"""Batches: every image once an epoch, the same epoch for the same seed, resident or streamed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from da_wa.data.augment import Augment, Normalise
+from da_wa.data.cache import Pixels
+from da_wa.data.datamodule import DomainDataModule, Part, epoch_seed
+from da_wa.errors import ConfigError
+
+NORMALISE = Normalise([0.5] * 3, [0.25] * 3)
+
+
+def domain(name: str, n: int = 23, seed: int = 0) -> Pixels:
+    """Images whose first pixel is their number."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (n, 3, 8, 8), np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(n)
+    labels = np.arange(n) % 3
+    return Pixels(name, pixels, labels, tuple(map(str, range(n))), f"digest-{name}", ("a", "b", "c"))
+
+
+def module(batch_size: int = 5, **kwargs) -> DomainDataModule:
+    source, target = domain("S"), domain("T", 11, seed=1)
+    train, held = np.arange(0, 20), np.arange(20, 23)
+    parts = [Part(source, held), Part(target, np.arange(11))]
+    return DomainDataModule(
+        Part(source, train),
+        parts,
+        [Part(target, np.arange(3))],
+        seed=0,
+        batch_size=batch_size,
+        eval_batch_size=4,
+        normalise=NORMALISE,
+        **{"augment": Augment(), **kwargs},
+    )
+
+
+@pytest.mark.parametrize("resident_gb", [8.0, 0.0])
+def test_an_epoch_shows_every_training_image_once(resident_gb):
+    data = module(resident_gb=resident_gb, workers=0)
+    batches = list(data.train_dataloader())
+    assert [len(labels) for _, labels, _ in batches] == [5, 5, 5, 5]
+    numbers = torch.cat([n for _, _, n in batches])
+    assert sorted(numbers.tolist()) == list(range(20))
+    assert numbers.tolist() != list(range(20))
+    for images, labels, n in batches:
+        assert torch.equal(images[:, 0, 0, 0].long(), n)
+        assert torch.equal(labels, n % 3)
+
+
+def test_resident_and_streamed_batches_are_the_same():
+    resident, streamed = module(), module(resident_gb=0.0, workers=0)
+    loaders = [(resident.train_dataloader(), streamed.train_dataloader())]
+    loaders += list(zip(resident.val_dataloader(), streamed.val_dataloader(), strict=True))
+    for one, other in loaders:
+        for a, b in zip(one, other, strict=True):
+            for x, y in zip(a, b, strict=True):
+                assert torch.equal(x, y)
+
+
+def test_evaluation_is_in_order_and_whole():
+    data = module()
+    source, target = data.val_dataloader()
+    assert torch.cat([n for _, _, n in source]).tolist() == [20, 21, 22]
+    assert torch.cat([n for _, _, n in target]).tolist() == list(range(11))
+    assert len(target) == 3
+
+
+def test_one_test_loader_per_target():
+    (target,) = module().test_dataloader()
+    assert sum(len(labels) for _, labels, _ in target) == 11
+
+
+def test_the_represented_images_come_alone():
+    (loader,) = module().predict_dataloader()
+    assert [n.tolist() for _, _, n in loader] == [[0, 1, 2]]
+
+
+def test_a_last_smaller_batch_is_left_out_of_training():
+    data = module(batch_size=6)
+    assert data.steps_per_epoch == 3
+    assert [len(labels) for _, labels, _ in data.train_dataloader()] == [6, 6, 6]
+
+
+def test_fewer_images_than_a_batch_is_told():
+    with pytest.raises(ConfigError, match="S has 20 training images, fewer than one batch of 21"):
+        module(batch_size=21)
+
+
+def test_only_training_batches_are_augmented():
+    data = module(augment=lambda images: images + 1)
+    batch = next(iter(data.val_dataloader()[1]))
+    images, _, _ = data.on_after_batch_transfer(batch, 0)
+    torch.testing.assert_close(images, NORMALISE(batch[0]))
+
+
+def test_seeds_of_epochs_and_streams_differ():
+    seeds = {epoch_seed(s, e, k) for s in range(5) for e in range(20) for k in range(3)}
+    assert len(seeds) == 5 * 20 * 3
+    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,0 +1,174 @@
+"""Backbones against the published shapes, parameter counts and formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from da_wa._conf import conf_dir
+from da_wa.models.fixup import Bias, FixupBasicBlock, FixupBottleneck, Multiplier, scalar_parameters
+from da_wa.models.resnet import BasicBlock, Bottleneck, ResNet
+from da_wa.models.vgg import VGG16
+from da_wa.norm.spec import Norm, group_norm, instance_norm, layer_norm
+from da_wa.norm.weight_align import WeightAlignConv2d
+
+BN = Norm("BN", nn.Conv2d, nn.BatchNorm2d)
+WA = Norm("WA", WeightAlignConv2d)
+NONE = Norm("Baseline")
+TEN = {
+    norm: instantiate(OmegaConf.load(conf_dir() / "norm" / f"{norm}.yaml"))
+    for norm in ("none", "wa", "bn", "bn_wa", "gn", "gn_wa", "in", "in_wa", "ln", "ln_wa")
+}
+MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+
+
+def configured(name: str):
+    return instantiate(OmegaConf.load(conf_dir() / "model" / f"{name}.yaml")).build
+
+
+def tiny(norm: Norm, block=BasicBlock, **kwargs) -> ResNet:
+    return ResNet(norm, 5, block=block, depths=[2, 2], widths=[8, 16], **kwargs)
+
+
+# Counts of the usual CIFAR ResNets with 100 classes, from weiaicunzai/pytorch-cifar100's networks.
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("resnet18", 11.22), ("resnet34", 21.33), ("resnet50", 23.71), ("resnet101", 42.70), ("resnet152", 58.34)],
+)
+def test_parameter_counts_are_those_of_the_usual_cifar_resnets(name, millions):
+    with torch.device("meta"):
+        model = configured(name)(BN, 100)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+def test_resnet20_has_the_papers_quarter_million_parameters():
+    """He et al. 2016, Table 6: 0.27 M for ten classes (identity shortcuts; ours add two 1×1 projections)."""
+    model = configured("resnet20")(BN, 10)
+    projections = sum(p.numel() for n, p in model.named_parameters() if "shortcut" in n)
+    assert sum(p.numel() for p in model.parameters()) - projections == pytest.approx(269_722, abs=1)
+    convolutions = [m for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and "shortcut" not in n]
+    assert len(convolutions) + 1 == 20  # and the head
+
+
+@pytest.mark.parametrize("norm", TEN)
+@pytest.mark.parametrize("name", ["resnet20", "resnet18"])
+def test_every_norm_trains_every_parameter(name, norm):
+    torch.manual_seed(0)
+    model = configured(name)(TEN[norm], 5)
+    nn.init.normal_(model.head.weight)  # Fixup's zero head passes no gradient in the first step
+    images = torch.randn(4, 3, model.min_size, model.min_size)
+    logits = model(images)
+    assert logits.shape == (4, 5)
+    assert logits.isfinite().all()
+    logits.square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+
+
+def test_stage_shapes_of_resnet50():
+    model = configured("resnet50")(BN, 31)
+    x = torch.randn(1, 3, 32, 32)
+    shapes = []
+    x = model.stem(x)
+    for stage in model.stages:
+        x = stage(x)
+        shapes.append(tuple(x.shape[1:]))
+    assert shapes == [(256, 32, 32), (512, 16, 16), (1024, 8, 8), (2048, 4, 4)]
+    assert model.num_features == 2048
+    assert not any(isinstance(m, nn.MaxPool2d) for m in model.modules())
+
+
+@pytest.mark.parametrize("norm", ["bn_wa", "wa"])
+@pytest.mark.parametrize("name", MODELS)
+def test_wa_is_everywhere_but_in_the_head(name, norm):
+    with torch.device("meta"):
+        model = configured(name)(TEN[norm], 31)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert convolutions
+    assert all(type(m) is WeightAlignConv2d for m in convolutions)
+    assert type(model.head) is nn.Linear
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_a_fixup_network_starts_as_its_stem_and_shortcuts(block):
+    """With the last convolution of every branch zero, a block is relu of its shortcut."""
+    model = tiny(NONE, block)
+    x = torch.randn(2, 3, 8, 8)
+    y = model.stem(x)
+    for b in [b for stage in model.stages for b in stage]:
+        expected = torch.relu(b.shortcut(y))
+        y = b(y)
+        torch.testing.assert_close(y, expected)
+    assert model(x).abs().max() == 0  # zero head
+
+
+@pytest.mark.parametrize(("block", "m"), [(FixupBasicBlock, 2), (FixupBottleneck, 3)])
+def test_fixup_scales_the_branch_by_depth(block, m):
+    """std = sqrt(2/(k·k·c_out)) · L^(-1/(2m-2)), the official code's initialisation."""
+    torch.manual_seed(0)
+    kind = {FixupBasicBlock: BasicBlock, FixupBottleneck: Bottleneck}[block]
+    model = ResNet(NONE, 5, block=kind, depths=[3, 3], widths=[64, 128])
+    blocks = [b for b in model.modules() if isinstance(b, block)]
+    for b in blocks:
+        first = b.branch[0]
+        k = math.prod(first.kernel_size)
+        expected = math.sqrt(2 / (k * first.out_channels)) * 6 ** (-1 / (2 * m - 2))
+        assert first.weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert b.branch[-1].weight.abs().max() == 0
+
+
+@pytest.mark.parametrize(("gain_init", "first", "last"), [("one", 1.0, 1.0), ("fixup", 4 ** (-1 / 2), 0.0)])
+def test_gain_init_of_weight_align(gain_init, first, last):
+    model = tiny(WA, gain_init=gain_init)  # L = 4 blocks of m = 2
+    for block in (b for b in model.modules() if isinstance(b, FixupBasicBlock)):
+        torch.testing.assert_close(block.branch[0].gain, torch.full_like(block.branch[0].gain, first))
+        torch.testing.assert_close(block.branch[1].gain, torch.full_like(block.branch[1].gain, last))
+        assert block.branch[1].weight.std() > 0  # a zero filter would have no direction
+    assert model.stem[0].gain.eq(1).all()
+    torch.manual_seed(0)
+    assert model.features(torch.randn(2, 3, 8, 8)).isfinite().all()
+
+
+def test_fixup_scalars_are_one_element_each():
+    model = tiny(NONE)
+    blocks = 4
+    scalars = scalar_parameters(model)
+    assert len(scalars) == blocks * (2 * 2 + 1) + 2  # two biases a convolution, a multiplier; stem and head
+    assert all(p.numel() == 1 for p in scalars)
+    assert sum(isinstance(m, Multiplier) for m in model.modules()) == blocks
+    assert sum(isinstance(m, Bias) for m in model.modules()) == blocks * 4 + 2
+
+
+def test_vgg16_has_thirteen_convolutions_with_bias():
+    with torch.device("meta"):
+        model = VGG16(BN, 100)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 13
+    assert all(m.bias is not None for m in convolutions)
+    # torchvision's vgg16_bn has 14,723,136 parameters in its features.
+    assert sum(p.numel() for p in model.stages.parameters()) == 14_723_136
+
+
+def test_layer_norm_is_per_sample_over_everything():
+    x = torch.randn(3, 8, 4, 4, dtype=torch.float64)
+    expected = torch.nn.functional.layer_norm(x, x.shape[1:])
+    torch.testing.assert_close(layer_norm(8).double()(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(64, 32), (256, 32), (2048, 32), (32, 16), (16, 8), (48, 24), (7, 1), (1, 1)]
+)
+def test_group_norm_leaves_two_channels_in_a_group(channels, groups):
+    assert group_norm(channels).num_groups == groups
+
+
+def test_instance_norm_is_affine_without_running_statistics():
+    layer = instance_norm(4)
+    assert layer.affine
+    assert layer.running_mean is None

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
+
+from da_wa.errors import ConfigError
+from da_wa.norm import (
+    BatchRenorm2d,
+    FilterResponseNorm2d,
+    MeanOnlyConv2d,
+    Norm,
+    NormalisedConv2d,
+    WeightAlignConv2d,
+    WeightNormConv2d,
+    convert,
+    fold,
+    named,
+    survey,
+)
+from da_wa.norm.anatomy import behind_norm
+
+TORCHVISION = {
+    "resnet50": torchvision.models.resnet50,
+    "vgg16_bn": torchvision.models.vgg16_bn,
+    "mobilenet_v3_large": torchvision.models.mobilenet_v3_large,
+    "deeplabv3_resnet50": partial(
+        torchvision.models.segmentation.deeplabv3_resnet50, weights=None, weights_backbone=None, aux_loss=True
+    ),
+}
+TIMM = {
+    name: partial(timm.create_model, name)
+    for name in [
+        "convnext_tiny",
+        "darknet53",
+        "densenet121",
+        "dla34",
+        "efficientnet_b0",
+        "ghostnet_100",
+        "mobilenetv3_large_100",
+        "regnety_004",
+        "res2net50_26w_4s",
+        "resnet50",
+        "resnetv2_50",
+        "seresnet50",
+        "tf_efficientnet_b0",
+    ]
+}
+MAKERS: dict[str, Callable[[], nn.Module]] = {**{f"timm {k}": v for k, v in TIMM.items()}, **TORCHVISION}
+CLASSIFIERS = {"classifier.4", "aux_classifier.4", "head.fc", "fc", "classifier"}  # those that are convolutions
+
+
+def shuffle(model: nn.Module) -> nn.Module:
+    """Affines and statistics as after some training."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+            for tensor in (module.bias, module.running_mean):
+                nn.init.uniform_(tensor, -0.2, 0.2)
+    return model
+
+
+def of_class(model: nn.Module, kind: type[nn.Module]) -> list[str]:
+    return [path for path, module in model.named_modules() if isinstance(module, kind)]
+
+
+def converted_on_meta(name: str, norm: str) -> tuple[nn.Module, nn.Module]:
+    """A network without numbers, before and after: nothing is computed, so it is quick."""
+    with torch.device("meta"):
+        model = MAKERS[name]().eval()
+        converted = convert(model, named(norm))
+        shapes = [tree_map(lambda t: t.shape, network(torch.empty(2, 3, 96, 96))) for network in (model, converted)]
+    assert shapes[0] == shapes[1]
+    return model, converted
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_converts_the_models_of_torchvision_and_timm(name: str) -> None:
+    model, converted = converted_on_meta(name, "gn_wa")
+    same_padding = {path for path, module in model.named_modules() if type(module).__name__ == "Conv2dSame"}
+    plain = set(of_class(converted, nn.Conv2d)) - set(of_class(converted, NormalisedConv2d))
+    assert plain - same_padding <= CLASSIFIERS
+    assert len(of_class(converted, WeightAlignConv2d)) >= 20 or name == "vgg16_bn"
+    assert not of_class(converted, nn.BatchNorm2d) and of_class(converted, nn.GroupNorm)
+    assert of_class(converted, nn.Linear) == of_class(model, nn.Linear)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_trained_checkpoints_load_but_for_the_gains(name: str) -> None:
+    model, converted = converted_on_meta(name, "bn_wa")
+    assert of_class(converted, nn.BatchNorm2d) == of_class(model, nn.BatchNorm2d)
+    new, gone = (
+        converted.state_dict().keys() - model.state_dict().keys(),
+        model.state_dict().keys() - converted.state_dict().keys(),
+    )
+    assert not gone and new == {f"{path}.gain" for path in of_class(converted, WeightAlignConv2d)}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_byobnet", "test_convnext"])
+def test_converted_models_learn(name: str) -> None:
+    model = convert(timm.create_model(name, num_classes=5), named("gn_wa")).train()
+    y = model(torch.randn(4, 3, 64, 64))
+    F.cross_entropy(y, torch.tensor([0, 1, 2, 3])).backward()
+    assert y.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_byobnet", "densenet121"])
+def test_weights_are_kept(name: str) -> None:
+    """Weight Normalization with matched gain is the identity, so nothing may change."""
+    model = shuffle(timm.create_model(name)).eval().double()
+    x = torch.randn(1, 3, 64, 64).double()
+    converted = convert(model, Norm("BN + WN", WeightNormConv2d, nn.BatchNorm2d))
+    assert len(of_class(converted, WeightNormConv2d)) == len(of_class(model, nn.Conv2d))
+    torch.testing.assert_close(converted(x), model(x), rtol=1e-9, atol=1e-9)
+
+
+def test_match_keeps_the_function_but_for_the_removed_means() -> None:
+    model = shuffle(timm.create_model("test_resnet")).eval().double()
+    centred = copy.deepcopy(model)
+    for module in centred.modules():
+        if isinstance(module, nn.Conv2d):
+            with torch.no_grad():
+                module.weight.sub_(module.weight.mean((1, 2, 3), keepdim=True))
+    x = torch.randn(1, 3, 64, 64).double()
+    converted = convert(model, named("bn_wa"))
+    torch.testing.assert_close(converted(x), centred(x), rtol=1e-7, atol=1e-7)
+
+
+def test_gain_init_one() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    converted = convert(model, named("bn_wa"), gain_init="one")
+    assert torch.equal(converted[0].gain, torch.ones(4)) and torch.equal(converted[0].weight, model[0].weight)
+    assert torch.equal(
+        convert(model, Norm("", WeightNormConv2d, nn.BatchNorm2d), gain_init="one")[0].gain, torch.ones(4)
+    )
+    with pytest.raises(ConfigError, match=r"gain_init 'ones'.*'one'"):
+        convert(model, named("bn_wa"), gain_init="ones")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_byobnet"])
+def test_without_activation_norm_batch_norm_lives_on_in_the_convolutions(name: str) -> None:
+    model = shuffle(timm.create_model(name)).eval().double()
+    x = torch.randn(1, 3, 64, 64).double()
+    plain = convert(model, named("none"))
+    assert not of_class(plain, nn.BatchNorm2d)
+    torch.testing.assert_close(plain(x), model(x), rtol=1e-9, atol=1e-9)
+    assert all(p.requires_grad for p in plain.parameters())
+    aligned = fold(convert(model, named("wa")))
+    for path, conv in plain.named_modules():
+        if isinstance(conv, nn.Conv2d):
+            centred = conv.weight - conv.weight.mean((1, 2, 3), keepdim=True)
+            torch.testing.assert_close(aligned.get_parameter(f"{path}.weight"), centred, rtol=1e-6, atol=1e-9)
+            assert torch.equal(aligned.get_parameter(f"{path}.bias"), conv.bias)
+
+
+def network(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"),
+        norm(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 1, groups=8, bias=False),  # one weight per filter
+        nn.Conv2d(8, 8, 3, groups=4, dilation=2),
+        norm(8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(8, 5, 1),
+        nn.Flatten(),
+    )
+
+
+def test_what_norms_have_in_common_is_kept() -> None:
+    model = shuffle(network())
+    grouped = convert(model, named("gn"))[1]
+    assert isinstance(grouped, nn.GroupNorm)
+    assert torch.equal(grouped.weight, model[1].weight) and torch.equal(grouped.bias, model[1].bias)
+    renorm = convert(model, named("brn"))[1]
+    assert isinstance(renorm, BatchRenorm2d)
+    torch.testing.assert_close(renorm.state_dict(), model[1].state_dict(), rtol=0, atol=0)
+    response = convert(network(nn.InstanceNorm2d), named("frn"))[1]
+    assert isinstance(response, FilterResponseNorm2d) and torch.equal(response.weight, torch.ones(8))
+
+
+def test_the_kind_of_norm_decides_whether_it_is_replaced() -> None:
+    model = network(lambda c: nn.GroupNorm(1, c))
+    assert convert(model, named("ln"))[1].num_groups == 1
+    assert convert(model, named("gn"))[1].num_groups == 4
+    batch = shuffle(network(lambda c: nn.BatchNorm2d(c, eps=1e-3, momentum=0.01)))
+    kept = convert(batch, named("bn_wa"))[1]
+    assert kept.eps == 1e-3 and torch.equal(kept.running_mean, batch[1].running_mean)
+
+
+def test_account() -> None:
+    account = survey(network(), named("gn_wa"))
+    by_path = {change.path: change for change in account.changes}
+    assert (by_path["0"].before, by_path["0"].after, by_path["0"].note) == ("Conv2d", "WeightAlignConv2d", "")
+    assert by_path["1"].after == "GroupNorm" and "lost: num_batches_tracked, running_mean" in by_path["1"].note
+    assert by_path["3"].after is None and "two weights" in by_path["3"].note
+    assert by_path["7"].after is None and by_path["7"].note == "the classifier"
+    text = str(account)
+    assert "2 × Conv2d -> WeightAlignConv2d: 0, 4" in text and len(text.splitlines()) == 4
+    assert str(survey(nn.ReLU(), named("bn"))) == "there is nothing to convert"
+
+
+def test_convert_logs_the_account_of_survey(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "da_wa"):
+        convert(network(), named("bn_wa"))
+    assert str(survey(network(), named("bn_wa"))) in caplog.text
+
+
+def test_skip() -> None:
+    converted = convert(network(), named("gn_wa"), skip=["0", "1"])
+    assert type(converted[0]) is nn.Conv2d and type(converted[1]) is nn.BatchNorm2d
+    assert type(converted[4]) is WeightAlignConv2d and type(converted[7]) is nn.Conv2d
+    nested = convert(nn.Sequential(network(), nn.Flatten()), named("wa"), skip=["0"])
+    assert not of_class(nested, NormalisedConv2d) and len(of_class(nested, nn.BatchNorm2d)) == 2
+    with pytest.raises(ConfigError, match="skip names 'layer9'"):
+        convert(network(), named("gn_wa"), skip=["layer9"])
+
+
+class Undecided(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = network()
+        self.head = nn.Conv2d(5, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.features(x)[:, :, None, None]) if x.sum() > 0 else x
+        return out
+
+
+def test_a_classifier_that_cannot_be_found_must_be_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"Undecided cannot be traced.*name it in skip=\[…\] \(head is the last layer\)"
+    ):
+        convert(Undecided(), named("bn_wa"))
+    converted = convert(Undecided(), named("bn_wa"), skip=["head"])
+    assert type(converted.head) is nn.Conv2d and type(converted.features[0]) is WeightAlignConv2d
+
+
+def test_converting_twice_is_refused() -> None:
+    once = convert(network(), named("bn_wa"))
+    with pytest.raises(ConfigError, match=r"0 is a WeightAlignConv2d already.*fold"):
+        convert(once, named("bn_wa"))
+    again = convert(fold(once.eval()), named("gn_ws"))
+    assert len(of_class(again, NormalisedConv2d)) == 2
+
+
+def test_the_model_itself_is_not_changed() -> None:
+    model = shuffle(network())
+    before, shape = copy.deepcopy(model.state_dict()), repr(model)
+    for name in ("wa", "gn_wa"):
+        converted = convert(model, named(name))
+        survey(model, named(name))
+        for tensor in converted.state_dict().values():
+            tensor.zero_()
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert repr(model) == shape
+
+
+def test_device_type_mode_and_frozen_layers_stay() -> None:
+    model = network().bfloat16().eval()
+    model[0].requires_grad_(False)
+    converted = convert(model, named("gn_wa"))
+    assert {t.dtype for t in converted.state_dict().values() if t.is_floating_point()} == {torch.bfloat16}
+    assert not any(module.training for module in converted.modules())
+    assert not converted[0].weight.requires_grad and not converted[0].gain.requires_grad
+    assert converted[4].weight.requires_grad and converted[4].gain.requires_grad
+    with torch.device("meta"):
+        placed = convert(network(), named("in_wa"))
+    assert {t.device.type for t in placed.state_dict().values()} == {"meta"}
+
+
+def test_a_layer_used_twice_is_converted_once() -> None:
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    model = nn.Sequential(conv, nn.BatchNorm2d(4), conv, nn.Flatten(), nn.Linear(64, 2))
+    converted = convert(model, named("wa"))
+    assert converted[0] is converted[2] and type(converted[0]) is WeightAlignConv2d
+    assert converted(torch.randn(1, 4, 4, 4)).shape == (1, 2)
+
+
+def test_a_single_convolution() -> None:
+    assert type(convert(nn.Conv2d(3, 4, 3), named("wa"))) is WeightAlignConv2d
+
+
+class Same(nn.Conv2d):
+    """Pads by itself, as the convolutions that come from TensorFlow do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
+class Named(nn.Conv2d):
+    """Nothing but another name."""
+
+
+def test_subclasses_of_conv2d() -> None:
+    model = nn.Sequential(
+        Same(3, 4, 2),
+        Named(4, 4, 3),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    converted = convert(model, Norm("", MeanOnlyConv2d))
+    assert [type(layer).__name__ for layer in converted[:3]] == ["Same", "MeanOnlyConv2d", "ParametrizedConv2d"]
+    assert type(convert(model, Norm(""))[1]) is Named
+
+
+def test_layers_inside_norms() -> None:
+    """timm's norms hold an activation; their LayerNorm2d takes maps, nn.LayerNorm does not."""
+    act = timm.layers.BatchNormAct2d(4, act_layer=nn.SiLU)
+    (silu,) = behind_norm(act) or []
+    assert silu is act.act
+    assert behind_norm(timm.layers.GroupNormAct(4, 2, apply_act=False)) == []
+    assert behind_norm(timm.layers.LayerNorm2d(4)) == []
+    assert behind_norm(BatchRenorm2d(4)) == []
+    assert behind_norm(nn.LayerNorm(4)) is None and behind_norm(nn.LayerNorm(3)) is None
+    converted = convert(nn.Sequential(act, nn.Flatten(), nn.Linear(36, 2)), named("gn"))[0]
+    x = torch.randn(2, 4, 3, 3)
+    torch.testing.assert_close(converted(x), F.silu(F.group_norm(x, 2)))

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from timm.layers import ScaledStdConv2d, StdConv2d
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from da_wa.norm import (
+    CenteredWeightNormConv2d,
+    GainConv2d,
+    MeanOnlyConv2d,
+    NormalisedConv2d,
+    ScaledWeightStandardConv2d,
+    StdOnlyConv2d,
+    WeightAlignConv2d,
+    WeightNormConv2d,
+    WeightStandardConv2d,
+    center_weight_norm,
+    normalise_weight,
+    scale_standardise_weight,
+    standardise_weight,
+)
+from da_wa.norm.scaled_weight_standard import GAMMA_RELU
+
+WITH_GAIN: list[type[GainConv2d]] = [
+    WeightAlignConv2d,
+    MeanOnlyConv2d,
+    StdOnlyConv2d,
+    CenteredWeightNormConv2d,
+    WeightNormConv2d,
+    ScaledWeightStandardConv2d,
+]
+ALL: list[type[NormalisedConv2d]] = [*WITH_GAIN, WeightStandardConv2d]
+
+
+@pytest.fixture
+def weight() -> Tensor:
+    return 0.3 * torch.randn(5, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.1
+
+
+@pytest.fixture
+def gain() -> Tensor:
+    return torch.linspace(0.5, 1.5, 5, dtype=torch.float64)
+
+
+def filters(weight: Tensor) -> np.ndarray:
+    return weight.detach().flatten(1).double().numpy()
+
+
+def test_weight_standardization_is_the_authors(weight: Tensor) -> None:
+    """(W - mean) / (std + 1e-5), unbiased, as in the authors' repository."""
+    w = filters(weight)
+    expected = (w - w.mean(1, keepdims=True)) / (w.std(1, ddof=1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(filters(standardise_weight(weight)), expected, rtol=1e-12)
+
+
+def test_weight_standardization_differs_from_timms_in_bias_alone() -> None:
+    ours, theirs = WeightStandardConv2d(4, 5, 3, bias=False).double(), StdConv2d(4, 5, 3, padding=0).double()
+    theirs.load_state_dict(ours.state_dict())
+    x, n = torch.randn(2, 4, 6, 6).double(), 36
+    torch.testing.assert_close(ours(x), math.sqrt((n - 1) / n) * theirs(x), rtol=1e-3, atol=1e-3)
+
+
+def test_centered_weight_norm(weight: Tensor, gain: Tensor) -> None:
+    w = filters(weight)
+    centred = w - w.mean(1, keepdims=True)
+    expected = gain.numpy()[:, None] * centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    np.testing.assert_allclose(filters(center_weight_norm(weight, gain, eps=1e-16)), expected, rtol=1e-10)
+
+
+def test_weight_norm_is_torchs(weight: Tensor, gain: Tensor) -> None:
+    theirs = parametrizations.weight_norm(nn.Conv2d(4, 5, 3, bias=False).double())
+    theirs.parametrizations.weight.original0 = nn.Parameter(gain.view(-1, 1, 1, 1))
+    theirs.parametrizations.weight.original1 = nn.Parameter(weight)
+    torch.testing.assert_close(normalise_weight(weight, gain), theirs.weight, rtol=1e-12, atol=0)
+
+
+def test_weight_norm_starts_at_the_raw_weight_as_torchs_does() -> None:
+    conv = WeightNormConv2d(4, 5, 3)
+    torch.testing.assert_close(conv.normalised_weight(), conv.weight)
+    theirs = parametrizations.weight_norm(nn.Conv2d(4, 5, 3))
+    torch.testing.assert_close(theirs.parametrizations.weight.original0.flatten(), theirs.weight.flatten(1).norm(dim=1))
+    conv.reset_parameters()
+    torch.testing.assert_close(conv.gain, conv.weight.flatten(1).norm(dim=1))
+
+
+def test_weight_norm_of_a_zero_filter_is_zero() -> None:
+    assert not normalise_weight(torch.zeros(2, 3, 3, 3), torch.ones(2)).any()
+
+
+def test_scaled_weight_standardization(weight: Tensor, gain: Tensor) -> None:
+    w = filters(weight)
+    centred = w - w.mean(1, keepdims=True)
+    expected = gain.numpy()[:, None] * GAMMA_RELU * centred / (6 * np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6))
+    np.testing.assert_allclose(filters(scale_standardise_weight(weight, gain)), expected, rtol=1e-12)
+
+
+def test_scaled_weight_standardization_is_timms() -> None:
+    ours = ScaledWeightStandardConv2d(4, 5, 3).double()
+    theirs = ScaledStdConv2d(4, 5, 3, padding=0, gamma=GAMMA_RELU).double()
+    theirs.load_state_dict({**ours.state_dict(), "gain": ours.gain.view(-1, 1, 1, 1)})
+    x = torch.randn(2, 4, 6, 6).double()
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+
+
+def test_gamma_relu_restores_the_variance_that_a_relu_takes() -> None:
+    """A centred filter passes on Var[x], of which a ReLU leaves (1 - 1/π)/2 to a standard normal."""
+    torch.manual_seed(0)
+    x = torch.relu(torch.randn(400_000, 64))
+    weight = scale_standardise_weight(torch.randn(64, 64, 1, 1), torch.ones(64))
+    assert (x @ weight.flatten(1).T).var().item() == pytest.approx(1.0, rel=0.02)
+
+
+@pytest.mark.parametrize("conv", ALL)
+def test_gradients_reach_every_parameter(conv: type[NormalisedConv2d]) -> None:
+    layer = conv(4, 6, 3, groups=2).double()
+    x = torch.randn(2, 4, 5, 5).double()
+    y = layer(x)
+    torch.testing.assert_close(y, nn.functional.conv2d(x, layer.normalised_weight(), layer.bias, groups=2))
+    y.sin().sum().backward()
+    assert all(p.grad is not None and p.grad.any() and p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("conv", ALL)
+def test_gradcheck(conv: type[NormalisedConv2d]) -> None:
+    layer = conv(2, 3, 3).double()
+    names, values = zip(*layer.named_parameters(), strict=True)
+    x = torch.randn(1, 2, 4, 4).double()
+
+    def run(*parameters: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))
+        return y
+
+    assert torch.autograd.gradcheck(run, values)
+
+
+@pytest.mark.parametrize("conv", ALL)
+def test_a_filter_of_constants_gives_finite_numbers(conv: type[NormalisedConv2d]) -> None:
+    for value in (0.0, 0.5):
+        layer = conv(2, 3, 3)
+        nn.init.constant_(layer.weight, value)
+        y = layer(torch.randn(1, 2, 4, 4))
+        y.sum().backward()
+        assert y.isfinite().all() and layer.weight.grad is not None and layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("conv", ALL)
+def test_plain_checkpoints_load_but_for_the_gain(conv: type[NormalisedConv2d]) -> None:
+    missing, unexpected = conv(2, 3, 3).load_state_dict(nn.Conv2d(2, 3, 3).state_dict(), strict=False)
+    assert not unexpected and set(missing) <= {"gain"}
+
+
+@pytest.mark.parametrize("conv", ALL)
+def test_compiles_and_copies(conv: type[NormalisedConv2d]) -> None:
+    layer, x = conv(2, 3, 3), torch.randn(1, 2, 4, 4)
+    expected = layer(x)
+    torch.testing.assert_close(torch.compile(layer, backend="eager", fullgraph=True)(x), expected)
+    assert torch.equal(copy.deepcopy(layer)(x), expected)
+
+
+@pytest.mark.parametrize("conv", WITH_GAIN)
+def test_the_weight_is_proportional_to_the_gain(conv: type[GainConv2d]) -> None:
+    layer = conv(2, 3, 3)
+    before = layer.normalised_weight()
+    with torch.no_grad():
+        layer.gain.mul_(-2.5)
+    torch.testing.assert_close(layer.normalised_weight(), -2.5 * before)
+
+
+@pytest.mark.parametrize("conv", WITH_GAIN)
+@pytest.mark.parametrize("size", [1.0, 1e-9])
+def test_match_gain(conv: type[GainConv2d], size: float) -> None:
+    """Norms that centre give W - mean(W) back, the others W, even for filters that are all but dead."""
+    layer = conv(4, 5, 3).double()
+    with torch.no_grad():
+        layer.weight.copy_(size * (torch.randn_like(layer.weight) + 0.2))
+    layer.match_gain()
+    keeps_mean = isinstance(layer, WeightNormConv2d | StdOnlyConv2d)
+    raw = layer.weight if keeps_mean else layer.weight - layer.weight.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(layer.normalised_weight(), raw, rtol=1e-9, atol=0)
+
+
+def test_match_gain_of_a_dead_filter_is_one() -> None:
+    layer = WeightAlignConv2d(4, 5, 3)
+    nn.init.zeros_(layer.weight)
+    layer.match_gain()
+    assert torch.equal(layer.gain, torch.ones(5))

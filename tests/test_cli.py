@@ -1,0 +1,205 @@
+"""The real command, end to end, on images that the tests draw."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from da_wa.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    "model=resnet20", "model.build.widths=[4,4,4]", "model.build.depths=[1,1,1]", "data.size=16", "seeds=[0]",
+    "finetune.epochs=2", "finetune.batch_size=8", "finetune.evaluations=2", "launcher.workers=1",
+    "trainer.save_every_s=0",
+]  # fmt: skip
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, domains_root: Path) -> list[str]:
+    """Options of a tiny experiment: three drawn domains, no pre-training."""
+    return [
+        "data=folders", f"data.root={domains_root}", "pretrain=none", *TINY,
+        f"out={tmp_path / 'out'}", f"cache_dir={tmp_path / 'cache'}", f"checkpoint_dir={tmp_path / 'checkpoints'}",
+    ]  # fmt: skip
+
+
+def accuracy(out: Path) -> list[dict[str, str]]:
+    with (out / "accuracy.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def records(out: Path) -> dict[str, bytes]:
+    return {p.parent.name: p.read_bytes() for p in (out / "runs").glob("*/record.json")}
+
+
+def test_all_pairs_from_one_command(experiment, tmp_path, capsys):
+    assert main([*experiment, "norms=[bn,wa]"]) == 0
+    out = tmp_path / "out"
+    for name in ("accuracy.csv", "matrix.csv", "table.tex", "table.md", "heatmap.png", "heatmap.pdf"):
+        assert (out / name).stat().st_size > 0, name
+    rows = [row for row in accuracy(out) if row["selection"] == "last"]
+    pairs = {(row["source"], row["target"]) for row in rows if row["source"] != row["target"]}
+    assert pairs == {
+        (s, t) for s in ("blueprint", "paper", "sunset") for t in ("blueprint", "paper", "sunset") if s != t
+    }
+    assert {row["n"] for row in rows if row["source"] != row["target"]} == {"24"}
+    with (out / "matrix.csv").open() as file:
+        header, *body = csv.reader(file)
+    assert header[-1] == "Avg"
+    assert len(header) == 1 + 6 + 1
+    assert [line[0] for line in body] == ["WA", "BN"]
+    for line in body:
+        assert float(line[-1]) == pytest.approx(sum(map(float, line[1:-1])) / 6, abs=0.01)
+    assert "6/6" in capsys.readouterr().out
+
+
+def test_the_same_command_again_runs_nothing_and_rewrites_the_report(experiment, tmp_path):
+    out = tmp_path / "out"
+    assert main([*experiment, "norms=[bn]", "sources=[paper]"]) == 0
+    first, table = records(out), (out / "accuracy.csv").read_bytes()
+    (out / "accuracy.csv").unlink()
+    assert main([*experiment, "norms=[bn]", "sources=[paper]"]) == 0
+    assert records(out) == first
+    assert (out / "accuracy.csv").read_bytes() == table
+
+
+def test_more_norms_into_the_same_folder_make_one_table(experiment, tmp_path):
+    out = tmp_path / "out"
+    assert main([*experiment, "norms=[bn]"]) == 0
+    first = records(out)
+    assert main([*experiment, "norms=[ln_wa]"]) == 0
+    assert {row["norm"] for row in accuracy(out)} == {"bn", "ln_wa"}
+    assert all(records(out)[run] == content for run, content in first.items())
+
+
+def test_two_runs_give_identical_tables_whoever_computed_them(experiment, tmp_path):
+    """Alone in one process, or packed with others in two."""
+    options = [*experiment, "norms=[bn_wa]", "launcher.threads=1"]
+    assert main([*options, f"out={tmp_path / 'one'}"]) == 0
+    assert main([*options, f"out={tmp_path / 'two'}", "launcher.workers=2"]) == 0
+    assert (tmp_path / "one" / "accuracy.csv").read_bytes() == (tmp_path / "two" / "accuracy.csv").read_bytes()
+
+
+def test_pretraining_happens_once_and_is_shared(experiment, tmp_path, cifar_root, capsys):
+    pretrain = [
+        "pretrain=cifar100_short",
+        f"pretrain.root={cifar_root}",
+        "pretrain.recipe.epochs=1",
+        "pretrain.recipe.batch_size=8",
+    ]
+    options = [o for o in experiment if not o.startswith("pretrain")] + pretrain
+    assert main([*options, "norms=[bn]"]) == 0
+    (checkpoint,) = (tmp_path / "checkpoints").glob("*.safetensors")
+    written = checkpoint.stat().st_mtime_ns
+    record = json.loads(next((tmp_path / "out").glob("runs/*/record.json")).read_text())
+    assert record["pretrain"]["name"] == checkpoint.stem
+    assert record["pretrain"]["n"] == 16  # test images drawn by the fixture
+    assert main([*options, "norms=[bn]", "seeds=[1]", f"out={tmp_path / 'other'}"]) == 0
+    assert checkpoint.stat().st_mtime_ns == written
+    # The same network given by path, and one of another norm.
+    given = [
+        *[o for o in experiment if o != "pretrain=none"],
+        f"pretrain.checkpoint={checkpoint}",
+        f"out={tmp_path / 'given'}",
+    ]
+    assert main([*given, "norms=[bn]", "sources=[paper]"]) == 0
+    assert main([*given, "norms=[bn_wa]", "sources=[paper]"]) == 1
+    assert "it lacks" in capsys.readouterr().out
+
+
+def test_one_more_domain(experiment, tmp_path, draw_tree):
+    extra = draw_tree(tmp_path / "more", domains=["neon"], per_class=3) / "neon"
+    assert main([*experiment, "norms=[bn]", "sources=[sunset]", f"+data.extra.neon={extra}"]) == 0
+    assert {r["target"]: r["n"] for r in accuracy(tmp_path / "out") if r["target"] != r["source"]}["neon"] == "9"
+
+
+def test_a_diverged_run_leaves_a_hole_and_the_others_go_on(experiment, tmp_path, capsys):
+    options = [*experiment, "sources=[paper]"]
+    assert main([*options, "norms=[none]", "finetune.optimizer.lr=1e20"]) == 1
+    assert main([*options, "norms=[bn]", "finetune.optimizer.lr=1e20", "finetune.epochs=1"]) in (0, 1)
+    record = json.loads(next((tmp_path / "out").glob("runs/none-*/record.json")).read_text())
+    assert record["status"] == "diverged"
+    assert record["error"]["epoch"] == 1
+    assert record["results"] == []
+    assert "epoch 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["norms=[bnn]"], "Did you mean 'bn'"),
+        (["model=resnet51"], "resnet50"),
+        (["finetune.epoch=3"], "finetune.epochs"),
+        (["sources=[papre]"], "Did you mean 'paper'"),
+        (["data.size=4"], "data.size=4 is too small for resnet20, which needs images of 8 pixels"),
+        (["data.root=/does/not/exist"], "/does/not/exist"),
+        (["finetune.epochs=0"], "epochs is 0"),
+        (["finetune.epochs=many"], "epochs is many"),
+        (["seeds=["], "seeds=["),
+        (["norms=bn"], "norms=[bn,bn_wa]"),
+        (["trainer.accelerator=quantum", "norms=[bn]", "sources=[paper]"], "quantum"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(experiment, options, said, capsys):
+    assert main([*experiment, *options]) in (1, 2)
+    captured = capsys.readouterr()
+    assert said in captured.err + captured.out
+    assert "Traceback" not in captured.err
+
+
+def test_a_batch_larger_than_a_domain_is_told(experiment, capsys):
+    assert main([*experiment, "norms=[bn]", "finetune.batch_size=500"]) == 1
+    assert "fewer than one batch of 500" in capsys.readouterr().out
+
+
+def test_own_options_from_a_folder(experiment, tmp_path):
+    (tmp_path / "mine" / "norm").mkdir(parents=True)
+    own = {
+        "_target_": "da_wa.norm.spec.Norm",
+        "label": "Mine & yours",
+        "conv": {"_target_": "torch.nn.Conv2d", "_partial_": True},
+        "activation": {"_target_": "torch.nn.BatchNorm2d", "_partial_": True, "momentum": 0.5},
+    }
+    (tmp_path / "mine" / "norm" / "mine.yaml").write_text(yaml.safe_dump(own))
+    assert main([*experiment, "norms=[mine]", "sources=[paper]", "--config-dir", str(tmp_path / "mine")]) == 0
+    assert {row["norm"] for row in accuracy(tmp_path / "out")} == {"mine"}
+    assert r"Mine \& yours" in (tmp_path / "out" / "table.tex").read_text()
+
+
+def test_the_configuration_can_be_shown(experiment, capsys):
+    assert main([*experiment, "--cfg"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["finetune"]["epochs"] == 2
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_command_that_is_cut_off_goes_on_from_there(experiment, tmp_path, how):
+    """kill -9 and Ctrl-C in the midst of a run; the same command then gives the table of an undisturbed one."""
+    options = [*experiment, "norms=[bn]", "finetune.epochs=40", "finetune.evaluations=2", "launcher.threads=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_office31.py"), *options],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "out").glob("runs/*/last.ckpt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[how], said
+    assert len(records(tmp_path / "out")) < 3
+    assert main(options) == 0
+    assert main([*options, f"out={tmp_path / 'undisturbed'}"]) == 0
+    for name in ("accuracy.csv", "matrix.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
