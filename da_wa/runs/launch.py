@@ -11,7 +11,7 @@ import queue
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,31 +50,40 @@ def work(jobs: Sequence[Job], emit: Emit, since: float) -> None:
         emit: told what happens.
         since: when this launch began, in seconds of the epoch; what failed later is not tried again.
     """
-    pending = list(jobs)
+    pending = {job.id: job for job in jobs}
+    failed: set[str] = set()
     while pending:
-        left = []
-        for job in pending:
-            if not _attempt(job, emit, since, {j.id for j in jobs}):
-                left.append(job)
-        if len(left) == len(pending):
+        progress = False
+        for job in list(pending.values()):
+            ending = _ending(job, failed, since) or _attempt(job, pending.keys() | failed, failed, emit, since)
+            if ending is not None:
+                progress = True
+                del pending[job.id]
+                if ending.kind == "failed":
+                    failed.add(job.id)
+                emit(ending)
+        if pending and not progress:
             time.sleep(POLL_S)
-        pending = left
 
 
-def _attempt(job: Job, emit: Emit, since: float, planned: set[str]) -> bool:
-    """Whether there is nothing more to do about ``job``."""
+def _ending(job: Job, failed: Set[str], since: float) -> Event | None:
+    """How ``job`` ended, if it did."""
     if job.done():
-        emit(Event("done", job.id))
-        return True
-    if (why := job.failed_since(since)) is not None:
-        emit(Event("failed", job.id, message=why))
-        return True
-    needed = job.waits_for()
-    if needed is not None and needed in planned:
-        return False
+        return Event("done", job.id)
+    why = job.failed_since(since)
+    if why is None and (needed := job.waits_for()) in failed:
+        why = f"{needed}, which it starts from, failed"
+        job.fail(why)
+    return None if why is None else Event("failed", job.id, message=why)
+
+
+def _attempt(job: Job, unfinished: Set[str], failed: Set[str], emit: Emit, since: float) -> Event | None:
+    """Run ``job`` if its time has come and no other process holds it."""
+    if job.waits_for() in unfinished:
+        return None
     with job.claim() as mine:
-        if not mine or job.done() or job.failed_since(since) is not None:
-            return False  # another process has it, or had it a moment ago: look again
+        if not mine or (ending := _ending(job, failed, since)):  # another process has it, or had it a moment ago
+            return ending if mine else None
         emit(Event("start", job.id))
         try:
             job.run(lambda done, total: emit(Event("epoch", job.id, done, total)))
@@ -82,7 +91,7 @@ def _attempt(job: Job, emit: Emit, since: float, planned: set[str]) -> bool:
             job.fail(str(error))
         except Exception:
             job.fail(traceback.format_exc())
-    return False  # the next look finds it done or failed
+        return _ending(job, failed, since)
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,8 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a fifth of a step
+    # Deterministic mode would fill all fresh memory, a debugging aid that costs a fifth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     resumed = _epochs_in(resume_from)
     trainer.fit(module, data, ckpt_path=resume_from if resumed else None, weights_only=True)
     if epochs not in module.predictions:

@@ -1,0 +1,136 @@
+"""One HTML page that holds everything: no script, no font, no image from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from da_wa.report.content import Plot, Section, Table
+
+STYLE = """
+:root { --ink: #1c1e21; --soft: #5b6168; --line: #d9dce0; --wash: #f5f6f7; --link: #00558c; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 72rem; color: var(--ink); background: #fff;
+       font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.3rem; margin: 3rem 0 .75rem; padding-top: .75rem; border-top: 2px solid var(--ink); }
+p, ul, .notes { max-width: 46rem; overflow-wrap: anywhere; }
+.lead { color: var(--soft); margin: 0 0 1rem; }
+.gist { background: var(--wash); border-left: 4px solid var(--link); padding: .75rem 1rem; max-width: none; }
+.gist ul { margin: 0; padding-left: 1.1rem; max-width: none; }
+nav ol { columns: 2; padding-left: 1.3rem; margin: .5rem 0 0; }
+a { color: var(--link); }
+figure { margin: 1.5rem 0; }
+figcaption, caption { color: var(--ink); font-weight: 600; font-size: .95rem; text-align: left; padding-bottom: .4rem; }
+figure img { display: block; max-width: 100%; height: auto; }
+figure.narrow img { max-width: min(100%, 38rem); }
+.scroll { overflow-x: auto; margin: 1.5rem 0 0; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; line-height: 1.35; }
+caption { caption-side: top; }
+th, td { padding: .3rem .65rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); vertical-align: top; }
+thead th { border-bottom: 1.5px solid var(--ink); border-top: 1.5px solid var(--ink); vertical-align: bottom; }
+tbody tr:last-child > * { border-bottom: 1.5px solid var(--ink); }
+th:first-child { text-align: left; font-weight: 500; }
+tbody th { position: sticky; left: 0; background: #fff; }
+td small { color: var(--soft); display: block; font-size: .72rem; font-weight: 400; }
+td.text, th.text { text-align: left; white-space: normal; min-width: 8rem; max-width: 34rem; overflow-wrap: anywhere; }
+.notes { color: var(--soft); font-size: .8rem; line-height: 1.45; margin: .4rem 0 1.5rem; }
+.notes p { margin: 0 0 .3rem; max-width: none; }
+@media (max-width: 40rem) {
+  body { padding: 1rem .9rem 3rem; } h1 { font-size: 1.4rem; } nav ol { columns: 1; }
+  th, td { padding: .28rem .45rem; } tbody th { max-width: 9rem; white-space: normal; }
+  .wide { overflow-x: auto; } figure.wide img { max-width: none; width: 44rem; }
+}
+@media print {
+  @page { size: A4; margin: 14mm; }
+  body { padding: 0; max-width: none; font-size: 10pt; } nav { display: none; }
+  .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { padding: 1.5pt 4pt; }
+  tr, figure { break-inside: avoid; } h2, caption { break-after: avoid; }
+  tbody th { position: static; } figure img { max-height: 235mm; }
+}
+"""
+
+
+def html(title: str, lead: str, gists: Sequence[str], sections: Sequence[Section], images: Mapping[str, bytes]) -> str:
+    """The page.
+
+    Args:
+        title: its heading.
+        lead: one sentence below.
+        gists: the answers that stand first.
+        sections: in reading order.
+        images: the PNG of every figure, by its name.
+    """
+    contents = "".join(f'<li><a href="#s{k}">{escape(s.title)}</a></li>' for k, s in enumerate(sections, 1))
+    body = "\n".join(_section(k, section, images) for k, section in enumerate(sections, 1))
+    summary = "".join(f"<li>{escape(gist)}</li>" for gist in gists)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{escape(title)}</h1>
+<p class="lead">{escape(lead)}</p>
+<div class="gist"><ul>{summary}</ul></div>
+<nav aria-label="Contents"><ol>{contents}</ol></nav>
+</header>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _section(k: int, section: Section, images: Mapping[str, bytes]) -> str:
+    parts = "\n".join(_part(part, images) for part in section.parts)
+    return f'<section>\n<h2 id="s{k}">{k}. {escape(section.title)}</h2>\n{parts}\n</section>'
+
+
+def _part(part: str | Table | Plot, images: Mapping[str, bytes]) -> str:
+    if isinstance(part, Table):
+        return _table(part)
+    if isinstance(part, Plot):
+        source = base64.b64encode(images[part.name]).decode()
+        alternative = escape(part.caption, quote=True)
+        shape = "wide" if part.wide else "narrow"
+        return (
+            f'<figure class="{shape}"><figcaption>{escape(part.caption)}</figcaption>'
+            f'<img alt="{alternative}" src="data:image/png;base64,{source}"></figure>'
+        )
+    return f"<p>{escape(part)}</p>"
+
+
+def _table(table: Table) -> str:
+    prose = [
+        max((len(row[column].split("\n")[0]) for row in table.rows), default=0) > 26
+        or (column > 0 and any(re.match(r"[^\W\d]", row[column]) for row in table.rows))
+        for column in range(len(table.header))
+    ]
+
+    def of(column: int) -> str:
+        return ' class="text"' if prose[column] and column else ""
+
+    head = "".join(f'<th scope="col"{of(j)}>{escape(name)}</th>' for j, name in enumerate(table.header))
+    rows = []
+    for i, row in enumerate(table.rows):
+        cells = [f'<th scope="row">{escape(row[0])}</th>']
+        for j, text in enumerate(row[1:], 1):
+            first, _, second = text.partition("\n")
+            shown = f"<b>{escape(first)}</b>" if (i, j) in table.bold else escape(first)
+            cells.append(f"<td{of(j)}>{shown}{f'<small>{escape(second)}</small>' if second else ''}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes)
+    return (
+        f'<div class="scroll"><table><caption>{escape(table.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>\n"
+        + (f'<div class="notes">{notes}</div>' if notes else "")
+    )
