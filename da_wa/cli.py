@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     arguments = parser.parse_args(argv)
     console = Console(soft_wrap=True)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("da_wa").setLevel(logging.INFO)
     try:
         cfg, norms = compose_experiment(arguments.overrides, arguments.config_dir)
         if arguments.cfg:

@@ -11,7 +11,7 @@ from da_wa.report.content import Plot, Section, Table
 from da_wa.report.figures import matrix_heatmap
 from da_wa.report.matrix import AVERAGE, HEADLINE, Collection, Matrix, accuracy
 from da_wa.report.resampling import Resamples
-from da_wa.report.statistics import Interval, of_mean
+from da_wa.report.statistics import Interval, half_width, of_mean
 from da_wa.report.tables import notes
 from da_wa.report.wording import arrow, counted, listed, number, within
 
@@ -61,7 +61,6 @@ def intervals(runs: Collection, matrix: Matrix, resamples: Resamples) -> pd.Data
 
 def _matrix_table(runs: Collection, matrix: Matrix) -> Table:
     several = matrix.most_seeds > 1
-    half = _half_widths(matrix)
     images = matrix.setting.images if matrix.setting else {}
     rows, bold = [], set()
     shown = matrix.mean.round(1 if several else 2)
@@ -69,7 +68,7 @@ def _matrix_table(runs: Collection, matrix: Matrix) -> Table:
         row = [label]
         for j, column in enumerate(matrix.mean.columns):
             mean, seeds = matrix.mean.at[label, column], int(matrix.seeds.at[label, column])
-            spread = half.at[label, column]
+            spread = half_width(matrix.std.at[label, column], seeds)
             text = number(mean, 1 if several else 2) + ("" if math.isnan(spread) else f" ± {spread:.1f}")
             n = images.get(matrix.pairs[j][1]) if column != AVERAGE else None
             under = f"{seeds}×{n}" if n else counted(seeds, "seed")
@@ -88,13 +87,6 @@ def _matrix_table(runs: Collection, matrix: Matrix) -> Table:
     return Table(
         "accuracy", "Accuracy on the target in percent", header, rows, frozenset(bold), [first, *setting]
     ).upright()
-
-
-def _half_widths(matrix: Matrix) -> pd.DataFrame:
-    from scipy import stats
-
-    k = matrix.seeds.where(matrix.seeds > 1).astype(float)
-    return matrix.std * stats.t.ppf(0.975, k - 1) / np.sqrt(k)
 
 
 def _held_out(runs: Collection) -> Table | None:

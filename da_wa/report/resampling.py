@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from da_wa.report.outcomes import Array, Outcome
 from da_wa.report.statistics import ALPHA, POWER, Interval
@@ -118,7 +118,7 @@ class Resamples:
         seed_variance = sum(variance for variance, _ in variances)
         spread = sum(variance**2 / df for variance, df in variances)
         df = max(error**4 / spread, min(df for _, df in variances)) if spread > 0 else math.inf
-        half = float(stats.t.ppf(1 - ALPHA / 2, df)) * error
+        half = float(scipy.stats.t.ppf(1 - ALPHA / 2, df)) * error
         interval = Interval(float(value), float(value) - half, float(value) + half)
         return Estimate(interval, error, seed_variance, df, np.concatenate(runs), min(map(len, runs)))
 
@@ -145,7 +145,7 @@ def seeds_to_resolve(estimate: Estimate, limit: int = 100) -> int | None:
             if estimate.seed_variance
             else 1e9
         )
-        needed = (stats.t.ppf(1 - ALPHA / 2, df) + stats.t.ppf(POWER, df)) * error
+        needed = (scipy.stats.t.ppf(1 - ALPHA / 2, df) + scipy.stats.t.ppf(POWER, df)) * error
         if abs(estimate.interval.value) >= needed:
             return more
     return None

@@ -11,7 +11,7 @@ from da_wa.report.figures import Panel, dots
 from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix
 from da_wa.report.statistics import Interval
 from da_wa.report.tables import SELECTIONS
-from da_wa.report.wording import arrow, listed, number, signed
+from da_wa.report.wording import arrow, number
 
 TITLE = "What does the choice of the epoch change?"
 ORACLE = "target_oracle"
@@ -91,14 +91,14 @@ def _flattery(flattery: pd.DataFrame, headline: Matrix) -> str:
     label, pair = cells.idxmax()
     source, target = headline.pairs[list(headline.mean.columns).index(pair)]
     averages = flattery[AVERAGE].dropna()
-    mean = f"by {signed(averages.mean())} points on average over the norms and " if len(averages) else ""
+    mean = f"by {number(averages.mean())} points on average over the norms and " if len(averages) else ""
     best = headline.mean[AVERAGE].dropna()
     moved = ""
     if len(best) > 1:
         chosen = (best + averages).idxmax()
         stays = chosen == best.idxmax()
-        moved = f" The best norm on average {'stays' if stays else 'becomes'} {listed([str(chosen)])}."
+        moved = f" The best norm on average {'stays' if stays else 'becomes'} {chosen}."
     return (
         f"Choosing the epoch by the target's own labels would have raised the numbers {mean}by up to "
-        f"{signed(cells.max())} ({label}, {arrow(source, target)}).{moved}"
+        f"{number(cells.max())} ({label}, {arrow(source, target)}).{moved}"
     )

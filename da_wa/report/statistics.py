@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy
 
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
@@ -49,16 +49,21 @@ class Interval:
 
 def binomial(correct: int, n: int) -> Interval:
     """Wilson's score interval of a proportion."""
-    bounds = stats.binomtest(correct, n).proportion_ci(LEVEL, method="wilson")
+    bounds = scipy.stats.binomtest(correct, n).proportion_ci(LEVEL, method="wilson")
     return Interval(correct / n, float(bounds.low), float(bounds.high))
+
+
+def half_width(std: float, n: int) -> float:
+    """Half of Student's interval of the mean of ``n`` values with sample standard deviation ``std``; NaN for one."""
+    return float(scipy.stats.t.ppf(1 - ALPHA / 2, n - 1)) * std / math.sqrt(n) if n > 1 else math.nan
 
 
 def of_mean(values: Sequence[float] | Floats) -> Interval:
     """Student's interval of a mean; no bounds for fewer than two values."""
-    k, mean = len(values), float(np.mean(values))
-    if k < 2:
+    mean = float(np.mean(values))
+    if len(values) < 2:
         return Interval(mean)
-    half = float(stats.t.ppf(1 - ALPHA / 2, k - 1) * np.std(values, ddof=1) / math.sqrt(k))
+    half = half_width(float(np.std(values, ddof=1)), len(values))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -73,7 +78,7 @@ def of_difference(a: Interval, b: Interval) -> Interval:
 def of_binomial_average(correct: Sequence[int], n: Sequence[int]) -> Interval:
     """The unweighted mean of independent proportions, normal approximation."""
     p, n_ = np.divide(correct, n), np.asarray(n)
-    half = float(stats.norm.ppf(1 - ALPHA / 2) * np.sqrt((p * (1 - p) / n_).sum()) / len(p))
+    half = float(scipy.stats.norm.ppf(1 - ALPHA / 2) * np.sqrt((p * (1 - p) / n_).sum()) / len(p))
     return Interval(float(p.mean()), float(p.mean()) - half, float(p.mean()) + half)
 
 
@@ -97,7 +102,7 @@ def image_flips(net: npt.NDArray[np.integer], family: int = 1) -> float | None:
     for step in range(1, int(size.max(initial=0)) + 1):
         m = int((size == step).sum())
         spread = np.zeros(step * m + 1)
-        spread[::step] = stats.binom.pmf(np.arange(m + 1), m, 0.5)
+        spread[::step] = scipy.stats.binom.pmf(np.arange(m + 1), m, 0.5)
         pmf = np.convolve(pmf, spread)
     extreme = np.abs(2 * np.arange(len(pmf)) - size.sum()) >= abs(int(net.sum()))
     return float(min(1.0, pmf[extreme].sum()))
@@ -118,7 +123,7 @@ def run_flips(effects: Floats, family: int = 1) -> float | None:
     """
     if family * smallest_run_p(len(effects)) > ALPHA:
         return None
-    test = stats.permutation_test(
+    test = scipy.stats.permutation_test(
         (np.asarray(effects),), np.sum, permutation_type="samples", n_resamples=10_000, axis=-1, vectorized=True, rng=0
     )
     return float(test.pvalue)
@@ -175,19 +180,19 @@ def ranking(scores: Floats) -> Ranking | None:
         would not reach the level.
     """
     blocks, methods = scores.shape
-    if methods < 3 or stats.chi2.sf(blocks * (methods - 1), methods - 1) > ALPHA:
+    if methods < 3 or scipy.stats.chi2.sf(blocks * (methods - 1), methods - 1) > ALPHA:
         return None
-    ranks = stats.rankdata(-scores, axis=1).mean(axis=0)
+    ranks = scipy.stats.rankdata(-scores, axis=1).mean(axis=0)
     told_apart = bool((scores != scores[:, :1]).any())
-    statistic, p = stats.friedmanchisquare(*scores.T) if told_apart else (0.0, 1.0)
-    q = stats.studentized_range.ppf(LEVEL, methods, np.inf) / math.sqrt(2)
+    statistic, p = scipy.stats.friedmanchisquare(*scores.T) if told_apart else (0.0, 1.0)
+    q = scipy.stats.studentized_range.ppf(LEVEL, methods, np.inf) / math.sqrt(2)
     critical = q * math.sqrt(methods * (methods + 1) / (6 * blocks))
     return Ranking(ranks, float(statistic), float(p), float(critical), blocks)
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> tuple[float, float | None]:
     """Kendall's tau-b and its p-value, None for fewer than five values, which cannot reach the level."""
-    test = stats.kendalltau(a, b)
+    test = scipy.stats.kendalltau(a, b)
     return float(test.statistic), float(test.pvalue) if len(a) >= 5 else None
 
 

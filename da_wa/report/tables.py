@@ -20,17 +20,17 @@ SELECTIONS = {
 
 def accuracy_csv(accuracy: pd.DataFrame) -> str:
     """One row per result; ``accuracy`` is a fraction. Equal runs give equal bytes."""
-    return _csv(accuracy.drop(columns="label"), "%.6f")
+    return csv(accuracy.drop(columns="label"), "%.6f")
 
 
 def matrix_csv(matrix: Matrix) -> str:
     """One row per norm, one column per pair and their average, in percent; empty where there is no number."""
-    return _csv(matrix.mean.rename_axis("label").reset_index(), "%.2f")
+    return csv(matrix.mean.rename_axis("label").reset_index(), "%.2f")
 
 
 def pretraining_csv(pretraining: pd.DataFrame) -> str:
     """One row per checkpoint that runs started from; ``error`` is in percent."""
-    return _csv(pretraining, "%.2f")
+    return csv(pretraining, "%.2f")
 
 
 def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequence[str] = ()) -> str:
@@ -173,7 +173,8 @@ def _pretraining_rows(pretraining: pd.DataFrame) -> tuple[list[str], list[list[s
     return header, rows
 
 
-def _csv(frame: pd.DataFrame, float_format: str) -> str:
+def csv(frame: pd.DataFrame, float_format: str) -> str:
+    """Any frame as a CSV file without its index."""
     return str(frame.to_csv(index=False, float_format=float_format, lineterminator="\n"))
 
 

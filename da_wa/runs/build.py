@@ -166,6 +166,7 @@ def run_finetuning(
             settings=part(config["trainer"]),
             workdir=workdir,
             notify=notify,
+            loggers=[part(node)(save_dir=workdir) for node in config["logger"].values()],
         )
     except Diverged as error:
         failure = {"status": "diverged", "error": {"epoch": error.epoch, "message": str(error)}, "results": []}

@@ -108,6 +108,7 @@ def _finetune_job(
         "details": {"norm": norm, **recipe},
         "data": cfg["data"],
         "trainer": cfg["trainer"],
+        "logger": cfg["logger"],
         "cache_dir": cfg["cache_dir"],
     }
     # A checkpoint is told apart by its name, which holds the hash of its recipe; a given one by its content.

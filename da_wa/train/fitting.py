@@ -244,7 +244,13 @@ def _peak_memory_mb(accelerator: str) -> float:
 
 
 def _quieten() -> None:
-    """Silence Lightning's banners and its advice about loader workers and checkpoints, which do not apply."""
+    """Silence Lightning's banners and the advice that does not apply here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*lr_scheduler.step.*", ".*isinstance.treespec, LeafSpec.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*lr_scheduler.step.*",
+        ".*smaller than the logging interval.*",
+        ".*Experiment logs directory.*",  # a resumed run writes its log anew
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", message)

@@ -25,6 +25,11 @@ LABELS = {
     "ln": "LN",
     "ln_wa": "LN + WA",
 }
+OFFICE31_CLASSES = (
+    "back_pack bike bike_helmet bookcase bottle calculator desk_chair desk_lamp desktop_computer file_cabinet headphones "
+    "keyboard laptop_computer letter_tray mobile_phone monitor mouse mug paper_notebook pen phone printer projector punchers "
+    "ring_binder ruler scissors speaker stapler tape_dispenser trash_can"
+).split()
 
 
 @dataclass
@@ -77,6 +82,7 @@ class Experiment:
             "evaluations": evaluations,
             "curve": [{"epoch": e, "loss": 3 / e, "accuracy": 1 - 1 / e, "lr": 0.01} for e in range(1, 31)],
             "timing": {"total_s": 41.2, "train_s": 38.0, "eval_s": 3.2, "images_per_s": 2000.0},
+            "peak_memory_mb": 700.0,
             "parameters": 275_572,
             "pretrain": {
                 "name": f"resnet20-cifar100-{norm}-ab12cd34",
@@ -86,7 +92,18 @@ class Experiment:
                 "epochs": 6,
                 "recipe": "9a8b7c6d",
             },
-            "environment": {"python": "3.11.7", "torch": "2.15.0", "device": "cpu"},
+            "environment": {
+                "python": "3.11.7",
+                "torch": "2.15.0",
+                "device": "cpu",
+                "cpu": "A processor <with> 2 cores",
+                "cores": 2,
+                "precision": "32-true",
+                "threads": 2,
+                "commit": "0123456789abcdef0123456789abcdef01234567",
+                "dirty": False,
+                "command": "run_office31.py experiment=quick",
+            },
             "started": "2026-11-23T00:00:00+00:00",
             "finished": "2026-11-23T00:00:41+00:00",
         }
@@ -109,6 +126,72 @@ class Experiment:
                 for seed in seeds:
                     self.add(norm, source, seed)
 
+    def simulate(
+        self,
+        norms: Sequence[str] = tuple(LABELS),
+        seeds: Sequence[int] = (0, 1, 2),
+        effect: Mapping[str, float] = {},  # noqa: B006
+        features: int = 0,
+        classes: int = 31,
+    ) -> None:
+        """Finish runs that saved what they predicted, some images being hard for all and some seeds lucky.
+
+        Args:
+            norms: of them, ``effect`` on the log-odds of being right.
+            seeds: of each.
+            effect: by norm.
+            features: images of every domain whose 16 features are saved.
+            classes: to tell apart.
+        """
+        difficulty = {d: np.random.default_rng([n, k]).normal(size=n) for k, (d, n) in enumerate(self.images.items())}
+        names = [f"class_{c}" for c in range(classes)] if classes != 31 else OFFICE31_CLASSES
+        for norm in norms:
+            for s, source in enumerate(self.images):
+                for seed in seeds:
+                    draw = np.random.default_rng([*norm.encode(), s, seed])
+                    luck = 0.1 * draw.normal()
+                    epochs = np.arange(5, 31, 5, dtype=np.int32)
+                    arrays: dict[str, np.ndarray] = {"epochs": epochs}
+                    evaluations: list[dict[str, Any]] = []
+                    for k, (domain, n) in enumerate(self.images.items()):
+                        index = np.arange(n) if domain != source else np.arange(0, n, 10)
+                        truth = index * classes // n
+                        ease = 1.5 if domain == source else 0.2 * ((s + k) % 3) - 0.3
+                        odds = ease + effect.get(norm, 0.0) + luck + 1.3 * difficulty[domain][index]
+                        right = draw.logistic(size=(6, len(index))) * 0.7 < odds - np.linspace(1, 0, 6)[:, None]
+                        wrong = (truth + 1 + draw.geometric(0.4, size=right.shape)) % classes
+                        arrays |= {
+                            f"index_{k}": index.astype(np.int32),
+                            f"label_{k}": truth.astype(np.int16),
+                            f"predicted_{k}": np.where(right, truth, wrong).astype(np.int16),
+                            f"confidence_{k}": draw.beta(4, 2, size=len(index)).astype(np.float16),
+                        }
+                        if features:
+                            sample = np.linspace(0, n - 1, features).astype(np.int32)
+                            own = np.random.default_rng(classes).normal(size=(classes, 16))[sample * classes // n]
+                            shift = 0.3 * (1 + effect.get(norm, 0.0)) * k
+                            arrays[f"feature_{k}"] = (own + draw.normal(size=own.shape) + shift).astype(np.float16)
+                            arrays[f"feature_index_{k}"] = sample
+                        role = "source" if domain == source else "target"
+                        hits = (arrays[f"predicted_{k}"] == truth).sum(axis=1)
+                        evaluations += [
+                            {"epoch": int(e), "domain": domain, "role": role, "correct": int(c), "n": len(index)}
+                            for e, c in zip(epochs, hits, strict=True)
+                        ]
+                    results = [
+                        {**row, "selection": rule}
+                        for row in evaluations
+                        for rule, epoch in (("last", 30), ("source_val", 25), ("target_oracle", _best(evaluations, row)))
+                        if row["epoch"] == epoch and (rule, row["role"]) != ("target_oracle", "source")
+                    ]
+                    record = {
+                        **self.record(norm, source, seed),
+                        "classes": names,
+                        "evaluations": evaluations,
+                        "results": results,
+                    }
+                    self._plan(record).finish(record, arrays)
+
     def diverge(self, norm: str, source: str, seed: int = 0) -> RunDir:
         """A run whose loss was no number in its third epoch."""
         error = {"epoch": 3, "message": "the loss is nan"}
@@ -117,6 +200,11 @@ class Experiment:
     def _plan(self, record: Record) -> RunDir:
         keys = ("norm", "label", "source", "targets", "seed", "domains")
         return Ledger(self.out).plan(record["id"], {key: record[key] for key in keys})
+
+
+def _best(evaluations: list[dict[str, Any]], row: dict[str, Any]) -> int:
+    mine = [other for other in evaluations if other["domain"] == row["domain"]]
+    return int(max(mine, key=lambda other: (other["correct"], other["epoch"]))["epoch"])
 
 
 def _somehow(norm: str, source: str, target: str, seed: int) -> int:

@@ -1,0 +1,198 @@
+"""Where it fails: confusions, worst classes, and the images that were most confidently wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from da_wa.report.content import Plot, Section, Table
+from da_wa.report.figures import contact_sheet, heatmap
+from da_wa.report.matrix import AVERAGE, Matrix
+from da_wa.report.outcomes import Array, Outcome
+from da_wa.report.wording import arrow, counted, listed
+
+TITLE = "Where does it fail?"
+WORST = 12
+"""Classes, and confusions of a pair, that are listed."""
+
+SHOWN = 8
+"""Images of a pair on the contact sheet."""
+
+
+def section(
+    matrix: Matrix, classes: Sequence[str], outcomes: Sequence[Outcome], images: Mapping[str, Array] | None
+) -> Section:
+    """What is taken for what, norm by norm and over all of them.
+
+    Args:
+        matrix: names pairs and norms in order.
+        classes: their names.
+        outcomes: of all runs.
+        images: by domain its (n, 3, h, w) uint8 pixels; no image is shown without them.
+    """
+    by_pair: dict[tuple[str, str], list[Outcome]] = {pair: [] for pair in matrix.pairs}
+    for outcome in outcomes:
+        by_pair[outcome.source, outcome.target].append(outcome)
+    by_pair = {pair: found for pair, found in by_pair.items() if found}
+    if not by_pair:
+        return Section(TITLE, ["No run has saved what it predicted, so its failures are not known."])
+    best = matrix.mean[AVERAGE].dropna()
+    chosen = str(best.idxmax()) if len(best) else ""
+    shown = {pair: [o for o in found if o.label == chosen] or found for pair, found in by_pair.items()}
+    who = f"{chosen}, the norm that is best on average," if chosen else "All norms"
+    recall = _recall(by_pair, len(classes))
+    parts: list[str | Table | Plot] = [_worst(recall, classes), *_recall_plot(recall, classes)]
+    parts += [_confusions(shown, classes, who)]
+    for number, (pair, found) in enumerate(shown.items(), 1):
+        parts.append(_confusion_plot(number, pair, found, classes, chosen or "all norms"))
+    parts += _sheet(by_pair, classes, images)
+    return Section(TITLE, parts, {"confusion": _long(by_pair, classes), "class_accuracy": _named(recall, classes)})
+
+
+def confusion(found: Sequence[Outcome], classes: int) -> Array:
+    """(classes, classes) how many images of the row's class were taken for the column's, over all outcomes."""
+    from sklearn.metrics import confusion_matrix
+
+    truth, predicted = (np.concatenate([getattr(o, name) for o in found]) for name in ("truth", "predicted"))
+    return np.asarray(confusion_matrix(truth, predicted, labels=np.arange(classes)))
+
+
+def most_confidently_wrong(found: Sequence[Outcome]) -> list[tuple[int, int, int, float]]:
+    """The images that runs get wrong with the most confidence.
+
+    Args:
+        found: outcomes of one pair, with confidences.
+
+    Returns:
+        (image, its class, the class most often predicted wrongly, share of runs that are wrong), sorted by
+        the confidence in wrong classes, its mean over all runs that saw the image.
+    """
+    rows = pd.DataFrame(
+        {
+            "image": np.concatenate([o.index for o in found]),
+            "truth": np.concatenate([o.truth for o in found]),
+            "predicted": np.concatenate([o.predicted for o in found]),
+            "confidence": np.concatenate([o.confidence for o in found if o.confidence is not None]),
+        }
+    )
+    rows["wrong"] = rows["truth"] != rows["predicted"]
+    rows["score"] = rows["confidence"].where(rows["wrong"], 0.0)
+    images = rows.groupby("image").agg(truth=("truth", "first"), wrong=("wrong", "mean"), score=("score", "mean"))
+    worst = images[images["wrong"] > 0].sort_values("score", ascending=False, kind="stable").head(SHOWN)
+    mistakes = rows[rows["wrong"] & rows["image"].isin(worst.index)].groupby("image")["predicted"]
+    taken = mistakes.agg(lambda predicted: predicted.mode().iloc[0])
+    return [(int(i), int(row.truth), int(taken[i]), float(row.wrong)) for i, row in worst.iterrows()]
+
+
+def _recall(by_pair: Mapping[tuple[str, str], Sequence[Outcome]], classes: int) -> pd.DataFrame:
+    """(classes, pairs) percent right of each class's images, over all norms and seeds; NaN for a class without any."""
+    columns = {}
+    for pair, found in by_pair.items():
+        counts = confusion(found, classes)
+        total = counts.sum(axis=1)
+        columns[pair] = np.where(total > 0, 100 * np.diag(counts) / np.maximum(total, 1), np.nan)
+    return pd.DataFrame(columns)
+
+
+def _named(recall: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    named = pd.DataFrame(recall.to_numpy(), columns=["->".join(pair) for pair in recall.columns])
+    named.insert(0, "class", list(classes))
+    return named
+
+
+def _worst(recall: pd.DataFrame, classes: Sequence[str]) -> Table:
+    mean = recall.mean(axis=1).sort_values(kind="stable")
+    rows = [
+        [classes[k], *(f"{v:.0f}" if np.isfinite(v) else "–" for v in recall.loc[k]), f"{mean[k]:.0f}"]
+        for k in mean.dropna().index[:WORST]
+    ]
+    return Table(
+        "worst_classes",
+        "The classes that are recognised least, percent of their images",
+        ["Class", *(arrow(*pair) for pair in recall.columns), "Mean"],
+        rows,
+        notes=["Over all norms and seeds, after the last epoch."],
+    ).upright()
+
+
+def _recall_plot(recall: pd.DataFrame, classes: Sequence[str]) -> list[Plot]:
+    order = recall.mean(axis=1).sort_values(kind="stable").index
+    frame = recall.loc[order].set_axis([arrow(*pair) for pair in recall.columns], axis=1)
+    frame.index = pd.Index([classes[k] for k in order])
+    if len(frame) > 80:
+        return []
+    title = "Images recognised, by class (%)"
+    figure = heatmap(frame, title, "{:.0f}" if frame.shape[1] <= 12 else None, cell=(0.6, 0.21), top=100.0)
+    return [Plot("class_accuracy", figure, "Every class, the worst at the top; all norms and seeds together.", wide=False)]
+
+
+def _confusions(shown: Mapping[tuple[str, str], Sequence[Outcome]], classes: Sequence[str], who: str) -> Table:
+    rows = []
+    for pair, found in shown.items():
+        counts = confusion(found, len(classes)).astype(float)
+        total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        np.fill_diagonal(counts, 0)
+        common = np.dstack(np.unravel_index(np.argsort(-counts, axis=None, kind="stable")[:4], counts.shape))[0]
+        told = [f"{classes[t]} as {classes[p]} ({100 * counts[t, p] / total[t, 0]:.0f} %)" for t, p in common if counts[t, p]]
+        rows.append([arrow(*pair), listed(told) if told else "none"])
+    return Table(
+        "confusions",
+        "The commonest confusions of each pair",
+        ["Pair", "Confusions"],
+        rows,
+        notes=[f"{who} over all its seeds. In brackets: the share of the class's images."],
+    )
+
+
+def _confusion_plot(
+    number: int, pair: tuple[str, str], found: Sequence[Outcome], classes: Sequence[str], who: str
+) -> Plot:
+    counts = confusion(found, len(classes)).astype(float)
+    total = counts.sum(axis=1, keepdims=True)
+    share = np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
+    names = list(classes)
+    size = min(0.13, 9 / len(names))
+    figure = heatmap(pd.DataFrame(share, names, names), "", None, cell=(size, size), top=100.0)
+    axes = figure.axes[0]
+    axes.set_title(f"{arrow(*pair)}: share of the row's class, 0 to 100 %", fontsize=8, loc="left")
+    axes.set_xlabel("predicted", fontsize=7)
+    axes.set_ylabel("true", fontsize=7)
+    runs = counted(len(found), "run")
+    return Plot(f"confusion_{number:02d}", figure, f"{arrow(*pair)}, {who}, {runs}: rows are true, columns predicted.", False)
+
+
+def _sheet(
+    by_pair: Mapping[tuple[str, str], Sequence[Outcome]], classes: Sequence[str], images: Mapping[str, Array] | None
+) -> list[str | Plot]:
+    if images is None:
+        return ["The images that were most confidently wrong are not shown: the report was written without images."]
+    rows = []
+    for pair, found in by_pair.items():
+        sure = [o for o in found if o.confidence is not None]
+        if sure and pair[1] in images and max(int(o.index.max()) for o in sure) < len(images[pair[1]]):
+            cells = [
+                (np.asarray(images[pair[1]][i]), f"{classes[truth]}\nas {classes[taken]}\nin {wrong:.0%} of {len(sure)} runs")
+                for i, truth, taken, wrong in most_confidently_wrong(sure)
+            ]
+            rows.append((arrow(*pair), cells))
+    if not any(cells for _, cells in rows):
+        return ["The images that were most confidently wrong are not known: the runs saved no confidences."]
+    caption = (
+        "The images most confidently wrong: what they are, what most runs that err take them for, and how many "
+        "of all runs err."
+    )
+    return [Plot("most_confidently_wrong", contact_sheet([row for row in rows if row[1]]), caption)]
+
+
+def _long(by_pair: Mapping[tuple[str, str], Sequence[Outcome]], classes: Sequence[str]) -> pd.DataFrame:
+    """Every confusion that happened, norm by norm, summed over seeds."""
+    rows = []
+    for (source, target), found in by_pair.items():
+        for label in dict.fromkeys(o.label for o in found):
+            counts = confusion([o for o in found if o.label == label], len(classes))
+            rows += [
+                (label, source, target, classes[t], classes[p], int(counts[t, p])) for t, p in np.argwhere(counts).tolist()
+            ]
+    return pd.DataFrame(rows, columns=["label", "source", "target", "true", "predicted", "count"])

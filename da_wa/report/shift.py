@@ -1,0 +1,173 @@
+"""What the shift looks like in the features, from the fixed sample of every domain that runs saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from da_wa.report.content import Plot, Section, Table
+from da_wa.report.figures import clouds, heatmap, relation
+from da_wa.report.matrix import Matrix
+from da_wa.report.outcomes import Array
+from da_wa.report.statistics import rank_correlation
+from da_wa.report.wording import arrow, counted, number
+
+TITLE = "What does the shift look like?"
+SEPARABLE = 50
+"""Principal components that domains are told apart by: with as many features as images anything is separable."""
+
+Sample = tuple[str, str, int, dict[str, Array]]
+"""(label, source, seed, domain -> (m, d) features)."""
+
+
+def section(matrix: Matrix, samples: Iterable[Sample]) -> Section:
+    """How far apart are the domains in the features of every norm?
+
+    Args:
+        matrix: names norms and pairs in order, and their accuracy.
+        samples: of every run, one at a time; runs without features give an empty mapping.
+    """
+    rows, drawn, runs = [], {}, 0
+    first = matrix.pairs[0][0] if matrix.pairs else ""
+    for label, source, seed, domains in samples:
+        if source not in domains or len(domains) < 2:
+            continue
+        runs += 1
+        for target, features in domains.items():
+            if target != source:
+                a, b = scaled(domains[source], features)
+                rows.append((label, source, target, seed, a_distance(a, b, seed=0), mmd(a, b)))
+        if source == first and label not in drawn:
+            drawn[label] = domains
+    if not rows:
+        return Section(TITLE, ["The runs saved no features, so the shift in them is not known."])
+    data = pd.DataFrame(rows, columns=["label", "source", "target", "seed", "a_distance", "mmd"])
+    means = data.groupby(["label", "source", "target"], sort=False)[["a_distance", "mmd"]].mean()
+    distance, discrepancy = (_by_pair(matrix, means[name]) for name in ("a_distance", "mmd"))
+    size = counted(min(len(f) for domains in drawn.values() for f in domains.values()) if drawn else 0, "image")
+    parts: list[str | Table | Plot] = [
+        f"From {counted(runs, 'run')}: features after the last epoch of the same {size} or more of each domain. The proxy "
+        "A-distance is 2(1 − 2ε), ε the cross-validated error of a linear classifier that tells source from target (Ben-David "
+        "et al. 2010): 0 when they cannot be told apart, 2 when always. MMD is the maximum mean discrepancy with a "
+        "Gaussian kernel of the median distance (Gretton et al. 2012), unbiased and squared, so that equal domains give 0 on average.",
+        Plot("a_distance", heatmap(distance, "Proxy A-distance of source and target", "{:.2f}", top=2.0), "Means over seeds."),
+        _table(matrix, distance, discrepancy),
+    ]
+    parts += _against_accuracy(matrix, means)
+    parts += _embeddings(matrix, drawn, first)
+    return Section(TITLE, parts, {"shift": data})
+
+
+def scaled(a: Array, b: Array) -> tuple[Array, Array]:
+    """Both samples, centred and divided by the features' standard deviations over both together."""
+    both = np.concatenate([a, b]).astype(np.float64)
+    std = both.std(axis=0)
+    return tuple(np.split((both - both.mean(axis=0)) / np.where(std > 0, std, 1.0), [len(a)]))  # type: ignore[return-value]
+
+
+def a_distance(a: Array, b: Array, seed: int = 0) -> float:
+    """Proxy A-distance 2(1 - 2ε) of two samples (Ben-David et al. 2010), ε from two-fold cross-validation.
+
+    Args:
+        a: (m, d) features of the one domain, see :func:`scaled`.
+        b: (n, d) of the other.
+        seed: of the folds.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    x, y = np.concatenate([a, b]), np.repeat([0, 1], [len(a), len(b)])
+    if min(len(a), len(b)) < 2:
+        return float("nan")
+    if x.shape[1] > SEPARABLE:
+        x = PCA(min(SEPARABLE, len(x)), random_state=seed).fit_transform(x)
+    folds = StratifiedKFold(2, shuffle=True, random_state=seed)
+    scores = cross_val_score(LogisticRegression(C=0.1), x, y, cv=folds, scoring="balanced_accuracy")
+    return float(max(0.0, 2 * (1 - 2 * (1 - scores.mean()))))
+
+
+def mmd(a: Array, b: Array) -> float:
+    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3), Gaussian kernel, median distance."""
+    from scipy.spatial.distance import cdist
+
+    x = np.concatenate([a, b])
+    squared = cdist(x, x, "sqeuclidean")
+    m, n = len(a), len(b)
+    median = np.median(squared[np.triu_indices(m + n, 1)])
+    kernel = np.exp(-squared / (median if median > 0 else 1.0))
+    np.fill_diagonal(kernel, 0.0)
+    within = kernel[:m, :m].sum() / (m * (m - 1)) + kernel[m:, m:].sum() / (n * (n - 1))
+    return float(within - 2 * kernel[:m, m:].mean())
+
+
+def _by_pair(matrix: Matrix, values: pd.Series) -> pd.DataFrame:
+    cells = [[values.get((label, *pair), np.nan) for pair in matrix.pairs] for label in matrix.mean.index]
+    return pd.DataFrame(cells, matrix.mean.index, [arrow(*pair) for pair in matrix.pairs])
+
+
+def _table(matrix: Matrix, distance: pd.DataFrame, discrepancy: pd.DataFrame) -> Table:
+    rows = [
+        [label, *(f"{number(d, 2)}\nMMD {number(m, 3)}" for d, m in zip(distance.loc[label], discrepancy.loc[label], strict=True))]
+        for label in matrix.mean.index
+    ]
+    caption = "Proxy A-distance of source and target, and squared MMD below it"
+    return Table("shift", caption, ["Norm", *distance.columns], rows).upright()
+
+
+def _against_accuracy(matrix: Matrix, means: pd.DataFrame) -> list[str | Table | Plot]:
+    x, y = "proxy A-distance", "accuracy on the target (%)"
+    points = pd.DataFrame(
+        [
+            {"pair": arrow(source, target), x: row.a_distance, y: matrix.mean.at[label, f"{source}->{target}"]}
+            for (label, source, target), row in means.iterrows()
+        ]
+    ).dropna()
+    if len(points) < 5 or points[x].nunique() < 2:
+        return []
+    tau, _ = rank_correlation(points[x], points[y])
+    return [
+        Plot(
+            "shift_accuracy",
+            relation(points, x, y, "pair"),
+            f"Distance of the domains and accuracy, one point for each norm and pair. Kendall's τ = {number(tau, 2)}.".replace("= -", "= −"),
+            wide=False,
+        )
+    ]
+
+
+def _embeddings(matrix: Matrix, drawn: dict[str, dict[str, Array]], source: str) -> list[str | Table | Plot]:
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    if not drawn:
+        return []
+    linear, local = {}, {}
+    for label in (label for label in matrix.mean.index if label in drawn):
+        domains = _thinned(drawn[label])
+        x = np.concatenate(list(domains.values())).astype(np.float64)
+        std = x.std(axis=0)
+        x = (x - x.mean(axis=0)) / np.where(std > 0, std, 1.0)
+        ends = np.cumsum([len(f) for f in domains.values()])[:-1]
+        flat = PCA(min(SEPARABLE, *x.shape), random_state=0).fit_transform(x)
+        if flat.shape[1] < 2:
+            continue
+        linear[label] = dict(zip(domains, np.split(flat[:, :2], ends), strict=True))
+        perplexity = min(30.0, (len(x) - 1) / 3)
+        near = TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(flat)
+        local[label] = dict(zip(domains, np.split(near, ends), strict=True))
+    if not linear:
+        return []
+    told = f"of networks trained on {source}, one seed each, by domain"
+    return [
+        Plot("tsne", clouds(local), f"t-SNE of the features {told}. Distances between clouds mean little in it."),
+        Plot("pca", clouds(linear), f"The first two principal components of the features {told}."),
+    ]
+
+
+def _thinned(domains: dict[str, Array], most: int = 360) -> dict[str, Array]:
+    """At most ``most`` rows in all, evenly spread: t-SNE's time grows faster than they do."""
+    each = max(most // len(domains), 10)
+    return {d: f[np.unique(np.linspace(0, len(f) - 1, min(each, len(f))).astype(int))] for d, f in domains.items()}
