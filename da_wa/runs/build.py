@@ -42,6 +42,8 @@ def load_domains(
     Raises:
         UserError: anything wrong with the data; the text says what and where.
     """
+    if not isinstance(data["size"], int):
+        raise ConfigError(f"data.size={data['size']} is not a whole number of pixels")
     domains: DomainSet = part(data["domains"])
     for name, path in data["extra"].items():
         domains = domains.with_folder(name, path)
@@ -78,8 +80,10 @@ def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any]) -> None:
     """
     import torch
 
-    _recipe(cfg["finetune"])
     part(cfg["trainer"])
+    for key, node in {"finetune": cfg["finetune"], "pretrain.recipe": cfg["pretrain"]["recipe"]}.items():
+        if node is not None:
+            _check_recipe(key, node)
     for name, norm in norms.items():
         with torch.device("meta"):
             try:
@@ -88,7 +92,6 @@ def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{cfg['model']['name']} cannot be made with norm {name}: {error}") from error
         sizes = {"data.size": cfg["data"]["size"]} if cfg["sources"] else {}
         if cfg["pretrain"]["recipe"] is not None:
-            _recipe(cfg["pretrain"]["recipe"])
             sizes["pretrain.size"] = cfg["pretrain"]["size"]
         for key, size in sizes.items():
             if size < model.min_size:
@@ -96,6 +99,18 @@ def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any]) -> None:
                     f"{key}={size} is too small for {cfg['model']['name']}, "
                     f"which needs images of {model.min_size} pixels a side or more"
                 )
+
+
+def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
+    """Make the optimiser and schedule of a recipe for one parameter."""
+    import torch
+
+    recipe, parameter = _recipe(node), torch.zeros(1, requires_grad=True)
+    try:
+        optimizer = recipe.optimizer([{"params": [parameter]}])
+        recipe.schedule(optimizer, total_steps=2)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key} cannot be used: {error}") from error
 
 
 def run_pretraining(config: Mapping[str, Any], path: Path, notify: Notify) -> None:

@@ -158,10 +158,13 @@ def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, threads: i
                     continue  # every worker finds out
                 finished.add(event.job)
             emit(event)
+    except BaseException:  # Ctrl-C, or a terminal that is gone: what the workers lose is at most an epoch or two
+        for process in processes:
+            process.kill()
+        raise
     finally:
         for process in processes:
-            process.join(timeout=10)
-            process.kill()
+            process.join()
     lost = [job.id for job in jobs if job.id not in finished]
     if lost:
         raise UserError(

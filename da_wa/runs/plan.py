@@ -42,11 +42,11 @@ def plan(
             jobs.append(pretraining[name])
     names = [domain.name for domain in domains]
     sources = _sources(cfg["sources"], names) if domains else []
-    for seed in cfg["seeds"]:
+    for seed in _seeds(cfg["seeds"]):
         for name, norm in norms.items():
             checkpoint = pretraining[name].checkpoint if name in pretraining else _given(cfg["pretrain"], name)
             for source in sources:
-                jobs.append(_finetune_job(cfg, name, norm, source, int(seed), domains, checkpoint, ledger))
+                jobs.append(_finetune_job(cfg, name, norm, source, seed, domains, checkpoint, ledger))
     return jobs
 
 
@@ -126,6 +126,12 @@ def _sources(wanted: Any, names: Sequence[str]) -> list[str]:
     for source in wanted:
         if source not in names:
             raise ConfigError(f"there is no domain {source!r} to use as a source. {nearest(str(source), names)}")
+    return list(dict.fromkeys(wanted))
+
+
+def _seeds(wanted: Any) -> list[int]:
+    if not isinstance(wanted, list) or not all(isinstance(seed, int) and seed >= 0 for seed in wanted):
+        raise ConfigError(f"seeds={wanted} is not a list of whole numbers; write seeds=[0,1,2]")
     return list(dict.fromkeys(wanted))
 
 

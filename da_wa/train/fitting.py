@@ -24,6 +24,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from da_wa.data.datamodule import DomainDataModule
+from da_wa.errors import UserError
 from da_wa.train.classifier import Classifier
 
 Auto = Literal["auto"]
@@ -135,8 +136,14 @@ class _Resume(Checkpoint):
         done = trainer.current_epoch + 1
         if time.monotonic() - self._saved >= self.every_s and done < self.epochs:
             draft = self.path.with_suffix(".tmp")
-            trainer.save_checkpoint(draft)
-            os.replace(draft, self.path)
+            try:
+                trainer.save_checkpoint(draft)
+                os.replace(draft, self.path)
+            except OSError as error:
+                draft.unlink(missing_ok=True)
+                raise UserError(
+                    f"{self.path} could not be written ({error}); free some space, then start the same command again"
+                ) from error
             self._saved = time.monotonic()
         self.notify(done, self.epochs)
 
@@ -191,7 +198,10 @@ def fit(
     # Deterministic mode would fill all fresh memory, a debugging aid that costs a fifth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     resumed = _epochs_in(resume_from)
-    trainer.fit(module, data, ckpt_path=resume_from if resumed else None, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=resume_from if resumed else None, weights_only=True)
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from error
     if epochs not in module.predictions:
         trainer.validate(module, data, verbose=False)
     features = [torch.cat(batches).float().cpu() for batches in _per_loader(trainer, module, data)]
