@@ -181,7 +181,11 @@ class Experiment:
                     results = [
                         {**row, "selection": rule}
                         for row in evaluations
-                        for rule, epoch in (("last", 30), ("source_val", 25), ("target_oracle", _best(evaluations, row)))
+                        for rule, epoch in (
+                            ("last", 30),
+                            ("source_val", 25),
+                            ("target_oracle", _best(evaluations, row)),
+                        )
                         if row["epoch"] == epoch and (rule, row["role"]) != ("target_oracle", "source")
                     ]
                     record = {

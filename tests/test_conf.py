@@ -1,0 +1,71 @@
+"""Every file of the configuration tree composes, and every part of it can be made."""
+
+from __future__ import annotations
+
+import pytest
+
+from da_wa._conf import compose_experiment, conf_dir
+from da_wa.errors import ConfigError
+from da_wa.runs.build import part, preflight
+
+GIVEN = {"folders": ["data.root=x"], "lists": ["data.root=x"]}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+CHOICES = [
+    (g.name, option)
+    for g in sorted(conf_dir().iterdir())
+    if g.is_dir() and g.name != "norm"
+    for option in options(g.name)
+]
+
+
+@pytest.mark.parametrize(("group", "option"), CHOICES)
+def test_every_option_composes(group, option):
+    cfg, norms = compose_experiment([f"{group}={option}", *GIVEN.get(option, [])])
+    assert len(norms) == 10
+    assert cfg["pretrain"]["name"]
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_every_network_can_be_made_with_every_norm(model):
+    cfg, norms = compose_experiment([f"model={model}", f"norms=[{','.join(options('norm'))}]"])
+    preflight(cfg, norms)
+
+
+@pytest.mark.parametrize(("group", "key"), [("protocol", "protocol"), ("launcher", "launcher"), ("trainer", "trainer")])
+def test_every_part_can_be_made(group, key):
+    for option in options(group):
+        cfg, _ = compose_experiment([f"{group}={option}"])
+        assert part(cfg[key]) is not None
+
+
+def test_labels_of_norms_are_all_different():
+    _, norms = compose_experiment([f"norms=[{','.join(options('norm'))}]"])
+    labels = [norm["label"] for norm in norms.values()]
+    assert len(set(labels)) == len(labels)
+
+
+def test_the_ten_rows_have_the_papers_names():
+    _, norms = compose_experiment([])
+    rows = ["Baseline", "WA", "BN", "BN + WA", "GN", "GN + WA", "IN", "IN + WA", "LN", "LN + WA"]
+    assert [norm["label"] for norm in norms.values()] == rows
+
+
+def test_no_argument_is_the_papers_experiment():
+    cfg, _ = compose_experiment([])
+    assert (cfg["data"]["name"], cfg["model"]["name"], cfg["pretrain"]["label"]) == (
+        "Office-31",
+        "resnet50",
+        "CIFAR-100",
+    )
+    assert cfg["finetune"]["optimizer"]["lr"] == 0.001
+    assert cfg["sources"] == "all"
+
+
+def test_a_missing_folder_of_options_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="not a folder"):
+        compose_experiment([], tmp_path / "nowhere")
