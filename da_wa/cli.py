@@ -81,7 +81,8 @@ def run(cfg: dict[str, Any], norms: dict[str, Any], console: Console) -> int:
     if domains:
         from da_wa.report import write_report
 
-        report = write_report(out)
+        images = {domain.name: domain.pixels for domain in domains} if cfg["report"]["images"] else None
+        report = write_report(out, images=images, compare=[Path(other) for other in cfg["report"]["compare"]])
         console.print(report.summary(), highlight=False, markup=False)
         console.print(f"The report is in {out}", highlight=False)
         failed += report.missing

@@ -12,6 +12,12 @@ from da_wa.report.figures.style import plain, plain_style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CELL = (1.4, 2.05)
+"""Width and height in inches of an image with what is written around it."""
+
+SIDE = 1.25
+"""Width and height in inches of an image."""
+
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]]) -> Figure:
     """A row of images, each with what is written below it, for every title.
@@ -22,18 +28,17 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]]) 
     from matplotlib.figure import Figure
 
     columns = max(len(images) for _, images in rows)
+    width, height = CELL[0] * columns, CELL[1] * len(rows)
     with plain_style():
-        figure = Figure(figsize=(1.45 * columns, 2.15 * len(rows)), layout="constrained")
-        for part, (title, images) in zip(np.atleast_1d(figure.subfigures(len(rows), 1)), rows, strict=True):
-            part.suptitle(plain(title), x=0.01, ha="left", fontsize=10, fontweight="bold")
-            for k, (axes, entry) in enumerate(
-                zip(part.subplots(1, columns), [*images, *[None] * columns], strict=False)
-            ):
+        figure = Figure(figsize=(width, height))
+        for row, (title, images) in enumerate(rows):
+            top = 1 - row * CELL[1] / height
+            figure.text(0, top, plain(title), va="top", fontsize=10, fontweight="bold")
+            for column, (image, text) in enumerate(images):
+                left, bottom = CELL[0] * column / width, top - (0.25 + SIDE) / height
+                axes = figure.add_axes((left, bottom, SIDE / width, SIDE / height))
+                axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
                 axes.axis("off")
-                if entry is not None:
-                    assert k < len(images)
-                    axes.imshow(entry[0].transpose(1, 2, 0), interpolation="nearest")
-                    axes.set_title(
-                        "\n".join(plain(line, 24) for line in entry[1].split("\n")), y=-0.05, va="top", size=7
-                    )
+                lines = "\n".join(plain(line, 22) for line in text.split("\n"))
+                figure.text(left, bottom - 0.04 / height, lines, va="top", fontsize=7, linespacing=1.15)
     return figure

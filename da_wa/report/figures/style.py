@@ -45,6 +45,9 @@ def panels(count: int, columns: int, width: float, height: float, **shared: bool
 
 def rendered(figure: Figure, kind: str) -> bytes:
     """``figure`` as a file of ``kind`` (png, pdf), without the date: equal figures are equal bytes."""
+    if figure.get_layout_engine() is not None:  # laid out once for all kinds: it takes as long as drawing
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     buffer = io.BytesIO()
     undated = {"pdf": {"CreationDate": None}}.get(kind)
     figure.savefig(buffer, format=kind, dpi=160, bbox_inches="tight", metadata=undated)
