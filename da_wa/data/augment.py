@@ -25,8 +25,8 @@ def random_crop(images: Tensor, padding: int) -> Tensor:
     rows = top + torch.arange(height, device=images.device)  # (n, h)
     cols = left + torch.arange(width, device=images.device)  # (n, w)
     picked = torch.arange(n, device=images.device)[:, None, None]
-    # Advanced indices around the channel slice put it last: (n, h, w, c) in memory order of the result.
-    return padded[picked, :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+    # Indices on both sides of a slice put it last, (n, h, w, c); left so, its layout would spread through the network.
+    return padded[picked, :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def random_flip(images: Tensor) -> Tensor:

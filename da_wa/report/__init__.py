@@ -54,9 +54,7 @@ class Report:
         return tables.plain(self.matrix, self.missing)
 
 
-def write_report(
-    out: Path, *, images: Mapping[str, np.ndarray] | None = None, compare: Sequence[Path] = ()
-) -> Report:
+def write_report(out: Path, *, images: Mapping[str, np.ndarray] | None = None, compare: Sequence[Path] = ()) -> Report:
     """Write every table, every figure and the page of ``out``'s records into ``out``.
 
     ``page.html`` holds everything; ``tables/`` has its tables (LaTeX) and exact numbers (CSV), ``figures/``
@@ -138,7 +136,11 @@ def _files(sections: Sequence[Section]) -> dict[str, bytes]:
 
 
 def _page(runs: Collection, matrix: Matrix, sections: Sequence[Section], files: Mapping[str, bytes]) -> str:
-    figures = {Path(name).stem: content for name, content in files.items() if name.startswith("figures/") and name.endswith("png")}
+    figures = {
+        Path(name).stem: content
+        for name, content in files.items()
+        if name.startswith("figures/") and name.endswith("png")
+    }
     gists = [section.gist for section in sections if section.gist]
     if absent := len(runs.missing) + len(runs.unreadable):
         gists.append(f"{counted(absent, 'planned result')} missing; they are named in section 1.")

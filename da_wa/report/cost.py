@@ -20,8 +20,10 @@ def section(records: Sequence[Record]) -> Section:
         return Section(TITLE, ["No run is finished yet."])
     data = per_run(records)
     hours = data["total_s"].sum() / 3600
-    gist = f"{counted(len(records), 'run')} took {hours:.1f} hours in all" if hours >= 0.95 else (
-        f"{counted(len(records), 'run')} took {hours * 60:.0f} minutes in all"
+    gist = (
+        f"{counted(len(records), 'run')} took {hours:.1f} hours in all"
+        if hours >= 0.95
+        else (f"{counted(len(records), 'run')} took {hours * 60:.0f} minutes in all")
     )
     parts = [f"{gist}, pre-training aside.", _costs(data), _environment(records), _images(records)]
     return Section(TITLE, parts, {"cost": data})
@@ -104,7 +106,9 @@ def _readable(name: str) -> str:
 
 
 def _values(values: Sequence[Any], runs: int) -> str:
-    counts = pd.Series([{True: "yes", False: "no"}.get(v, str(v)) if isinstance(v, bool) else str(v) for v in values]).value_counts()
+    counts = pd.Series(
+        [{True: "yes", False: "no"}.get(v, str(v)) if isinstance(v, bool) else str(v) for v in values]
+    ).value_counts()
     if len(counts) == 1 and counts.iloc[0] == runs:
         return str(counts.index[0])
     return "; ".join(f"{value} ({counted(n, 'run')})" for value, n in list(counts.items())[:6]) + (

@@ -125,7 +125,9 @@ def _recall_plot(recall: pd.DataFrame, classes: Sequence[str]) -> list[Plot]:
         return []
     title = "Images recognised, by class (%)"
     figure = heatmap(frame, title, "{:.0f}" if frame.shape[1] <= 12 else None, cell=(0.6, 0.21), top=100.0)
-    return [Plot("class_accuracy", figure, "Every class, the worst at the top; all norms and seeds together.", wide=False)]
+    return [
+        Plot("class_accuracy", figure, "Every class, the worst at the top; all norms and seeds together.", wide=False)
+    ]
 
 
 def _confusions(shown: Mapping[tuple[str, str], Sequence[Outcome]], classes: Sequence[str], who: str) -> Table:
@@ -135,7 +137,11 @@ def _confusions(shown: Mapping[tuple[str, str], Sequence[Outcome]], classes: Seq
         total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
         np.fill_diagonal(counts, 0)
         common = np.dstack(np.unravel_index(np.argsort(-counts, axis=None, kind="stable")[:4], counts.shape))[0]
-        told = [f"{classes[t]} as {classes[p]} ({100 * counts[t, p] / total[t, 0]:.0f} %)" for t, p in common if counts[t, p]]
+        told = [
+            f"{classes[t]} as {classes[p]} ({100 * counts[t, p] / total[t, 0]:.0f} %)"
+            for t, p in common
+            if counts[t, p]
+        ]
         rows.append([arrow(*pair), listed(told) if told else "none"])
     return Table(
         "confusions",
@@ -160,7 +166,9 @@ def _confusion_plot(
     axes.set_xlabel("predicted", fontsize=7)
     axes.set_ylabel("true", fontsize=7)
     runs = counted(len(found), "run")
-    return Plot(f"confusion_{number:02d}", figure, f"{arrow(*pair)}, {who}, {runs}: rows are true, columns predicted.", False)
+    return Plot(
+        f"confusion_{number:02d}", figure, f"{arrow(*pair)}, {who}, {runs}: rows are true, columns predicted.", False
+    )
 
 
 def _sheet(
@@ -173,7 +181,10 @@ def _sheet(
         sure = [o for o in found if o.confidence is not None]
         if sure and pair[1] in images and max(int(o.index.max()) for o in sure) < len(images[pair[1]]):
             cells = [
-                (np.asarray(images[pair[1]][i]), f"{classes[truth]}\nas {classes[taken]}\nin {wrong:.0%} of {len(sure)} runs")
+                (
+                    np.asarray(images[pair[1]][i]),
+                    f"{classes[truth]}\nas {classes[taken]}\nin {wrong:.0%} of {len(sure)} runs",
+                )
                 for i, truth, taken, wrong in most_confidently_wrong(sure)
             ]
             rows.append((arrow(*pair), cells))
@@ -193,6 +204,7 @@ def _long(by_pair: Mapping[tuple[str, str], Sequence[Outcome]], classes: Sequenc
         for label in dict.fromkeys(o.label for o in found):
             counts = confusion([o for o in found if o.label == label], len(classes))
             rows += [
-                (label, source, target, classes[t], classes[p], int(counts[t, p])) for t, p in np.argwhere(counts).tolist()
+                (label, source, target, classes[t], classes[p], int(counts[t, p]))
+                for t, p in np.argwhere(counts).tolist()
             ]
     return pd.DataFrame(rows, columns=["label", "source", "target", "true", "predicted", "count"])

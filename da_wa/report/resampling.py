@@ -136,16 +136,15 @@ def seeds_to_resolve(estimate: Estimate, limit: int = 100) -> int | None:
     Takes the value and both variances for true, so it is a rough guide. None when ``limit`` seeds would
     not do, as when the images alone leave the value open.
     """
-    k = estimate.seeds
     images = max(estimate.error**2 - estimate.seed_variance, 0.0)
-    for more in range(2, limit + 1):
-        error = math.sqrt(images + estimate.seed_variance * k / more)
-        df = (
-            max((more - 1) * (error**2 / (estimate.seed_variance * k / more)) ** 2, 1.0)
-            if estimate.seed_variance
-            else 1e9
-        )
-        needed = (scipy.stats.t.ppf(1 - ALPHA / 2, df) + scipy.stats.t.ppf(POWER, df)) * error
-        if abs(estimate.interval.value) >= needed:
-            return more
+    if estimate.seeds < 2 or estimate.seed_variance == 0:
+        return None
+    df_of_seeds = estimate.df * (estimate.seed_variance / estimate.error**2) ** 2 / (estimate.seeds - 1)
+    for seeds in range(2, limit + 1):
+        variance = estimate.seed_variance * estimate.seeds / seeds
+        error = math.sqrt(images + variance)
+        df = df_of_seeds * (seeds - 1) * (error**2 / variance) ** 2
+        quantiles = scipy.stats.t.ppf(1 - ALPHA / 2, df) + scipy.stats.t.ppf(POWER, df)
+        if abs(estimate.interval.value) >= quantiles * error:
+            return seeds
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -52,7 +52,11 @@ def section(matrix: Matrix, samples: Iterable[Sample]) -> Section:
         "A-distance is 2(1 − 2ε), ε the cross-validated error of a linear classifier that tells source from target (Ben-David "
         "et al. 2010): 0 when they cannot be told apart, 2 when always. MMD is the maximum mean discrepancy with a "
         "Gaussian kernel of the median distance (Gretton et al. 2012), unbiased and squared, so that equal domains give 0 on average.",
-        Plot("a_distance", heatmap(distance, "Proxy A-distance of source and target", "{:.2f}", top=2.0), "Means over seeds."),
+        Plot(
+            "a_distance",
+            heatmap(distance, "Proxy A-distance of source and target", "{:.2f}", top=2.0),
+            "Means over seeds.",
+        ),
         _table(matrix, distance, discrepancy),
     ]
     parts += _against_accuracy(matrix, means)
@@ -110,7 +114,13 @@ def _by_pair(matrix: Matrix, values: pd.Series) -> pd.DataFrame:
 
 def _table(matrix: Matrix, distance: pd.DataFrame, discrepancy: pd.DataFrame) -> Table:
     rows = [
-        [label, *(f"{number(d, 2)}\nMMD {number(m, 3)}" for d, m in zip(distance.loc[label], discrepancy.loc[label], strict=True))]
+        [
+            label,
+            *(
+                f"{number(d, 2)}\nMMD {number(m, 3)}"
+                for d, m in zip(distance.loc[label], discrepancy.loc[label], strict=True)
+            ),
+        ]
         for label in matrix.mean.index
     ]
     caption = "Proxy A-distance of source and target, and squared MMD below it"
@@ -132,7 +142,9 @@ def _against_accuracy(matrix: Matrix, means: pd.DataFrame) -> list[str | Table |
         Plot(
             "shift_accuracy",
             relation(points, x, y, "pair"),
-            f"Distance of the domains and accuracy, one point for each norm and pair. Kendall's τ = {number(tau, 2)}.".replace("= -", "= −"),
+            f"Distance of the domains and accuracy, one point for each norm and pair. Kendall's τ = {number(tau, 2)}.".replace(
+                "= -", "= −"
+            ),
             wide=False,
         )
     ]

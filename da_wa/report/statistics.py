@@ -68,7 +68,7 @@ def of_mean(values: Sequence[float] | Floats) -> Interval:
 
 
 def of_difference(a: Interval, b: Interval) -> Interval:
-    """a - b for independent a and b with the bounds of Newcombe (1998), which keep each one's skewness."""
+    """A - b for independent a and b with the bounds of Newcombe (1998), which keep each one's skewness."""
     value = a.value - b.value
     below = math.hypot(a.value - a.low, b.high - b.value)
     above = math.hypot(a.high - a.value, b.value - b.low)

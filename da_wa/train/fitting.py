@@ -53,10 +53,8 @@ class Settings:
     def resolve(self, model: nn.Module) -> Settings:
         """Put a value in the place of every ``auto``.
 
-        bfloat16 wherever the processor multiplies it natively: on two cores of an AVX512-BF16 machine a
-        training step of ResNet20 took 0.64 of float32's time. channels_last unless a Group or Instance
-        norm is in the network, whose kernels are slower with it (ResNet20 with GN: 2.8 times).
-        ``benchmarks/settings.py`` measures both again.
+        bfloat16 wherever the processor multiplies it natively; channels_last unless a Group or Instance
+        norm is in the network, whose kernels are slow in it. ``benchmarks/settings.py`` measures both.
         """
         accelerator = self.accelerator
         if accelerator == "auto":

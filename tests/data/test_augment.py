@@ -20,6 +20,7 @@ def test_a_crop_is_one_of_the_shifts_of_its_image():
     cropped = random_crop(images, padding)
     assert cropped.shape == images.shape
     assert cropped.dtype == torch.uint8
+    assert cropped.is_contiguous()  # a layout of its own would decide that of every activation
     seen = set()
     padded = torch.nn.functional.pad(images, (padding,) * 4)
     for image, result in zip(padded, cropped, strict=True):

@@ -132,6 +132,8 @@ def test_intervals() -> None:
     assert 100.0 * Interval(0.5, 0.25, 1.0) == Interval(50.0, 25.0, 100.0)
 
 
-@pytest.mark.parametrize(("p", "text"), [(None, "–"), (0.0001, "< 0.001"), (0.0234, "0.023"), (0.3, "0.30"), (1.0, "1.00")])
+@pytest.mark.parametrize(
+    ("p", "text"), [(None, "–"), (0.0001, "< 0.001"), (0.0234, "0.023"), (0.3, "0.30"), (1.0, "1.00")]
+)
 def test_p_values_as_printed(p: float | None, text: str) -> None:
     assert p_text(p) == text

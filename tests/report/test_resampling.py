@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from da_wa.report.effect import contrasts
+from da_wa.report.outcomes import Outcome
+from da_wa.report.resampling import Estimate, Resamples, seeds_to_resolve
+from da_wa.report.statistics import ALPHA, Interval, run_flips
+
+DOMAINS = ("A", "W", "D")
+PAIRS = [(s, t) for s in DOMAINS for t in DOMAINS if s != t]
+
+
+def outcome(label: str, source: str, target: str, seed: int, right: np.ndarray) -> Outcome:
+    truth = np.zeros(len(right), int)
+    return Outcome(label, source, target, seed, np.arange(len(right)), truth, 1 - right.astype(int), None)
+
+
+def simulated(
+    draw: np.random.Generator, effect: float, seeds: int = 3, images: int = 120, luck: float = 0.15
+) -> list[Outcome]:
+    """Two norms whose images are hard for both, or for one, and whose seeds are lucky or not; ``effect`` in probits."""
+    found = []
+    hard = {target: draw.normal(size=images) for target in DOMAINS}
+    own = {(norm, target): 0.4 * draw.normal(size=images) for norm in ("BN", "BN + WA") for target in DOMAINS}
+    for norm, gain in (("BN", 0.0), ("BN + WA", effect)):
+        for source in DOMAINS:
+            for seed in range(seeds):
+                chance = luck * draw.normal()
+                for target in DOMAINS:
+                    if target != source:
+                        odds = gain + chance + hard[target] + own[norm, target]
+                        found.append(outcome(norm, source, target, seed, draw.normal(size=images) < odds))
+    return found
+
+
+def estimated(outcomes: Sequence[Outcome], replicates: int = 300) -> Estimate:
+    (contrast,) = contrasts(["BN", "BN + WA"])
+    found = Resamples(outcomes, replicates).estimate(contrast.terms(PAIRS))
+    assert found is not None
+    return found
+
+
+def test_the_estimate_is_the_plain_mean() -> None:
+    outcomes = simulated(np.random.default_rng(0), 0.3)
+    mean = {n: np.mean([o.right.mean() for o in outcomes if o.label == n]) for n in ("BN", "BN + WA")}
+    found = estimated(outcomes)
+    assert found.interval.value == pytest.approx(100 * (mean["BN + WA"] - mean["BN"]))
+    assert found.runs.sum() == pytest.approx(found.interval.value)
+    assert (len(found.runs), found.seeds) == (9, 3)
+
+
+def test_images_alone_give_the_binomial_error() -> None:
+    right = np.arange(400) < 240
+    found = Resamples([outcome("BN", "A", "W", 0, right)], 8000).estimate([(1.0, ("BN", "A", "W"))])
+    assert found is not None
+    assert found.error == pytest.approx(math.sqrt(0.6 * 0.4 / 400), rel=0.04)
+    assert (found.df, found.seed_variance, found.seeds) == (math.inf, 0.0, 1)
+
+
+def test_seeds_alone_give_students_interval() -> None:
+    # Every image the same within a seed: images add nothing, and three seeds have two degrees of freedom.
+    outcomes = [outcome("BN", "A", f"T{t}", s, np.full(50, t < n)) for s, n in enumerate((3, 5, 6)) for t in range(8)]
+    found = Resamples(outcomes, 20_000).estimate([(1 / 8, ("BN", "A", f"T{t}")) for t in range(8)])
+    values = np.array([3, 5, 6]) / 8
+    assert found is not None
+    assert found.error == pytest.approx(values.std(ddof=1) / math.sqrt(3), rel=0.03)
+    assert found.seed_variance == pytest.approx(values.var(ddof=1) / 3)
+    assert found.df == pytest.approx(2, rel=0.1)
+    assert found.interval.half == pytest.approx(stats.t.ppf(0.975, 2) * found.error, rel=0.05)
+
+
+def test_images_left_out_by_some_seeds() -> None:
+    sets = (np.array([0, 1, 2, 5]), np.array([3, 4, 6]))
+    outcomes = [
+        Outcome("BN", "A", "W", k, index, np.zeros(len(index)), np.zeros(len(index)) + (index % 2), None)
+        for k, index in enumerate(sets)
+    ]
+    found = Resamples(outcomes, 200).estimate([(1.0, ("BN", "A", "W"))])
+    assert found is not None
+    assert found.interval.value == pytest.approx((2 / 4 + 2 / 3) / 2)
+
+
+def test_what_is_not_there_is_not_estimated() -> None:
+    resamples = Resamples([outcome("BN", "A", "W", 0, np.ones(9, bool)), outcome("WA", "A", "W", 1, np.ones(9, bool))])
+    assert resamples.estimate([(1.0, ("LN", "A", "W"))]) is None
+    assert resamples.estimate([(1.0, ("BN", "A", "W")), (-1.0, ("WA", "A", "W"))]) is None  # no seed in common
+    assert Resamples([]).cells == []
+
+
+def test_equal_draws_for_equal_input() -> None:
+    outcomes = simulated(np.random.default_rng(1), 0.0)
+    assert estimated(outcomes).error == estimated(outcomes).error
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.15, 0.6])
+def test_false_positives_are_as_rare_as_promised(luck: float) -> None:
+    draw = np.random.default_rng(7)
+    experiments = [estimated(simulated(draw, 0.0, luck=luck), 200) for _ in range(200)]
+    outside = np.mean([0.0 not in found.interval for found in experiments])
+    p = np.array([run_flips(found.runs) for found in experiments])
+    resolved = np.mean([0.0 not in f.interval and q < ALPHA for f, q in zip(experiments, p, strict=True)])
+    # of 200 at 0.05, more than 20 would happen once in 600 such tests
+    assert outside <= 0.10
+    assert (p < ALPHA).mean() <= 0.13  # takes the images as they are, so their luck adds to its 0.05
+    assert resolved <= 0.08
+
+
+def test_an_effect_that_is_there_is_resolved() -> None:
+    draw = np.random.default_rng(8)
+    experiments = [estimated(simulated(draw, 0.35), 200) for _ in range(60)]
+    truth = 100 * (stats.norm.cdf(0.35 / math.sqrt(2.1825)) - 0.5)  # variances 1 + 1 + 0.4² + 0.15²
+    assert np.mean([0.0 not in found.interval and run_flips(found.runs) < ALPHA for found in experiments]) > 0.8
+    assert np.mean([truth in found.interval for found in experiments]) > 0.88
+    assert np.mean([found.interval.value for found in experiments]) == pytest.approx(truth, abs=0.8)
+
+
+@pytest.mark.parametrize("effect", [0.6, 1.0, 2.0])
+def test_the_seeds_that_would_be_needed_have_the_power(effect: float) -> None:
+    # One source, one point of standard deviation between seeds, images that add nothing: a one-sample t-test.
+    known = Estimate(Interval(effect, effect - 3, effect + 3), math.sqrt(1 / 3), 1 / 3, 2.0, np.full(3, effect / 3), 3)
+    needed = seeds_to_resolve(known)
+    assert needed is not None
+
+    def power(k: int) -> float:
+        limit = stats.t.ppf(0.975, k - 1)
+        return float(stats.nct.sf(limit, k - 1, effect * math.sqrt(k)))
+
+    assert power(needed) > 0.77
+    assert power(needed - 1) < 0.83
+
+
+def test_no_number_of_seeds_mends_too_few_images() -> None:
+    known = Estimate(Interval(1.0, -3, 5), 2.0, 0.1, 90.0, np.ones(3), 3)
+    assert seeds_to_resolve(known) is None
+
+
+def test_norms_are_paired_by_their_labels() -> None:
+    found = contrasts(["Baseline", "WA", "BN", "BN + WA", "BN + WS", "LN", "WS"])
+    assert [contrast.name for contrast in found] == [
+        "Baseline → WA",
+        "BN → BN + WA",
+        "WA, mean of the 2",
+        "Baseline → WS",
+        "BN → BN + WS",
+        "WS, mean of the 2",
+    ]
+    assert contrasts(["BN", "LN"]) == []
