@@ -54,8 +54,8 @@ SMOKE = Sizes(batch=16, side=4, width=16, layers=4, noise=1, depths=(18,))
 def plain_network(norm: Norm, *, layers: int, width: int, side: int, classes: int = 10) -> nn.Sequential:
     """Convolutions without shortcuts, then one linear classifier: Kaiming initialisation, no biases (Sec. III-D).
 
-    The borders are circular, since zeros there would lower the second moment. The same random state gives
-    every norm the same raw weights.
+    The borders are circular, since zeros there would lower the second moment. All norms get the same raw weights,
+    and leave torch's random state alike.
 
     Args:
         norm: how it normalises.
@@ -73,6 +73,7 @@ def plain_network(norm: Norm, *, layers: int, width: int, side: int, classes: in
         after = nn.Identity() if norm.activation is None else norm.activation(width)
         modules += [nn.Sequential(conv, after), norm.nonlinearity(width)]
     network = nn.Sequential(*modules, nn.Flatten(), nn.Linear(width * side**2, classes, bias=False))
+    torch.manual_seed(0)
     for module in network.modules():
         if isinstance(module, NormalisedConv2d):
             module.reset_parameters()
@@ -183,7 +184,6 @@ def initial_layers(names: Sequence[str], sizes: Sizes) -> Iterator[Layer]:
     """
     for name in names:
         norm = named(name)
-        torch.manual_seed(0)
         network = plain_network(norm, layers=7, width=sizes.width, side=sizes.side)
         noise = torch.randn(sizes.batch, 3, sizes.side, sizes.side)
         *maps, logits = outputs(network, [*network[0:-2:2], network[-1]], noise)
@@ -215,7 +215,6 @@ def trained_layers(checkpoints: dict[str, Path], images: Tensor) -> Iterator[Lay
 def beginnings(sizes: Sizes) -> Iterator[tuple[str, str, nn.Module, Sequence[nn.Module]]]:
     """Networks at initialisation: name, how it starts, the network, and its layers or blocks in order."""
     for start, norm in {"Kaiming": "none", "WA, gain 1": "wa", "scaled WS": "scaled_ws", "BN": "bn"}.items():
-        torch.manual_seed(0)
         plain = plain_network(named(norm), layers=sizes.layers, width=sizes.width, side=32)
         yield f"plain, {sizes.layers} layers", start, plain, list(plain)[0:-2:2]
     for depth in sizes.depths:
