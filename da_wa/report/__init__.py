@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,8 @@ def _page(runs: Collection, matrix: Matrix, sections: Sequence[Section], files: 
         f"{setting.model}, {setting.size}×{setting.size} pixels, "
         f"{f'pre-trained on {setting.pretraining}' if setting.pretraining else 'not pre-trained'}, protocol "
         f"{setting.protocol}; {counted(len(matrix.mean), 'norm')}, {counted(len(matrix.pairs), 'pair')} of domains, "
-        f"{counted(len(setting.seeds), 'seed')}. Trained on the source alone, evaluated on the target after the last epoch."
+        f"{counted(len(setting.seeds), 'seed')}. Trained on the source alone, evaluated on the target after the last "
+        "epoch."
     )
     return page.html(title, lead, gists, sections, figures)
 
@@ -172,6 +174,4 @@ def _former(out: Path) -> set[str]:
         names = json.loads((out / CONTENTS).read_bytes())["files"]
     except (OSError, ValueError, TypeError, KeyError):
         return set()
-    return {
-        name for name in map(str, names) if name.count("/") == 1 and name.split("/")[0] in ("tables", "figures")
-    } - {"tables/..", "figures/.."}
+    return {name for name in map(str, names) if re.fullmatch(r"(tables|figures)/[a-z_0-9]+\.[a-z]+", name)}

@@ -33,7 +33,7 @@ def section(matrix: Matrix, resamples: Resamples, checkpoints: pd.DataFrame) -> 
     if setting is None or setting.dataset != paper.DATASET or not pairs or not labels:
         return Section(TITLE, [f"The paper has numbers for {paper.DATASET} alone, and of none of these runs."])
     ours, theirs = _ours(labels, pairs, resamples), _theirs(labels)
-    columns = [*pairs, *([AVERAGE] if len(pairs) == len(paper.PAIRS) else [])]
+    columns: list[tuple[str, str] | str] = [*pairs, *([AVERAGE] if len(pairs) == len(paper.PAIRS) else [])]
     rows = [
         _row(label, column, ours.get((label, column)), theirs[label, column]) for label in labels for column in columns
     ]
@@ -127,7 +127,8 @@ def _row(label: str, column: tuple[str, str] | str, ours: Interval | None, their
 
 
 def _table(frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[tuple[str, str] | str]) -> Table:
-    rows, bold = [], set()
+    rows: list[list[str]] = []
+    bold = set()
     by_cell = frame.set_index(["label", "pair"])
     for label in labels:
         for line, part in enumerate(("ours", "paper", "difference")):
@@ -150,9 +151,9 @@ def _table(frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[tuple[s
         rows,
         frozenset(bold),
         [
-            "Here: 95 % interval over seeds and images (two-level bootstrap). Paper: half of the 95 % binomial (Wilson) "
-            "interval of its images; its averages' from their six cells taken as independent. Difference: here − paper "
-            "with the bounds of both (Newcombe 1998), bold where they leave out 0.",
+            "Here: ± is half of the 95 % interval over seeds and images (two-level bootstrap). Paper: of the 95 % "
+            "binomial (Wilson) interval of its images; its averages' from their six cells taken as independent. "
+            "Difference: here − paper with the bounds of both (Newcombe 1998), bold where they leave out 0.",
         ],
     )
 

@@ -20,13 +20,13 @@ WIDE = 13
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text, for people.
+    r"""A table of text, for people.
 
     Attributes:
         name: stem of its file.
         caption: one line.
         header: the names of the columns; the first is of the rows' names.
-        rows: the cells. A second line in a cell ("12.3\\nn=45") is shown small.
+        rows: the cells. A second line in a cell ("12.3\nn=45") is shown small.
         bold: (row, column) of the cells that are set bold.
         notes: what a reader has to know beside the numbers.
     """

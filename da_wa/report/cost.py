@@ -25,7 +25,7 @@ def section(records: Sequence[Record]) -> Section:
         if hours >= 0.95
         else (f"{counted(len(records), 'run')} took {hours * 60:.0f} minutes in all")
     )
-    parts = [f"{gist}, pre-training aside.", _costs(data), _environment(records), _images(records)]
+    parts: list[str | Table] = [f"{gist}, pre-training aside.", _costs(data), _environment(records), _images(records)]
     return Section(TITLE, parts, {"cost": data})
 
 
@@ -73,8 +73,8 @@ def _costs(data: pd.DataFrame) -> Table:
         ["Norm", "Runs", "Seconds", "of them training", "Images per second", "Peak memory, MB", "Parameters"],
         rows,
         notes=[
-            "Medians, below them the range over runs. Sources differ in size, so seconds span them. Memory is the peak of the "
-            "whole process so far, so later runs of one process cannot show less than earlier ones.",
+            "Medians, below them the range over runs. Sources differ in size, so seconds span them. Memory is the peak "
+            "of the whole process so far, so later runs of one process cannot show less than earlier ones.",
         ],
     )
 

@@ -25,7 +25,7 @@ from da_wa.report.statistics import (
     runs_to_reach,
     smallest_run_p,
 )
-from da_wa.report.wording import arrow, change, counted, listed, number
+from da_wa.report.wording import arrow, change, counted, listed, signed
 
 SEPARATOR = " + "
 
@@ -70,7 +70,7 @@ class Effect:
 
     @property
     def resolved(self) -> bool:
-        """Both uncertainties are beaten: that of training, by the test, and that of seeds and images, by the interval."""
+        """Whether the test over runs and the interval over seeds and images both leave out zero."""
         return self.corrected is not None and self.corrected < ALPHA and 0.0 not in self.estimate.interval
 
 
@@ -225,8 +225,8 @@ def _averages(found: Sequence[Effect]) -> list[str | Table | Plot]:
     runs = min(len(effect.estimate.runs) for effect in found)
     least = runs_to_reach(len(found))
     told = [
-        "Effect: points of accuracy gained, unweighted mean over the pairs, with its 95 % interval over seeds and images "
-        "(two-level bootstrap, paired; Student's t with Satterthwaite's degrees of freedom). p: two-sided permutation "
+        "Effect: points of accuracy gained, unweighted mean over the pairs, with its 95 % interval over seeds and "
+        "images (two-level bootstrap, paired; Student's t with Satterthwaite's degrees of freedom). p: two-sided permutation "
         "test of the paired runs (source and seed), corrected after Holm over the rows of this table. Bold: the "
         "interval leaves out 0 and the corrected p is below 0.05; nothing else is called resolved.",
         "Seeds needed: per source, to resolve an effect of just this size in four of five repetitions; a rough guide, "
@@ -235,8 +235,8 @@ def _averages(found: Sequence[Effect]) -> list[str | Table | Plot]:
     if any(effect.p is None for effect in found):
         told.append(
             f"No p-value (–) where the design cannot give one: {counted(runs, 'paired run')} cannot reach less than "
-            f"{smallest_run_p(runs):.2g} two-sided, and the correction for {counted(len(found), 'comparison')} asks for "
-            f"{ALPHA / len(found):.2g}; {least} runs would do."
+            f"{smallest_run_p(runs):.2g} two-sided, and the correction for {counted(len(found), 'comparison')} asks "
+            f"for {ALPHA / len(found):.2g}; {least} runs would do."
         )
     told.append(_no_test_over_seeds(min(effect.estimate.seeds for effect in found)))
     told.append(
@@ -296,7 +296,7 @@ def _per_pair(by_pair: pd.DataFrame) -> list[str | Table | Plot]:
                 continue
             half = (row.high - row.low) / 2
             p = None if math.isnan(row.p_images_holm) else row.p_images_holm
-            line.append(f"{number(row.effect).replace('-', '−')} ± {half:.1f}\np {p_text(p)}")
+            line.append(f"{signed(row.effect)} ± {half:.1f}\np {p_text(p)}")
             if row.resolved:
                 bold.add((i, j + 1))
         rows.append(line)
@@ -308,9 +308,9 @@ def _per_pair(by_pair: pd.DataFrame) -> list[str | Table | Plot]:
         frozenset(bold),
         [
             "± is half of the 95 % interval over seeds and images. p: exact permutation test over the images of the "
-            "trained networks as they are (McNemar's test when there is one seed), corrected after Holm over all cells; "
-            "it knows nothing of other seeds. Bold: the interval leaves out 0, the corrected p is below 0.05, and there "
-            "are two seeds at least.",
+            "trained networks as they are (McNemar's test when there is one seed), corrected after Holm over all "
+            "cells; it knows nothing of other seeds. Bold: the interval leaves out 0, the corrected p is below 0.05, "
+            "and there are two seeds at least.",
         ],
     )
     return [table.upright()]
@@ -342,13 +342,13 @@ def _ranks(matrix: Matrix) -> list[str | Table | Plot]:
     )  # pairs of norms
     total = len(scores) * (len(scores) - 1) // 2
     verdict = "differ" if found.p < ALPHA else "are not shown to differ"
-    shown = p_text(found.p)
+    p = p_text(found.p) if found.p < 0.001 else f"= {p_text(found.p)}"
     return [
         f"Over the {counted(found.blocks, 'pair')} as blocks, each the mean over its seeds, the {len(scores)} norms "
-        f"{verdict} (Friedman χ² = {found.statistic:.1f}, p {shown if shown.startswith('<') else '= ' + shown}). Mean ranks "
+        f"{verdict} (Friedman χ² = {found.statistic:.1f}, p {p}). Mean ranks "
         f"less than {found.critical:.2f} apart are not told apart by Nemenyi's test: {apart} of "
-        f"{counted(total, 'pair')} of norms are. Pairs with a common source or target are not independent, so read it as "
-        "a summary.",
+        f"{counted(total, 'pair')} of norms are. Pairs with a common source or target are not independent, so read "
+        "it as a summary.",
         Plot(
             "critical_difference",
             critical_difference(list(scores.index), found),

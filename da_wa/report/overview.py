@@ -85,7 +85,7 @@ def _matrix_table(runs: Collection, matrix: Matrix) -> Table:
     setting = [note for note in notes(matrix) if not note.startswith("Mean ±")]
     header = ["Norm", *(arrow(*pair) for pair in matrix.pairs), AVERAGE]
     return Table(
-        "accuracy", "Accuracy on the target in percent", header, rows, frozenset(bold), [first, *setting]
+        "matrix", "Accuracy on the target in percent", header, rows, frozenset(bold), [first, *setting]
     ).upright()
 
 

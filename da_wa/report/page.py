@@ -29,7 +29,8 @@ figure.narrow img { max-width: min(100%, 38rem); }
 .scroll { overflow-x: auto; margin: 1.5rem 0 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; line-height: 1.35; }
 caption { caption-side: top; }
-th, td { padding: .3rem .65rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: .3rem .65rem; text-align: right; white-space: nowrap;
+         border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { border-bottom: 1.5px solid var(--ink); border-top: 1.5px solid var(--ink); vertical-align: bottom; }
 tbody tr:last-child > * { border-bottom: 1.5px solid var(--ink); }
 th:first-child { text-align: left; font-weight: 500; }
@@ -110,14 +111,10 @@ def _part(part: str | Table | Plot, images: Mapping[str, bytes]) -> str:
 
 
 def _table(table: Table) -> str:
-    prose = [
-        max((len(row[column].split("\n")[0]) for row in table.rows), default=0) > 26
-        or (column > 0 and any(re.match(r"[^\W\d]", row[column]) for row in table.rows))
-        for column in range(len(table.header))
-    ]
+    words = {j for j in range(1, len(table.header)) if any(re.match(r"[^\W\d]", row[j]) for row in table.rows)}
 
     def of(column: int) -> str:
-        return ' class="text"' if prose[column] and column else ""
+        return ' class="text"' if column in words else ""
 
     head = "".join(f'<th scope="col"{of(j)}>{escape(name)}</th>' for j, name in enumerate(table.header))
     rows = []

@@ -108,7 +108,7 @@ class Resamples:
                 return None
             k = len(seeds)
             by_seed = np.array([sum(f * self._observed[cell][seed] for f, cell in parts) for seed in seeds])
-            resampled = np.stack([sum(f * self._resampled[cell][seed] for f, cell in parts) for seed in seeds])  # type: ignore[misc]
+            resampled = np.stack([sum(f * self._resampled[cell][seed] for f, cell in parts) for seed in seeds])
             value += by_seed.mean()
             replicates += (self._drawn(source, k) * resampled).sum(axis=0)
             runs.append(by_seed / k)
@@ -127,7 +127,7 @@ class Resamples:
         if k == 1:
             return np.ones((1, self.replicates))
         drawn = (self._fate[source][:, : k - 1] * k).astype(int)
-        return (drawn[:, :, None] == np.arange(k)).sum(axis=1).T / (k - 1)
+        return np.asarray((drawn[:, :, None] == np.arange(k)).sum(axis=1).T / (k - 1))
 
 
 def seeds_to_resolve(estimate: Estimate, limit: int = 100) -> int | None:

@@ -45,7 +45,8 @@ def section(matrices: Mapping[str, Matrix]) -> Section:
             ["Norm", "Selection", *columns],
             rows,
             notes=[
-                f"{'; '.join(rules)}. Means over seeds. {HEADLINE} is the headline; {ORACLE} is no result of a method that is given no target labels."
+                f"{'; '.join(rules)}. Means over seeds. {HEADLINE} is the headline; {ORACLE} is no result of a "
+                "method that is given no target labels."
             ],
         )
     ]

@@ -12,7 +12,7 @@ from da_wa.report.figures import clouds, heatmap, relation
 from da_wa.report.matrix import Matrix
 from da_wa.report.outcomes import Array
 from da_wa.report.statistics import rank_correlation
-from da_wa.report.wording import arrow, counted, number
+from da_wa.report.wording import arrow, counted, number, signed
 
 TITLE = "What does the shift look like?"
 SEPARABLE = 50
@@ -48,10 +48,11 @@ def section(matrix: Matrix, samples: Iterable[Sample]) -> Section:
     distance, discrepancy = (_by_pair(matrix, means[name]) for name in ("a_distance", "mmd"))
     size = counted(min(len(f) for domains in drawn.values() for f in domains.values()) if drawn else 0, "image")
     parts: list[str | Table | Plot] = [
-        f"From {counted(runs, 'run')}: features after the last epoch of the same {size} or more of each domain. The proxy "
-        "A-distance is 2(1 − 2ε), ε the cross-validated error of a linear classifier that tells source from target (Ben-David "
-        "et al. 2010): 0 when they cannot be told apart, 2 when always. MMD is the maximum mean discrepancy with a "
-        "Gaussian kernel of the median distance (Gretton et al. 2012), unbiased and squared, so that equal domains give 0 on average.",
+        f"From {counted(runs, 'run')}: features after the last epoch of the same {size} or more of each domain. The "
+        "proxy A-distance is 2(1 − 2ε), ε the cross-validated error of a linear classifier that tells source from "
+        "target (Ben-David et al. 2010): 0 when they cannot be told apart, 2 when always. MMD is the maximum mean "
+        "discrepancy with a Gaussian kernel of the median distance (Gretton et al. 2012), unbiased and squared, so "
+        "that equal domains give 0 on average.",
         Plot(
             "a_distance",
             heatmap(distance, "Proxy A-distance of source and target", "{:.2f}", top=2.0),
@@ -138,16 +139,8 @@ def _against_accuracy(matrix: Matrix, means: pd.DataFrame) -> list[str | Table |
     if len(points) < 5 or points[x].nunique() < 2:
         return []
     tau, _ = rank_correlation(points[x], points[y])
-    return [
-        Plot(
-            "shift_accuracy",
-            relation(points, x, y, "pair"),
-            f"Distance of the domains and accuracy, one point for each norm and pair. Kendall's τ = {number(tau, 2)}.".replace(
-                "= -", "= −"
-            ),
-            wide=False,
-        )
-    ]
+    caption = f"Distance of the domains and accuracy, one point for each norm and pair: Kendall's τ {signed(tau, 2)}."
+    return [Plot("shift_accuracy", relation(points, x, y, "pair"), caption, wide=False)]
 
 
 def _embeddings(matrix: Matrix, drawn: dict[str, dict[str, Array]], source: str) -> list[str | Table | Plot]:

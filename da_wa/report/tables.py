@@ -10,6 +10,9 @@ import pandas as pd
 from da_wa.report.content import NONE, Table
 from da_wa.report.matrix import AVERAGE, Matrix, Missing
 
+SENTENCE = 60
+"""A cell longer than this makes its column one of text that wraps."""
+
 SELECTIONS = {
     "last": "after the last epoch",
     "source_val": "at the best epoch on the held-out source",
@@ -190,6 +193,8 @@ def _pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _latex_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, label: str, footnotes: Sequence[str]
 ) -> str:
+    longest = [max((len(row[column]) for row in rows), default=0) for column in range(1, len(header))]
+    columns = "".join(r"p{0.7\linewidth}" if length > SENTENCE else "c" for length in longest)
     body = [" & ".join(map(_escape_latex, header)), *(" & ".join(cells) for cells in rows)]
     lines = [
         r"% Needs \usepackage{booktabs,graphicx}; \usepackage[T1]{fontenc} for letters such as ą and đ.",
@@ -198,7 +203,7 @@ def _latex_table(
         rf"  \caption{{{_escape_latex(caption)}}}",
         rf"  \label{{{label}}}",
         r"  \resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{%",
-        rf"  \begin{{tabular}}{{l*{{{len(header) - 1}}}{{c}}}}",
+        rf"  \begin{{tabular}}{{l{columns}}}",
         r"    \toprule",
         rf"    {body[0]} \\",
         r"    \midrule",

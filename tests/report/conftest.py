@@ -247,3 +247,9 @@ def _somehow(norm: str, source: str, target: str, seed: int) -> int:
 def experiment(tmp_path: Path) -> Experiment:
     """An empty ``out`` for Office-31, with pseudo-random numbers."""
     return Experiment(tmp_path / "out", OFFICE31, _somehow)
+
+
+@pytest.fixture(scope="session")
+def experiment_class() -> Callable[[Path, Mapping[str, int]], Experiment]:
+    """Makes an experiment anywhere: for tests that share one."""
+    return lambda path, images: Experiment(path / "out", images, _somehow)

@@ -58,9 +58,9 @@ def simulate(experiment: Any, norms: Any = ("bn", "bn_wa"), seeds: Any = (0, 1, 
 def test_every_cell_has_its_n_and_its_interval(experiment: Any) -> None:
     read = simulate(experiment)
     section = overview.section(read.runs, read.matrix, read.resamples)
-    shown = table(section, "accuracy")
+    shown = table(section, "matrix")
     assert [row[0] for row in shown.rows] == ["BN", "BN + WA"]
-    assert all(cell.split("\n")[1] == f"3×{SMALL[t]}" for row in shown.rows for cell, t in zip(row[1:], "WADADW"))
+    assert all(cell.split("\n")[1] == f"3×{SMALL[t]}" for row in shown.rows for cell, t in zip(row[1:-1], "WADADW", strict=True))
     data = section.data["intervals"].set_index(["label", "source", "target"])
     cell = data.loc[("BN", "A", "W")]
     values = [100 * o.right.mean() for o in read.outcomes if (o.label, o.source, o.target) == ("BN", "A", "W")]

@@ -72,8 +72,8 @@ def heatmap(
         if max(map(len, names), default=0) <= 8 and number:
             turn, align = 0, "center"
         axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=turn, ha=align, size=size)
-        for text in axes.get_xticklabels():
-            text.set(rotation_mode="anchor", va="center" if turn == 90 else "top")
+        for name in axes.get_xticklabels():
+            name.set(rotation_mode="anchor", va="center" if turn == 90 else "top")
         names = [plain(str(name), 40) for name in grid.index] if rows <= NAMED else []
         axes.set_yticks(np.arange(len(names)) + 0.5, names, rotation=0, size=size)
         axes.tick_params(length=0)

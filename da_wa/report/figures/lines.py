@@ -26,11 +26,10 @@ def learning_curves(parts: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         for axes, (norm, lines) in zip(grid, parts.items(), strict=True):
             for name, line in lines.items():
                 k = names.index(name)
-                look = {"color": COLOURS[k % len(COLOURS)], "ls": DASHES[k % len(DASHES)], "lw": 1.5}
-                axes.plot(
-                    line["epoch"], line["mean"], label=plain(name, 40), marker="" if len(line) > 1 else ".", **look
-                )
-                axes.fill_between(line["epoch"], line["low"], line["high"], color=look["color"], alpha=0.15, lw=0)
+                colour, dash = COLOURS[k % len(COLOURS)], DASHES[k % len(DASHES)]
+                marker = "" if len(line) > 1 else "."
+                axes.plot(line["epoch"], line["mean"], dash, color=colour, lw=1.5, marker=marker, label=plain(name, 40))
+                axes.fill_between(line["epoch"], line["low"], line["high"], color=colour, alpha=0.15, lw=0)
             axes.set_title(plain(norm, 30), loc="left")
             axes.set_ylim(0, 102)
             axes.grid(color="0.92")

@@ -24,8 +24,16 @@ def clouds(parts: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         figure, grid = panels(len(parts), 5, 1.9, 1.95)
         for axes, (title, domains) in zip(grid, parts.items(), strict=True):
             for k, (domain, points) in enumerate(domains.items()):
-                look = {"marker": MARKERS[k % len(MARKERS)], "color": COLOURS[k % len(COLOURS)]}
-                axes.scatter(*points.T, s=9, alpha=0.6, linewidths=0, label=plain(domain, 40), **look)
+                axes.scatter(
+                    points[:, 0],
+                    points[:, 1],
+                    s=9,
+                    marker=MARKERS[k % len(MARKERS)],
+                    color=COLOURS[k % len(COLOURS)],
+                    alpha=0.6,
+                    linewidths=0,
+                    label=plain(domain, 40),
+                )
             axes.set_title(plain(title, 30), loc="left")
             axes.set(xticks=[], yticks=[])
             axes.spines[["left", "bottom"]].set_visible(False)
@@ -40,8 +48,16 @@ def relation(frame: pd.DataFrame, x: str, y: str, by: str) -> Figure:
     with plain_style():
         figure, (axes,) = panels(1, 1, 5.2, 3.4)
         for k, (name, rows) in enumerate(frame.groupby(by, sort=False)):
-            look = {"marker": MARKERS[k % len(MARKERS)], "color": COLOURS[(k + k // 8) % len(COLOURS)]}
-            axes.scatter(rows[x], rows[y], s=26, alpha=0.85, linewidths=0, label=plain(str(name), 30), **look)
+            axes.scatter(
+                rows[x],
+                rows[y],
+                s=26,
+                marker=MARKERS[k % len(MARKERS)],
+                color=COLOURS[(k + k // 8) % len(COLOURS)],
+                alpha=0.85,
+                linewidths=0,
+                label=plain(str(name), 30),
+            )
         axes.set(xlabel=x, ylabel=y)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)

@@ -28,14 +28,16 @@ def plain_style() -> Iterator[None]:
         yield
 
 
-def panels(count: int, columns: int, width: float, height: float, **shared: bool) -> tuple[Figure, list[Axes]]:
+def panels(
+    count: int, columns: int, width: float, height: float, *, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
     """A grid of ``count`` axes of ``width`` × ``height`` inches each, filled row by row."""
     from matplotlib.figure import Figure
 
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, **shared).ravel().tolist()
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel().tolist()
     for axes in grid[count:]:
         axes.remove()
     for axes in grid[:count]:
