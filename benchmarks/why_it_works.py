@@ -8,6 +8,7 @@ Figs. 2, 7 and 8), trained networks (Figs. 4 and 5), and how the second moment g
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from layer_values import (
     top_class,
     trained_layers,
 )
+from PIL import Image
 from torch import Tensor
 
 from da_wa.data.digits import digits
@@ -83,6 +85,14 @@ def growth_table(found: pd.DataFrame) -> str:
     return pipe_table(wide.loc[found["network"].unique(), found["start"].unique()])
 
 
+def picture(grid: sns.axisgrid.Grid, colours: int = 48) -> bytes:
+    """A png with a palette: a third of the size, and no difference to see."""
+    with Image.open(io.BytesIO(rendered(grid.figure, "png"))) as image:
+        small = io.BytesIO()
+        image.convert("RGB").quantize(colours).save(small, "png", optimize=True)
+    return small.getvalue()
+
+
 def draw_distributions(values: pd.DataFrame, tails: float = 0.005) -> bytes:
     """A figure (png) with a row for every norm, a column for every layer, a curve for every channel.
 
@@ -108,7 +118,7 @@ def draw_distributions(values: pd.DataFrame, tails: float = 0.005) -> bytes:
         grid.set_titles(row_template="{row_name}", col_template="{col_name}")
         grid.set(yticks=[], ylabel="", xlabel="")
         grid.refline(x=0, color="0.6", linestyle=":", linewidth=0.8)
-        return rendered(grid.figure, "png")
+        return picture(grid)
 
 
 def draw_growth(found: pd.DataFrame) -> bytes:
@@ -124,7 +134,7 @@ def draw_growth(found: pd.DataFrame) -> bytes:
         grid.set(yscale="log").set_axis_labels("layer or block", "second moment / first")
         grid.set_titles("{col_name}")
         sns.move_legend(grid, "upper center", bbox_to_anchor=(0.45, 0), ncols=3, title="")
-        return rendered(grid.figure, "png")
+        return picture(grid)
 
 
 @dataclass(frozen=True)

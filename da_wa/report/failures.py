@@ -162,7 +162,7 @@ def _confusion_plot(
     size = min(0.13, 9 / len(names))
     figure = heatmap(pd.DataFrame(share, names, names), "", None, cell=(size, size), top=100.0)
     axes = figure.axes[0]
-    axes.set_title(f"{arrow(*pair)}: share of the row's class, 0 to 100 %", fontsize=8, loc="left")
+    axes.set_title(f"{arrow(*pair)}: share of the row's class, dark 0 %, light 100 %", fontsize=8, loc="left")
     axes.set_xlabel("predicted", fontsize=7)
     axes.set_ylabel("true", fontsize=7)
     runs = counted(len(found), "run")
