@@ -233,9 +233,7 @@ def initial_layers(names: Sequence[str], sizes: Sizes) -> Iterator[Layer]:
     for name in names:
         norm = named(name)
         torch.manual_seed(0)
-        network = plain_network(
-            norm, layers=7, width=sizes.width, side=sizes.side
-        ).train()  # BN: the batch's statistics
+        network = plain_network(norm, layers=7, width=sizes.width, side=sizes.side).train()  # BN: the batch's statistics
         noise = torch.randn(sizes.batch, 3, sizes.side, sizes.side)
         *maps, logits = outputs(network, [*network[0:-2:2], network[-1]], noise)
         for number, rows in enumerate(maps, start=1):
@@ -326,9 +324,7 @@ def distribution_table(found: pd.DataFrame, network: str, quantity: str, layers:
     chosen = found.query("network == @network and quantity == @quantity and layer in @layers")
     wide = chosen.pivot(index="norm", columns="layer", values=["offset", "spread", "skewness", "top_class"])
     wide = wide.reindex(chosen["norm"].unique()).dropna(axis=1, how="all").map("{:.2f}".format)
-    wide = wide[
-        [(measure, layer) for layer in layers for measure in wide.columns.unique(0) if (measure, layer) in wide]
-    ]
+    wide = wide[[(measure, layer) for layer in layers for measure in wide.columns.unique(0) if (measure, layer) in wide]]
     wide.columns = [f"{layer}: {measure.replace('_', ' ')}" for measure, layer in wide.columns]
     return pipe_table(wide)
 
