@@ -174,14 +174,14 @@ class Bench:
         return [job for job in jobs if isinstance(job, PretrainJob)]
 
     def finetune(self, stage: str, folder: str, options: Sequence[str]) -> list[FinetuneJob]:
-        """Fine-tune what is missing, from the networks that are there."""
+        """Fine-tune what is missing, from the networks that are there; gives all runs, also those left out."""
         cfg, norms = self.compose(folder, options)
         runs = [job for job in self.jobs(folder, cfg, norms) if isinstance(job, FinetuneJob)]
         ready = [job for job in runs if job.waits_for() is None]
         if absent := sorted({job.config["norm"] for job in runs} - {job.config["norm"] for job in ready}):
             self.console.print(f"{folder}: left out, since not pre-trained: {', '.join(absent)}", highlight=False)
         self._launch(stage, cfg, norms, ready)
-        return ready
+        return runs
 
     def _launch(self, stage: str, cfg: dict[str, Any], norms: Mapping[str, Any], jobs: Sequence[Job]) -> None:
         pending = [job for job in jobs if not job.done()]
@@ -216,7 +216,7 @@ class Bench:
             "jobs left": len(pending) - len(took),
             "flops": flops,
             "matrix_rate": rate,
-            "mfu": round(flops / rate / seconds, 4) if rate else "",
+            "mfu": f"{flops / rate / seconds:.4g}" if rate else "",
         }
         path = self.out / "stages.csv"
         rows = list(csv.DictReader(path.open())) if path.exists() else []
@@ -268,7 +268,7 @@ def search(bench: Bench, scope: Scope) -> None:
                 continue
             options = [f"norms={scope.searched}", "seeds=[0]", *recipe.options]
             runs = bench.finetune("search", f"search/{recipe}", options)
-            if not all(run.done() for run in runs) or not runs:
+            if not all(run.done() for run in runs):
                 raise UserError(f"the search cannot go on: runs of {recipe} failed or their networks are missing")
             found[number, recipe] = accuracies(runs)
             score[recipe] = mean([a for (_, source, d), a in found[number, recipe].items() if source == d])

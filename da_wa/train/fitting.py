@@ -117,8 +117,8 @@ class Fitted:
             "images_per_s": round(self.images_per_s, 1),
             "flops": self.flops,
             "matrix_rate": round(self.matrix_rate),
-            "floor_s": round(self.floor_s, 3),
-            "mfu": round(self.mfu, 4),
+            "floor_s": round(self.floor_s, 4),
+            "mfu": round(self.mfu, 5),
         }
 
 
@@ -206,7 +206,9 @@ def fit(
     if settings.channels_last:
         module.model.to(memory_format=torch.channels_last)
     if settings.compile:
-        torch._dynamo.config.recompile_limit = 64  # ten norms, each trained and evaluated at a few batch sizes
+        from torch._dynamo import config as dynamo
+
+        dynamo.recompile_limit = 64  # ten norms, each trained and evaluated at a few batch sizes
         module.model.compile(mode=settings.compile if isinstance(settings.compile, str) else None)
     module.fused = bool(settings.fused)
     trainer = pl.Trainer(

@@ -66,7 +66,7 @@ def matrix_rate(device: str, dtype: torch.dtype, threads: int) -> float:
     """
     side, repeats = (8192, 12) if device == "cuda" else (768, 8)
     generator = torch.Generator(device).manual_seed(0)
-    a, b = torch.randn(2, side, side, generator=generator, device=device).to(dtype)
+    a, b = torch.randn(2, side, side, generator=generator, device=device, dtype=dtype)
     product = a @ b  # the first call sets up the library
 
     def seconds() -> float:
