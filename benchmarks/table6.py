@@ -11,6 +11,7 @@ A stage stops by itself after ``--minutes`` and says "to go on: same command"; w
 again. Whatever follows the options is added to every experiment as Hydra overrides, e.g.
 ``data.root=data/office31 pretrain.root=data/cifar100 model.gain_init=fixup``. A norm that could not be
 pre-trained is left out of the later stages and named; ``--stage pretrain`` tries it again.
+A GPU that one small run cannot fill takes several at once: ``--workers 4``.
 
 On a machine without the images: ``--stage pack`` where they are decodes Office-31 at every size of the search
 and CIFAR-100, and leaves in ``OUT/pixels`` all that the other stages need. There, with that folder in place,
