@@ -6,8 +6,10 @@ from a known seed can be repeated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -44,7 +46,7 @@ def random_erase(images: Tensor, probability: float, area: tuple[float, float] =
     n, _, height, width = images.shape
     draw = torch.rand(5, n, 1, 1, 1, device=images.device)
     share = area[0] + (area[1] - area[0]) * draw[0]
-    aspect = torch.exp(torch.log(torch.tensor(0.3)) + draw[1] * torch.log(torch.tensor(3.3 / 0.3)))
+    aspect = torch.exp(math.log(0.3) + draw[1] * math.log(3.3 / 0.3))
     tall = (share * height * width * aspect).sqrt().round().clamp(1, height)
     wide = (share * height * width / aspect).sqrt().round().clamp(1, width)
     top = (draw[2] * (height - tall + 1)).floor()
@@ -90,6 +92,13 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) uint8 -> (n, 3, h, w) float32."""
-        mean = 255 * torch.tensor(self.mean, device=images.device)[:, None, None]
-        std = 255 * torch.tensor(self.std, device=images.device)[:, None, None]
+        mean, std = _on_device(tuple(self.mean), tuple(self.std), images.device)
         return (images.float() - mean) / std
+
+
+@cache
+def _on_device(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Both in units of 0…255 as (3, 1, 1); copied once, since a copy makes the host wait for the device."""
+    with torch.inference_mode(False):
+        first, second = (255 * torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
+    return first, second

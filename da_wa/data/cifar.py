@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from da_wa.data.decoded import SUFFIX, from_index
 from da_wa.data.domains import DomainSet, ImageArray, NamedImages, assemble, from_folders
 from da_wa.errors import DataError
 
@@ -19,7 +20,7 @@ def cifar100(root: str | Path, download: bool = True) -> DomainSet:
 
     Args:
         root: holds ``train/<class>/`` and ``test/<class>/``, directly or one folder down, or the official archive
-            (``cifar-100-python``), whose md5 torchvision checks.
+            (``cifar-100-python``), whose md5 torchvision checks; or an index of decoded images, a ``.json`` file.
         download: fetch the archive (169 MB) into ``root`` when nothing of this is there.
 
     Raises:
@@ -38,6 +39,8 @@ def cifar10(root: str | Path, download: bool = True) -> DomainSet:
 
 
 def _cifar(name: str, archive: Any, root: Path, download: bool) -> DomainSet:
+    if root.suffix == SUFFIX:
+        return from_index(root)
     for place in [root, *sorted(root.glob("*/"))]:
         if all((place / part).is_dir() for part in _PARTS):
             return from_folders(place, _PARTS, name)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from da_wa.data.decoded import SUFFIX, from_index
 from da_wa.data.domains import ClassRule, DomainSet, from_folders, some
 from da_wa.data.download import Archive, fetch, unpack
 from da_wa.errors import DataError
@@ -118,7 +119,7 @@ def office31(
 
     Args:
         root: holds ``amazon``, ``webcam`` and ``dslr``, directly or one folder down; each holds its class folders,
-            directly or in ``images``.
+            directly or in ``images``; or an index of decoded images, a ``.json`` file.
         download: fetch the dataset when ``root`` is missing or empty.
         verify: check the number of images of every domain and class.
         class_rule: see :data:`~da_wa.data.domains.ClassRule`.
@@ -129,13 +130,16 @@ def office31(
         DataError: the dataset is missing and cannot be had, is incomplete, or has other counts.
     """
     root = Path(root).expanduser().absolute()
-    place = _find(root)
-    if place is None:
-        _refuse_other_content(root)
-        if not download:
-            raise DataError(f"Office-31 is not in {root} and data.download=false.\n{_BY_HAND.format(root=root)}")
-        place = _download(root, hosts, counts)
-    domains = from_folders(place, FOLDERS, "Office-31", class_rule)
+    if root.suffix == SUFFIX:
+        domains = from_index(root)
+    else:
+        place = _find(root)
+        if place is None:
+            _refuse_other_content(root)
+            if not download:
+                raise DataError(f"Office-31 is not in {root} and data.download=false.\n{_BY_HAND.format(root=root)}")
+            place = _download(root, hosts, counts)
+        domains = from_folders(place, FOLDERS, "Office-31", class_rule)
     if verify:
         check_counts(domains, counts)
     return domains

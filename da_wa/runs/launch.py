@@ -5,6 +5,7 @@ So one process, several, or the same command started twice on a shared folder al
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import queue
@@ -42,20 +43,25 @@ class Event:
 Emit = Callable[[Event], None]
 
 
-def work(jobs: Sequence[Job], emit: Emit, since: float) -> None:
-    """Run every job that is neither done nor held by another process, until none is left.
+class OutOfTime(Exception):
+    """Ends a job between two epochs; the same command resumes it."""
+
+
+def work(jobs: Sequence[Job], emit: Emit, since: float, until: float = math.inf) -> None:
+    """Run every job that is neither done nor held by another process, until none or no time is left.
 
     Args:
         jobs: in the order to try them.
         emit: told what happens.
         since: when this launch began, in seconds of the epoch; what failed later is not tried again.
+        until: when no further job and no further epoch is begun, in seconds of the epoch.
     """
     pending = {job.id: job for job in jobs}
     failed: set[str] = set()
-    while pending:
+    while pending and time.time() < until:
         progress = False
         for job in list(pending.values()):
-            ending = _ending(job, failed, since) or _attempt(job, pending.keys() | failed, failed, emit, since)
+            ending = _ending(job, failed, since) or _attempt(job, pending.keys() | failed, failed, emit, since, until)
             if ending is not None:
                 progress = True
                 del pending[job.id]
@@ -77,16 +83,24 @@ def _ending(job: Job, failed: Set[str], since: float) -> Event | None:
     return None if why is None else Event("failed", job.id, message=why)
 
 
-def _attempt(job: Job, unfinished: Set[str], failed: Set[str], emit: Emit, since: float) -> Event | None:
-    """Run ``job`` if its time has come and no other process holds it."""
-    if job.waits_for() in unfinished:
+def _attempt(job: Job, unfinished: Set[str], failed: Set[str], emit: Emit, since: float, until: float) -> Event | None:
+    """Run ``job`` if its time has come, and is not over, and no other process holds it."""
+    if job.waits_for() in unfinished or time.time() >= until:
         return None
+
+    def notify(done: int, epochs: int) -> None:
+        emit(Event("epoch", job.id, done, epochs))
+        if done < epochs and time.time() >= until:
+            raise OutOfTime
+
     with job.claim() as mine:
         if not mine or (ending := _ending(job, failed, since)):  # another process has it, or had it a moment ago
             return ending if mine else None
         emit(Event("start", job.id))
         try:
-            job.run(lambda done, total: emit(Event("epoch", job.id, done, total)))
+            job.run(notify)
+        except OutOfTime:
+            return None
         except UserError as error:
             job.fail(str(error))
         except Exception:
@@ -102,13 +116,16 @@ class Local:
         workers: how many; ``auto`` is one per core, or one per GPU where there is one. One worker is this
             process itself.
         threads: of each worker; ``auto`` is its share of the cores.
+        deadline_s: seconds after which no further job and no further epoch is begun. The same command goes
+            on from there; a run that is cut off loses at most ``trainer.save_every_s``.
     """
 
     workers: int | Literal["auto"] = "auto"
     threads: int | Literal["auto"] = "auto"
+    deadline_s: float | None = None
 
     def __call__(self, jobs: Sequence[Job], emit: Emit) -> None:
-        """Run all jobs.
+        """Run all jobs, or those that there is time for.
 
         Raises:
             UserError: every worker died before the jobs were done.
@@ -118,10 +135,11 @@ class Local:
         workers = max(1, min(wanted, len(jobs)))
         threads = max(1, cores // wanted) if self.threads == "auto" else self.threads
         since = time.time()
+        until = math.inf if self.deadline_s is None else since + self.deadline_s
         if workers == 1:
-            _work_here(jobs, emit, since, threads)
+            _work_here(jobs, emit, since, until, threads)
         else:
-            _work_in_processes(jobs, emit, since, threads, workers)
+            _work_in_processes(jobs, emit, since, until, threads, workers)
 
 
 def _parallel(cores: int) -> int:
@@ -130,18 +148,18 @@ def _parallel(cores: int) -> int:
     return torch.cuda.device_count() or cores
 
 
-def _work_here(jobs: Sequence[Job], emit: Emit, since: float, threads: int) -> None:
+def _work_here(jobs: Sequence[Job], emit: Emit, since: float, until: float, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    work(jobs, emit, since)
+    work(jobs, emit, since, until)
 
 
-def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, threads: int, workers: int) -> None:
+def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: float, threads: int, workers: int) -> None:
     context = multiprocessing.get_context("spawn")  # forked processes inherit locks of torch's thread pool
     events: Any = context.Queue()
     processes = [
-        context.Process(target=_worker, args=(jobs, events, since, threads, sys.argv), daemon=True)
+        context.Process(target=_worker, args=(jobs, events, since, until, threads, sys.argv), daemon=True)
         for _ in range(workers)
     ]
     for process in processes:
@@ -166,16 +184,16 @@ def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, threads: i
         for process in processes:
             process.join()
     lost = [job.id for job in jobs if job.id not in finished]
-    if lost:
+    if lost and time.time() < until:
         raise UserError(
             f"every worker process ended before {len(lost)} of {len(jobs)} jobs, the first {lost[0]} "
             "(out of memory, or killed?). Start the same command again to go on, with launcher.workers=1 if it recurs."
         )
 
 
-def _worker(jobs: Sequence[Job], events: Any, since: float, threads: int, argv: list[str]) -> None:
+def _worker(jobs: Sequence[Job], events: Any, since: float, until: float, threads: int, argv: list[str]) -> None:
     sys.argv = argv  # records keep the command line
     try:
-        _work_here(jobs, events.put, since, threads)
+        _work_here(jobs, events.put, since, until, threads)
     except (KeyboardInterrupt, SystemExit):
         os._exit(130)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from da_wa.errors import Diverged
 from da_wa.models.backbone import Backbone
 from da_wa.models.fixup import scalar_parameters
 
-MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+MakeOptimizer = Callable[..., Optimizer]
 MakeSchedule = Callable[..., LRScheduler]
 
 
@@ -39,6 +40,7 @@ class Classifier(LightningModule):
         label_smoothing: of the training loss.
 
     Attributes:
+        fused: ask an optimiser that can for one kernel in the place of several.
         curve: one row an epoch: epoch (from 1), loss, accuracy (training images, augmented), lr.
         predictions: evaluated epoch -> one tensor a domain, predicted labels (n,) int64 in loader order.
         confidences: one tensor a domain, probabilities (n,) of the labels that were predicted last.
@@ -62,6 +64,7 @@ class Classifier(LightningModule):
         self.model = model
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.domains, self.seed, self.label_smoothing = tuple(domains), seed, label_smoothing
+        self.fused = False
         self.curve: list[dict[str, float]] = []
         self.predictions: dict[int, list[Tensor]] = {}
         self.confidences: list[Tensor] = []
@@ -81,7 +84,8 @@ class Classifier(LightningModule):
         scalars = scalar_parameters(self.model)
         ids = {id(p) for p in scalars}
         others = [p for p in self.model.parameters() if id(p) not in ids]
-        optimizer = self.make_optimizer([{"params": others}])
+        fused = {"fused": True} if self.fused and "fused" in signature(self.make_optimizer).parameters else {}
+        optimizer = self.make_optimizer([{"params": others}], **fused)
         if scalars:
             optimizer.add_param_group({"params": scalars, "lr": optimizer.defaults["lr"] / 10})
         schedule = self.make_schedule(optimizer, total_steps=self.trainer.estimated_stepping_batches)

@@ -27,6 +27,7 @@ def environment(fitted: Fitted) -> dict[str, Any]:
         "precision": fitted.settings.precision,
         "channels_last": fitted.settings.channels_last,
         "compile": fitted.settings.compile,
+        "fused": fitted.settings.fused,
         "threads": torch.get_num_threads(),
         "command": command(),
     }

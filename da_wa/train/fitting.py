@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from da_wa.data.datamodule import DomainDataModule
 from da_wa.errors import UserError
 from da_wa.train.classifier import Classifier
+from da_wa.train.floor import count_flops, matrix_rate, matrix_type
 
 Auto = Literal["auto"]
 
@@ -38,7 +39,10 @@ class Settings:
         accelerator: Lightning's name of the device kind: auto, cpu, gpu, mps, …
         precision: Lightning's name, e.g. ``32-true`` or ``bf16-mixed``.
         channels_last: memory layout of convolution weights.
-        compile: ``torch.compile`` the network.
+        compile: ``torch.compile`` the network; a name is its mode, e.g. ``reduce-overhead``, which replays a
+            step as one CUDA graph. Networks of one architecture and norm share the compiled code within a
+            process, and through inductor's cache on disk (``TORCHINDUCTOR_CACHE_DIR``) between processes.
+        fused: an optimiser step in one kernel, for optimisers that offer it.
         deterministic: only kernels that repeat bit by bit.
         save_every_s: seconds between checkpoints to resume from; they are written at the end of an epoch.
     """
@@ -46,7 +50,8 @@ class Settings:
     accelerator: str = "auto"
     precision: str = "auto"
     channels_last: bool | Auto = "auto"
-    compile: bool = False
+    compile: bool | str = False
+    fused: bool | Auto = "auto"
     deterministic: bool = True
     save_every_s: float = 20.0
 
@@ -54,7 +59,8 @@ class Settings:
         """Put a value in the place of every ``auto``.
 
         bfloat16 wherever the processor multiplies it natively; channels_last unless a Group or Instance
-        norm is in the network, whose kernels are slow in it. ``benchmarks/settings.py`` measures both.
+        norm is in the network, whose kernels are slow in it (``benchmarks/settings.py`` measures both); fused
+        optimisers on a GPU, where a small step waits for the launches of its kernels.
         """
         accelerator = self.accelerator
         if accelerator == "auto":
@@ -66,6 +72,7 @@ class Settings:
             accelerator=accelerator,
             precision=("bf16-mixed" if native_bf16 else "32-true") if self.precision == "auto" else self.precision,
             channels_last=not per_sample if self.channels_last == "auto" else self.channels_last,
+            fused=accelerator == "gpu" if self.fused == "auto" else self.fused,
         )
 
 
@@ -73,7 +80,8 @@ class Settings:
 class Fitted:
     """What a fit took. Seconds of this process; those of an earlier, interrupted one are not counted.
 
-    ``features`` holds one tensor (n, d) for each part that the data wants represented.
+    ``flops`` are those of training and evaluation, ``matrix_rate`` the device's operations per second (see
+    ``floor.py``). ``features`` holds one tensor (n, d) for each part that the data wants represented.
     """
 
     settings: Settings
@@ -84,15 +92,31 @@ class Fitted:
     images_per_s: float
     peak_memory_mb: float
     resumed_from: int  # epochs that an earlier process had finished
+    flops: int
+    matrix_rate: float
     features: list[Tensor]
 
+    @property
+    def floor_s(self) -> float:
+        """The least seconds that training and evaluation could take on this device."""
+        return self.flops / self.matrix_rate
+
+    @property
+    def mfu(self) -> float:
+        """The share of the floor in the seconds that they took."""
+        return self.floor_s / max(self.train_s + self.eval_s, 1e-9)
+
     def timing(self) -> dict[str, float]:
-        """Seconds and images per second, rounded, for a record."""
+        """Seconds, images per second, operations and what share of them was unavoidable, for a record."""
         return {
             "total_s": round(self.total_s, 2),
             "train_s": round(self.train_s, 2),
             "eval_s": round(self.eval_s, 2),
             "images_per_s": round(self.images_per_s, 1),
+            "flops": self.flops,
+            "matrix_rate": round(self.matrix_rate),
+            "floor_s": round(self.floor_s, 4),
+            "mfu": round(self.mfu, 5),
         }
 
 
@@ -176,10 +200,15 @@ def fit(
     settings = settings.resolve(module.model)
     started = time.perf_counter()
     clock = _Clock()
+    flops = count_flops(module.model, data.train.domain.pixels.shape[1:])
     if settings.channels_last:
         module.model.to(memory_format=torch.channels_last)
     if settings.compile:
-        module.model.compile()
+        from torch._dynamo import config as dynamo
+
+        dynamo.recompile_limit = 64  # ten norms, each trained and evaluated at a few batch sizes
+        module.model.compile(mode=settings.compile if isinstance(settings.compile, str) else None)
+    module.fused = bool(settings.fused)
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=1,
@@ -204,6 +233,7 @@ def fit(
         trainer.validate(module, data, verbose=False)
     features = [torch.cat(batches).float().cpu() for batches in _per_loader(trainer, module, data)]
     trained = (epochs - resumed) * data.steps_per_epoch * data.batch_size
+    evaluated = sum(epoch > resumed for epoch in module.predictions) * sum(map(len, data.evaluate))
     return Fitted(
         settings=settings,
         device=_device_name(settings.accelerator),
@@ -213,6 +243,10 @@ def fit(
         images_per_s=trained / clock.train_s if clock.train_s else 0.0,
         peak_memory_mb=_peak_memory_mb(settings.accelerator),
         resumed_from=resumed,
+        flops=trained * flops.training + evaluated * flops.prediction,
+        matrix_rate=matrix_rate(
+            trainer.strategy.root_device.type, matrix_type(settings.precision), torch.get_num_threads()
+        ),
         features=features,
     )
 

@@ -115,6 +115,48 @@ def test_two_workers_share_the_jobs(tmp_path):
     assert Counter(ran(tmp_path)) == Counter({str(i): 1 for i in range(12)})
 
 
+@dataclass(frozen=True)
+class Epochs(Fake):
+    """Three epochs of a twentieth of a second, kept on disk as a training state is."""
+
+    def run(self, notify) -> None:
+        state = self.folder / f"{self.id}.state"
+        for epoch in range(int(state.read_text()) if state.exists() else 0, 3):
+            time.sleep(0.05)
+            state.write_text(str(epoch + 1))
+            with (self.folder / "log").open("a") as log:
+                log.write(f"{self.id}{epoch + 1}\n")
+            notify(epoch + 1, 3)
+        (self.folder / f"{self.id}.done").touch()
+
+
+def test_no_job_is_begun_after_the_deadline(tmp_path):
+    work([Fake("a", {}, tmp_path)], lambda e: None, time.time(), until=time.time())
+    assert ran(tmp_path) == []
+    jobs = [Fake("a", {}, tmp_path, seconds=0.1), Fake("b", {}, tmp_path)]
+    work(jobs, lambda e: None, time.time(), until=time.time() + 0.05)
+    assert ran(tmp_path) == ["a"]
+    assert [job.done() for job in jobs] == [True, False]
+
+
+def test_a_deadline_ends_a_job_between_epochs_and_the_same_command_goes_on(tmp_path):
+    jobs = [Epochs("a", {}, tmp_path), Epochs("b", {}, tmp_path, needs="a")]
+    events: list[Event] = []
+    work(jobs, events.append, time.time(), until=time.time() + 0.02)
+    assert ran(tmp_path) == ["a1"]
+    assert [e.kind for e in events] == ["start", "epoch"]
+    assert not jobs[0].note.exists()
+    launch(jobs)
+    assert ran(tmp_path) == ["a1", "a2", "a3", "b1", "b2", "b3"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_deadline_leaves_is_no_error(tmp_path, workers):
+    jobs = [Epochs(str(k), {}, tmp_path) for k in range(3)]
+    Local(workers=workers, threads=1, deadline_s=0.0)(jobs, lambda event: None)
+    assert ran(tmp_path) == []
+
+
 def test_workers_that_all_die_are_told(tmp_path):
     jobs = [Fake("a", {}, tmp_path, trouble="death"), Fake("b", {}, tmp_path, trouble="death")]
     with pytest.raises(UserError, match="every worker process ended before 2 of 2 jobs"):

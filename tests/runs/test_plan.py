@@ -140,6 +140,19 @@ def test_the_shipped_networks_are_those_of_the_quick_recipe(tmp_path):
         assert job.done(), f"{job.checkpoint.name} is not shipped: the recipe and da_wa/checkpoints/ have come apart"
 
 
+def test_the_names_of_the_shipped_networks_stay(tmp_path):
+    """Names hash what determines a network; a change here would orphan everybody's checkpoints."""
+    cfg, norms = compose_experiment(["experiment=quick"])
+    names = {job.id for job in planned(cfg, norms, tmp_path) if isinstance(job, PretrainJob)}
+    assert names == {
+        f"resnet20-cifar100-{name}"
+        for name in (
+            "none-dd356663", "wa-9cf969bc", "bn-4d6a7dd6", "bn_wa-c37142e0", "gn-14a60190",
+            "gn_wa-f339226c", "in-a6d56a78", "in_wa-05573b31", "ln-dd3b6fc9", "ln_wa-40a82194",
+        )
+    }  # fmt: skip
+
+
 def test_names_of_files_are_safe():
     assert slug("my domain/é?*") == "my_domain_é_"
     assert "/" not in slug("../../etc")

@@ -1,0 +1,85 @@
+"""The least time that a training can take: its arithmetic over the matrix rate of the device.
+
+Counted are convolutions and matrix products, a multiply-add as two operations; what is left out (norms,
+activations, augmentation) moves memory rather than multiplies. The share of the floor in the time that
+was taken is the model-FLOPs utilisation, MFU (Chowdhery et al. 2022, PaLM, appendix B).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+_TYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations for one image: of a training step, and of a prediction."""
+
+    training: int
+    prediction: int
+
+
+def count_flops(model: nn.Module, image: Sequence[int]) -> Flops:
+    """Count without computing: shapes alone pass through the network.
+
+    Args:
+        model: images (n, c, h, w) -> logits (n, classes); left as it is.
+        image: (c, h, w).
+    """
+    state = {
+        name: torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    n = 2  # a batch of one has no variance
+    images = torch.empty(n, *image, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        logits = functional_call(model, state, (images,))
+        prediction = counter.get_total_flops()
+        logits.sum().backward()
+    return Flops(counter.get_total_flops() // n, prediction // n)
+
+
+def matrix_type(precision: str) -> torch.dtype:
+    """The type that products are computed in under Lightning's ``precision``, e.g. ``bf16-mixed``."""
+    return _TYPES.get(precision.partition("-")[0], torch.float32)
+
+
+@cache
+def matrix_rate(device: str, dtype: torch.dtype, threads: int) -> float:
+    """Operations per second of this device in a large matrix product, measured once per process.
+
+    The best of several: whatever else runs on the device can only slow it down.
+
+    Args:
+        device: ``cpu``, ``cuda``, …
+        dtype: of the matrices.
+        threads: torch's, which the rate of a CPU depends on; only tells measurements apart.
+    """
+    side, repeats = (8192, 12) if device == "cuda" else (768, 8)
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = torch.randn(2, side, side, generator=generator, device=device, dtype=dtype)
+    product = a @ b  # the first call sets up the library
+
+    def seconds() -> float:
+        _wait(device)
+        started = time.perf_counter()
+        torch.mm(a, b, out=product)
+        _wait(device)
+        return time.perf_counter() - started
+
+    with torch.inference_mode():
+        return 2 * side**3 / min(seconds() for _ in range(repeats))
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
