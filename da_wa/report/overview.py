@@ -19,7 +19,7 @@ from da_wa.report.wording import arrow, counted, listed, number, within
 def section(runs: Collection, matrix: Matrix, resamples: Resamples) -> Section:
     """Which norm transfers best?"""
     parts: list[str | Table | Plot] = [_matrix_table(runs, matrix)]
-    parts.append(Plot("heatmap", matrix_heatmap(matrix), "The same numbers in colours."))
+    parts.append(Plot("heatmap", matrix_heatmap(matrix), "The same numbers in colours.", wide=False))
     if (held_out := _held_out(runs)) is not None:
         parts.append(held_out)
     if runs.missing or runs.unreadable:

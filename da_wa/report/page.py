@@ -25,7 +25,8 @@ a { color: var(--link); }
 figure { margin: 1.5rem 0; }
 figcaption, caption { color: var(--ink); font-weight: 600; font-size: .95rem; text-align: left; padding-bottom: .4rem; }
 figure img { display: block; max-width: 100%; height: auto; }
-figure.narrow img { max-width: min(100%, 38rem); }
+figure.narrow { display: inline-block; vertical-align: top;
+                width: calc(50% - 1rem); margin-right: .75rem; }
 .scroll { overflow-x: auto; margin: 1.5rem 0 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; line-height: 1.35; }
 caption { caption-side: top; }
@@ -36,13 +37,15 @@ tbody tr:last-child > * { border-bottom: 1.5px solid var(--ink); }
 th:first-child { text-align: left; font-weight: 500; }
 tbody th { position: sticky; left: 0; background: #fff; }
 td small { color: var(--soft); display: block; font-size: .72rem; font-weight: 400; }
-td.text, th.text { text-align: left; white-space: normal; min-width: 8rem; max-width: 34rem; overflow-wrap: anywhere; }
+td.text, th.text { text-align: left; }
+td.prose, th.prose { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+td.prose, th.prose { min-width: 16rem; max-width: 40rem; }
 .notes { color: var(--soft); font-size: .8rem; line-height: 1.45; margin: .4rem 0 1.5rem; }
 .notes p { margin: 0 0 .3rem; max-width: none; }
 @media (max-width: 40rem) {
   body { padding: 1rem .9rem 3rem; } h1 { font-size: 1.4rem; } nav ol { columns: 1; }
   th, td { padding: .28rem .45rem; } tbody th { max-width: 9rem; white-space: normal; }
-  .wide { overflow-x: auto; } figure.wide img { max-width: none; width: 44rem; }
+  figure.narrow { width: 100%; } .wide { overflow-x: auto; } figure.wide img { max-width: none; width: 44rem; }
 }
 @media print {
   @page { size: A4; margin: 14mm; }
@@ -111,19 +114,21 @@ def _part(part: str | Table | Plot, images: Mapping[str, bytes]) -> str:
 
 
 def _table(table: Table) -> str:
-    words = {j for j in range(1, len(table.header)) if any(re.match(r"[^\W\d]", row[j]) for row in table.rows)}
-
     def of(column: int) -> str:
-        return ' class="text"' if column in words else ""
+        cells = [row[column] for row in table.rows]
+        if not any(re.match(r"[^\W\d]", text) for text in cells):
+            return ""
+        return ' class="prose"' if max(map(len, cells)) > 40 else ' class="text"'
 
-    head = "".join(f'<th scope="col"{of(j)}>{escape(name)}</th>' for j, name in enumerate(table.header))
+    looks = ["", *map(of, range(1, len(table.header)))]
+    head = "".join(f'<th scope="col"{look}>{escape(name)}</th>' for look, name in zip(looks, table.header, strict=True))
     rows = []
     for i, row in enumerate(table.rows):
         cells = [f'<th scope="row">{escape(row[0])}</th>']
         for j, text in enumerate(row[1:], 1):
             first, _, second = text.partition("\n")
             shown = f"<b>{escape(first)}</b>" if (i, j) in table.bold else escape(first)
-            cells.append(f"<td{of(j)}>{shown}{f'<small>{escape(second)}</small>' if second else ''}</td>")
+            cells.append(f"<td{looks[j]}>{shown}{f'<small>{escape(second)}</small>' if second else ''}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes)
     return (

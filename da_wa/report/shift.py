@@ -57,6 +57,7 @@ def section(matrix: Matrix, samples: Iterable[Sample]) -> Section:
             "a_distance",
             heatmap(distance, "Proxy A-distance of source and target", "{:.2f}", top=2.0),
             "Means over seeds.",
+            wide=False,
         ),
         _table(matrix, distance, discrepancy),
     ]

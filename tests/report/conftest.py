@@ -89,7 +89,7 @@ class Experiment:
         targets = [row for row in evaluations if row["role"] == "target"]
         return {
             "schema": 1,
-            "id": f"{norm}-{source}-s{seed}-1a2b3c4d",
+            "id": f"{norm}-{source}-s{seed}-1a2b3c4d".replace("/", "-"),
             "status": "finished",
             "error": None,
             "norm": norm,

@@ -76,9 +76,24 @@ def test_the_page_holds_every_figure_and_table(out: Path) -> None:
     seen = Checked((out / "page.html").read_text())
     figures = {file.stem for file in (out / "figures").iterdir()}
     assert seen.tags.count("img") == len(figures) == len(list((out / "figures").glob("*.pdf")))
-    assert figures >= {"heatmap", "effect", "selection", "confusion_01", "most_confidently_wrong", "tsne", "pca", "curves_01"}
+    assert figures >= {
+        "heatmap",
+        "effect",
+        "selection",
+        "confusion_01",
+        "most_confidently_wrong",
+        "tsne",
+        "pca",
+        "curves_01",
+    }
     assert seen.tags.count("table") == len(list((out / "tables").glob("*.tex")))
-    assert {file.stem for file in (out / "tables").glob("*.csv")} >= {"intervals", "effect", "selection", "confusion", "cost"}
+    assert {file.stem for file in (out / "tables").glob("*.csv")} >= {
+        "intervals",
+        "effect",
+        "selection",
+        "confusion",
+        "cost",
+    }
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

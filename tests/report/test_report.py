@@ -28,7 +28,11 @@ FILES = {
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if "runs" not in file.parts and file.is_file()}
+    return {
+        str(file.relative_to(out)): file.read_bytes()
+        for file in out.rglob("*")
+        if "runs" not in file.parts and file.is_file()
+    }
 
 
 def repeatable(out: Path) -> dict[str, bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from sklearn.metrics import confusion_matrix
@@ -60,7 +59,11 @@ def test_every_cell_has_its_n_and_its_interval(experiment: Any) -> None:
     section = overview.section(read.runs, read.matrix, read.resamples)
     shown = table(section, "matrix")
     assert [row[0] for row in shown.rows] == ["BN", "BN + WA"]
-    assert all(cell.split("\n")[1] == f"3×{SMALL[t]}" for row in shown.rows for cell, t in zip(row[1:-1], "WADADW", strict=True))
+    assert all(
+        cell.split("\n")[1] == f"3×{SMALL[t]}"
+        for row in shown.rows
+        for cell, t in zip(row[1:-1], "WADADW", strict=True)
+    )
     data = section.data["intervals"].set_index(["label", "source", "target"])
     cell = data.loc[("BN", "A", "W")]
     values = [100 * o.right.mean() for o in read.outcomes if (o.label, o.source, o.target) == ("BN", "A", "W")]
@@ -94,8 +97,7 @@ def test_the_standard_errors_of_the_papers_averages(experiment: Any) -> None:
 
 
 def test_the_paper_is_left_out_for_other_data(experiment: Any) -> None:
-    experiment.images = SMALL
-    for source in SMALL:
+    for source in experiment.images:
         experiment.add("bn", source, dataset="Office-Home")
     assert (
         words(Read(experiment).comparison()) == "The paper has numbers for Office-31 alone, and of none of these runs."
@@ -118,7 +120,6 @@ LABELS = {
 
 
 def test_a_large_effect_is_resolved_and_none_is_not(experiment: Any) -> None:
-    experiment.images = SMALL
     section = simulate(experiment, NORMS, effect={"bn_wa": 2.0}).effect()
     data = section.data["effect"].set_index("contrast")
     assert data.loc["BN → BN + WA", "resolved"]
@@ -296,4 +297,3 @@ def test_wide_tables_are_turned() -> None:
     assert turned.rows[2] == ["2", "2"]
     assert turned.bold == {(2, 1)}
     assert turned.upright() is turned
-    assert isinstance(pd.DataFrame(turned.rows), pd.DataFrame)
