@@ -227,8 +227,8 @@ def _averages(found: Sequence[Effect]) -> list[str | Table | Plot]:
     told = [
         "Effect: points of accuracy gained, unweighted mean over the pairs, with its 95 % interval over seeds and "
         "images (two-level bootstrap, paired; Student's t with Satterthwaite's degrees of freedom). p: two-sided "
-        "permutation test of the paired runs (source and seed), corrected after Holm over the rows of this table. Bold: the "
-        "interval leaves out 0 and the corrected p is below 0.05; nothing else is called resolved.",
+        "permutation test of the paired runs (source and seed), corrected after Holm over the rows of this table. "
+        "Bold: the interval leaves out 0 and the corrected p is below 0.05; nothing else is called resolved.",
         "Seeds needed: per source, to resolve an effect of just this size in four of five repetitions; a rough guide, "
         "for it takes the estimates for the truth.",
     ]

@@ -29,6 +29,13 @@ def section(matrix: Matrix, samples: Iterable[Sample]) -> Section:
         matrix: names norms and pairs in order, and their accuracy.
         samples: of every run, one at a time; runs without features give an empty mapping.
     """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # many small problems: threads would cost more than they give
+        return _section(matrix, samples)
+
+
+def _section(matrix: Matrix, samples: Iterable[Sample]) -> Section:
     rows, drawn, runs = [], {}, 0
     first = matrix.pairs[0][0] if matrix.pairs else ""
     for label, source, seed, domains in samples:
