@@ -151,9 +151,10 @@ def _table(frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[tuple[s
         rows,
         frozenset(bold),
         [
-            "Here: ± is half of the 95 % interval over seeds and images (two-level bootstrap). Paper: of the 95 % "
-            "binomial (Wilson) interval of its images; its averages' from their six cells taken as independent. "
-            "Difference: here − paper with the bounds of both (Newcombe 1998), bold where they leave out 0.",
+            "Here: ± is half of the 95 % interval over seeds and images (two-level bootstrap), of images alone where "
+            "there is one seed. Paper: of the 95 % binomial (Wilson) interval of its images; its averages' from their "
+            "six cells taken as independent. Difference: here − paper with the bounds of both (Newcombe 1998), bold "
+            "where they leave out 0.",
         ],
     )
 

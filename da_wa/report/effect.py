@@ -37,6 +37,7 @@ class Contrast:
     """One or more norms, each without and with an addition to it."""
 
     name: str
+    addition: str
     norms: Sequence[tuple[str, str]]
 
     def terms(self, pairs: Sequence[Pair]) -> list[tuple[float, Cell]]:
@@ -75,33 +76,44 @@ class Effect:
 
 
 def contrasts(labels: Sequence[str]) -> list[Contrast]:
-    """``X`` against ``X + Y`` for all norms at hand, ``Baseline`` against ``Y``, and for each Y all of them together.
+    """``X`` against ``X + Y`` for all norms at hand, and ``Baseline`` against ``Y``.
 
     What can be added is known from the labels of these norms and of the paper's.
     """
-    added = dict.fromkeys(y for label in (*paper.ROWS, *labels) if (y := label.partition(SEPARATOR)[2]))
+    additions = dict.fromkeys(y for label in (*paper.ROWS, *labels) if (y := label.partition(SEPARATOR)[2]))
     found = []
-    for y in added:
-        ends = [(label, y if label == paper.ROWS[0] else label + SEPARATOR + y) for label in labels]
-        norms = [(without, end) for without, end in ends if end in labels]
-        found += [Contrast(f"{without} → {end}", [(without, end)]) for without, end in norms]
-        if len(norms) > 1:
-            found.append(Contrast(f"{y}, mean of the {len(norms)}", norms))
+    for y in additions:
+        for label in labels:
+            added = y if label == paper.ROWS[0] else label + SEPARATOR + y
+            if added in labels:
+                found.append(Contrast(f"{label} → {added}", y, [(label, added)]))
     return found
 
 
 def effects(matrix: Matrix, resamples: Resamples) -> list[Effect]:
-    """The average effect of every contrast whose norms share a pair."""
+    """The average effect of every contrast whose norms share a pair, and of each addition over several norms.
+
+    The mean over norms is of those with the most seeds: its runs are the seeds that all of them have.
+    """
     known = set(resamples.cells)
-    measured: list[tuple[Contrast, list[Pair], Estimate]] = []
-    for contrast in contrasts(list(matrix.mean.index)):
+
+    def measured(contrast: Contrast) -> tuple[Contrast, list[Pair], Estimate] | None:
         needed = [label for norms in contrast.norms for label in norms]
         pairs = [pair for pair in matrix.pairs if all((label, *pair) in known for label in needed)]
-        if pairs and (estimate := resamples.estimate(contrast.terms(pairs))):
-            measured.append((contrast, pairs, estimate))
-    p = [run_flips(estimate.runs, len(measured)) for _, _, estimate in measured]
+        estimate = resamples.estimate(contrast.terms(pairs)) if pairs else None
+        return (contrast, pairs, estimate) if estimate else None
+
+    found = [each for contrast in contrasts(list(matrix.mean.index)) if (each := measured(contrast))]
+    for y in dict.fromkeys(contrast.addition for contrast, _, _ in found):
+        of_y = [(contrast, estimate.seeds) for contrast, _, estimate in found if contrast.addition == y]
+        most = max(seeds for _, seeds in of_y)
+        norms = [contrast.norms[0] for contrast, seeds in of_y if seeds == most]
+        name = f"{y}, mean over {listed([without for without, _ in norms], 2)}"
+        if len(norms) > 1 and (mean := measured(Contrast(name, y, norms))):
+            found.append(mean)
+    p = [run_flips(estimate.runs, len(found)) for _, _, estimate in found]
     corrected = holm(p)
-    return [Effect(*each, p[k], corrected[k]) for k, each in enumerate(measured)]
+    return [Effect(*each, p[k], corrected[k]) for k, each in enumerate(found)]
 
 
 def pairwise(found: Sequence[Effect], resamples: Resamples, outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -163,7 +175,7 @@ def _net(added: dict[int, Outcome], without: dict[int, Outcome]) -> Array:
 def section(matrix: Matrix, resamples: Resamples, outcomes: Sequence[Outcome]) -> Section:
     """Does WA help?"""
     found = effects(matrix, resamples)
-    additions = list(dict.fromkeys(e.contrast.norms[0][1].rpartition(SEPARATOR)[2] for e in found)) or ["WA"]
+    additions = list(dict.fromkeys(effect.contrast.addition for effect in found)) or ["WA"]
     title = f"Does {additions[0]} help?" if len(additions) == 1 else f"Do {listed(additions)} help?"
     parts: list[str | Table | Plot] = []
     data: dict[str, pd.DataFrame] = {}
@@ -195,8 +207,11 @@ def _verdict(found: Sequence[Effect]) -> str:
         lines.append(f"Higher accuracy on average over the pairs is resolved for {listed(helped)}.")
     if hurt:
         lines.append(f"Lower accuracy on average over the pairs is resolved for {listed(hurt)}.")
-    if unclear := [effect.contrast.name for effect in single if not effect.resolved]:
+    open_ = [effect for effect in single if not effect.resolved]
+    if unclear := [effect.contrast.name for effect in open_ if effect.p is not None]:
         lines.append(f"Not resolved: {listed(unclear)}.")
+    if untold := [effect.contrast.name for effect in open_ if effect.p is None]:
+        lines.append(f"Too few runs to tell: {listed(untold)}.")
     for effect in found:
         if len(effect.contrast.norms) > 1:
             state = "resolved" if effect.resolved else "not resolved"

@@ -142,6 +142,18 @@ def test_one_seed_never_resolves_and_says_why(experiment: Any) -> None:
     assert (section.data["effect_pairs"]["p_images"] < 0.05).any()  # the very networks do differ
 
 
+def test_the_mean_over_norms_is_of_those_with_the_most_seeds(experiment: Any) -> None:
+    simulate(experiment, ["bn", "bn_wa", "ln", "ln_wa"], [0, 1, 2], effect={"bn_wa": 2.0, "ln_wa": 2.0})
+    section = simulate(experiment, ["gn", "gn_wa"], [0]).effect()
+    data = section.data["effect"].set_index("contrast")
+    mean = data.loc["WA, mean over BN and LN"]
+    assert mean["effect"] == pytest.approx(
+        (data.loc["BN → BN + WA", "effect"] + data.loc["LN → LN + WA", "effect"]) / 2
+    )
+    assert (mean["seeds"], mean["runs"]) == (3, 9)
+    assert "Too few runs to tell: GN → GN + WA." in section.gist
+
+
 def test_three_seeds_give_no_p_value_for_seeds_on_a_pair(experiment: Any) -> None:
     assert "3 seeds cannot give a two-sided p-value below 0.25" in words(simulate(experiment).effect())
 

@@ -12,6 +12,7 @@ from da_wa.report.figures.style import COLOURS, MARKERS, panels, plain, plain_st
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+NAMES_IN_A_COLUMN = 15
 
 
 def clouds(parts: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
@@ -46,7 +47,9 @@ def clouds(parts: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 def relation(frame: pd.DataFrame, x: str, y: str, by: str) -> Figure:
     """``y`` over ``x``, a marker and colour for each value of the column ``by``."""
     with plain_style():
-        figure, (axes,) = panels(1, 1, 5.2, 3.4)
+        names = frame[by].nunique()
+        columns = 1 + (names - 1) // NAMES_IN_A_COLUMN
+        figure, (axes,) = panels(1, 1, 4.0 + 2.2 * columns, 3.4)
         for k, (name, rows) in enumerate(frame.groupby(by, sort=False)):
             axes.scatter(
                 rows[x],
@@ -61,5 +64,5 @@ def relation(frame: pd.DataFrame, x: str, y: str, by: str) -> Figure:
         axes.set(xlabel=x, ylabel=y)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
-        figure.legend(loc="outside right upper", frameon=False, ncols=1 + (frame[by].nunique() - 1) // 16)
+        figure.legend(loc="outside right upper", frameon=False, ncols=columns, fontsize=8)
     return figure

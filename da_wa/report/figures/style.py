@@ -36,7 +36,7 @@ def panels(
 
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    figure = Figure(figsize=(max(columns * width, 5.0), 0.4 + rows * height), layout="constrained")  # legends need room
     grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel().tolist()
     for axes in grid[count:]:
         axes.remove()
