@@ -2,7 +2,8 @@
 
 Seeds and images are crossed: each seed's network sees every image. Both are drawn anew together (the
 pigeonhole bootstrap: Owen 2007, "The pigeonhole bootstrap", whose variance is never too small in
-expectation). Seeds are drawn per source, for each source has networks of its own, k - 1 of k with
+expectation, and up to three times too large where neither seeds nor images matter but their chance meeting:
+the intervals are cautious). Seeds are drawn per source, for each source has networks of its own, k - 1 of k with
 replacement, which makes the variance right for few seeds (Rao & Wu 1988). Norms share every draw: the
 comparison of two norms is paired over seeds, sources, targets and images.
 
