@@ -32,8 +32,9 @@ def filter_size(weight: Tensor) -> int:
 def standardise(weight: Tensor, scale: Tensor, eps: float) -> Tensor:
     """``scale · (W - mean(W)) / sqrt(var(W) + eps)`` for every filter, with the biased variance.
 
-    One fused kernel computes it: batch normalisation of the weight viewed as (1, c_out, n). On a CPU a
-    forward and backward pass take a quarter of the time of the formula written with ``mean`` and ``var``.
+    One fused kernel computes it: group normalisation of the weight viewed as (1, c_out, n), every filter a
+    group. On a CPU a forward and backward pass take a fraction of the time of the formula written with
+    ``mean`` and ``var``, and about half of that of batch normalisation of the same view.
 
     Args:
         weight: (c_out, c_in/groups, k, k), two weights or more in a filter.
@@ -43,14 +44,15 @@ def standardise(weight: Tensor, scale: Tensor, eps: float) -> Tensor:
     Returns:
         The shape, type and memory format of ``weight``; a filter of equal weights becomes zero.
     """
-    if weight.is_contiguous(memory_format=torch.channels_last):  # the order within a filter does not matter: no copies
-        return _standardise_rows(weight.permute(0, 2, 3, 1), scale, eps).permute(0, 3, 1, 2)
-    return _standardise_rows(weight, scale, eps)
+    if weight.is_contiguous() or not weight.is_contiguous(memory_format=torch.channels_last):
+        return _standardise_rows(weight, scale, eps)
+    # The order within a filter does not matter: no copies.
+    return _standardise_rows(weight.permute(0, 2, 3, 1), scale, eps).permute(0, 3, 1, 2)
 
 
 def _standardise_rows(weight: Tensor, scale: Tensor, eps: float) -> Tensor:
     rows = weight.reshape(1, len(weight), -1)
-    return F.batch_norm(rows, None, None, scale, training=True, eps=eps).view(weight.shape)
+    return F.group_norm(rows, len(weight), scale, eps=eps).view(weight.shape)
 
 
 class NormalisedConv2d(nn.Conv2d):

@@ -156,7 +156,7 @@ def _work_here(jobs: Sequence[Job], emit: Emit, since: float, until: float, thre
 
 
 def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: float, threads: int, workers: int) -> None:
-    context = multiprocessing.get_context("spawn")  # forked processes inherit locks of torch's thread pool
+    context = _context()
     events: Any = context.Queue()
     processes = [
         context.Process(target=_worker, args=(jobs, events, since, until, threads, sys.argv), daemon=True)
@@ -189,6 +189,18 @@ def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: flo
             f"every worker process ended before {len(lost)} of {len(jobs)} jobs, the first {lost[0]} "
             "(out of memory, or killed?). Start the same command again to go on, with launcher.workers=1 if it recurs."
         )
+
+
+def _context() -> Any:
+    """How processes start: forked from a helper that has imported everything and started no threads.
+
+    So many workers wait for one import. Where there is no such helper (Windows) each imports for itself.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["da_wa.train.pretrain", "da_wa.train.finetune"])
+    return context
 
 
 def _worker(jobs: Sequence[Job], events: Any, since: float, until: float, threads: int, argv: list[str]) -> None:

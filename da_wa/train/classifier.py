@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -12,8 +12,6 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -22,9 +20,7 @@ from da_wa.data.loader import Batch
 from da_wa.errors import Diverged
 from da_wa.models.backbone import Backbone
 from da_wa.models.fixup import scalar_parameters
-
-MakeOptimizer = Callable[..., Optimizer]
-MakeSchedule = Callable[..., LRScheduler]
+from da_wa.train.recipe import MakeOptimizer, MakeSchedule
 
 
 class Classifier(LightningModule):

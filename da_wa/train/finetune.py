@@ -16,8 +16,9 @@ from da_wa.data.datamodule import DomainDataModule, Part
 from da_wa.data.splits import Evaluation
 from da_wa.models.backbone import Backbone
 from da_wa.train.classifier import Classifier
-from da_wa.train.fitting import Fitted, Notify, Settings, fit
+from da_wa.train.fitting import Fitted, Notify, fit
 from da_wa.train.recipe import Recipe
+from da_wa.train.settings import Settings
 
 
 @dataclass(frozen=True)

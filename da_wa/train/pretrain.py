@@ -16,8 +16,9 @@ from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
 from da_wa.train.classifier import Classifier
 from da_wa.train.environment import environment
-from da_wa.train.fitting import Notify, Settings, fit
+from da_wa.train.fitting import Notify, fit
 from da_wa.train.recipe import Recipe
+from da_wa.train.settings import Settings
 
 
 def pretrain(

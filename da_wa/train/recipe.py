@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from da_wa.errors import ConfigError
-from da_wa.train.classifier import MakeOptimizer, MakeSchedule
+
+MakeOptimizer = Callable[..., Optimizer]
+MakeSchedule = Callable[..., LRScheduler]
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.train import schedule
 from da_wa.train.finetune import Finetuned, finetune, select
-from da_wa.train.fitting import Settings
 from da_wa.train.recipe import Recipe
+from da_wa.train.settings import Settings
 
 SETTINGS = Settings(accelerator="cpu", precision="32-true", channels_last=True, save_every_s=0.0)
 BN_WA = Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d)

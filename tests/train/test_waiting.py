@@ -23,8 +23,9 @@ from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.train import schedule
 from da_wa.train.classifier import Classifier
-from da_wa.train.fitting import Fitted, Settings, fit
+from da_wa.train.fitting import Fitted, fit
 from da_wa.train.floor import count_flops
+from da_wa.train.settings import Settings
 
 WAITS = ("aten._local_scalar_dense", "aten.lift_fresh")
 

@@ -1,0 +1,60 @@
+"""How a fit is computed: device, precision, memory layout, and what is kept so that it can be resumed.
+
+Nothing here is part of the question that an experiment asks; the same recipe gives the same numbers,
+up to rounding, under any of these settings, and exactly the same under equal ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compute. ``auto`` stands for what was measured to be fastest on the device (see ``resolve``).
+
+    Attributes:
+        accelerator: Lightning's name of the device kind: auto, cpu, gpu, mps, …
+        precision: Lightning's name, e.g. ``32-true`` or ``bf16-mixed``.
+        channels_last: memory layout of convolution weights.
+        compile: ``torch.compile`` the network; a name is its mode, e.g. ``reduce-overhead``, which replays a
+            step as one CUDA graph. Networks of one architecture and norm share the compiled code within a
+            process, and through inductor's cache on disk (``TORCHINDUCTOR_CACHE_DIR``) between processes.
+        fused: an optimiser step in one kernel, for optimisers that offer it.
+        deterministic: only kernels that repeat bit by bit.
+        save_every_s: seconds between checkpoints to resume from; they are written at the end of an epoch.
+    """
+
+    accelerator: str = "auto"
+    precision: str = "auto"
+    channels_last: bool | Auto = "auto"
+    compile: bool | str = False
+    fused: bool | Auto = "auto"
+    deterministic: bool = True
+    save_every_s: float = 20.0
+
+    def resolve(self, model: nn.Module) -> Settings:
+        """Put a value in the place of every ``auto``.
+
+        bfloat16 wherever the processor multiplies it natively; channels_last unless a Group or Instance
+        norm is in the network, whose kernels are slow in it (``benchmarks/settings.py`` measures both); fused
+        optimisers on a GPU, where a small step waits for the launches of its kernels.
+        """
+        accelerator = self.accelerator
+        if accelerator == "auto":
+            accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+        native_bf16 = accelerator == "gpu" or torch.cpu._is_avx512_bf16_supported()
+        per_sample = any(isinstance(m, nn.GroupNorm | nn.InstanceNorm2d) for m in model.modules())
+        return replace(
+            self,
+            accelerator=accelerator,
+            precision=("bf16-mixed" if native_bf16 else "32-true") if self.precision == "auto" else self.precision,
+            channels_last=not per_sample if self.channels_last == "auto" else self.channels_last,
+            fused=accelerator == "gpu" if self.fused == "auto" else self.fused,
+        )
