@@ -1,7 +1,7 @@
 """What a normalisation costs: the time of a training step and of inference, relative to ``bn``.
 
-Every norm is timed side by side with a ``bn`` network of its own: the two take turns and medians are
-compared, so that a machine that slows down meanwhile slows both. Prints Markdown tables.
+Every norm is timed side by side with a ``bn`` network of its own. The two take turns, and the median of the
+rounds' ratios is printed, so that a machine that slows down meanwhile slows both. Prints Markdown tables.
 
     uv run benchmarks/norm_cost.py                                  # all norms, ResNet50 at 32², batch 64 and 4
     uv run benchmarks/norm_cost.py --norms wa bn_wa --batch 64 --repeats 30 --channels-last
@@ -10,8 +10,8 @@ compared, so that a machine that slows down meanwhile slows both. Prints Markdow
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from statistics import median
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -52,17 +52,25 @@ def inference(model: nn.Module, x: torch.Tensor) -> Callable[[], object]:
     return torch.inference_mode()(lambda: model(x))
 
 
-def seconds(actions: Sequence[Callable[[], object]], options: argparse.Namespace) -> list[float]:
-    """The median time of each action; they take turns, after two rounds that do not count."""
-    times: list[list[float]] = [[] for _ in actions]
-    for _ in range(2 + options.repeats):
-        for action, taken in zip(actions, times, strict=True):
+def seconds(actions: Sequence[Callable[[], object]], options: argparse.Namespace) -> np.ndarray:
+    """The time of each action in every round, (rounds, actions), after two rounds that do not count.
+
+    They take turns, in the opposite order in every second round.
+    """
+    taken = np.zeros((2 + options.repeats, len(actions)))
+    for number, times in enumerate(taken):
+        for place in range(len(actions))[:: -1 if number % 2 else 1]:
             started = time.perf_counter()
-            action()
+            actions[place]()
             if options.device == "cuda":
                 torch.cuda.synchronize()
-            taken.append(time.perf_counter() - started)
-    return [median(taken[2:]) for taken in times]
+            times[place] = time.perf_counter() - started
+    return taken[2:]
+
+
+def relative(times: np.ndarray) -> np.ndarray:
+    """The median over rounds of each action's time in the first one's of the same round."""
+    return np.median(times / times[:, :1], axis=0)
 
 
 def row(name: str, batch: int, options: argparse.Namespace) -> str:
@@ -71,20 +79,18 @@ def row(name: str, batch: int, options: argparse.Namespace) -> str:
     x = torch.randn(batch, 3, options.size, options.size, device=options.device)
     if options.channels_last:
         x = x.to(memory_format=torch.channels_last)
-    base, step = seconds([training_step(reference, x), training_step(model, x)], options)
-    cells = [f"{1e3 * step:.1f}", f"{step / base:.3f}"]
+    times = seconds([training_step(reference, x), training_step(model, x)], options)
+    cells = [f"{1e3 * np.median(times[:, 1]):.1f}", f"{relative(times)[1]:.3f}"]
 
     forms = {"as it is": model.eval()}
     if any(isinstance(module, NormalisedConv2d) for module in model.modules()):
         forms["folded"] = fold(model)
     if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         forms["with BN folded"] = fold_batch_norm(model)
-    base, *found = seconds([inference(form, x) for form in (reference.eval(), *forms.values())], options)
-    times = dict(zip(forms, found, strict=True))
-    cells.append(f"{1e3 * times['as it is']:.1f}")
-    cells += [
-        f"{times[form] / base:.3f}" if form in times else "–" for form in ("as it is", "folded", "with BN folded")
-    ]
+    times = seconds([inference(form, x) for form in (reference.eval(), *forms.values())], options)
+    ratios = dict(zip(forms, relative(times)[1:], strict=True))
+    cells.append(f"{1e3 * np.median(times[:, 1]):.1f}")
+    cells += [f"{ratios[form]:.3f}" if form in ratios else "–" for form in ("as it is", "folded", "with BN folded")]
     return f"| {named(name).label} | {' | '.join(cells)} |"
 
 
@@ -109,7 +115,7 @@ def main() -> None:
     )
     print(f"{where}, torch {found['torch']}, commit {found['commit']}{' with changes' if found['dirty'] else ''}")
     print(f"{options.model} at {options.size}², float32{', channels_last' if options.channels_last else ''};", end=" ")
-    print(f"milliseconds, and × the time of {REFERENCE}: medians of {options.repeats} rounds in turn")
+    print(f"milliseconds, and × the time of {REFERENCE}: medians of {options.repeats} rounds")
     for batch in options.batch:
         print(f"\nbatch {batch}\n")
         print("| norm | training step | × | inference | × | folded × | with BN folded × |")

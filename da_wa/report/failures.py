@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from da_wa.report.content import Plot, Section, Table
+from da_wa.report.content import WIDE, Plot, Section, Table
 from da_wa.report.figures import contact_sheet, heatmap
 from da_wa.report.matrix import AVERAGE, Matrix
 from da_wa.report.outcomes import Array, Outcome
@@ -124,7 +124,8 @@ def _recall_plot(recall: pd.DataFrame, classes: Sequence[str]) -> list[Plot]:
     if len(frame) > 80:
         return []
     title = "Images recognised, by class (%)"
-    figure = heatmap(frame, title, "{:.0f}" if frame.shape[1] <= 12 else None, cell=(0.6, 0.21), top=100.0)
+    number, width = ("{:.0f}", 0.6) if frame.shape[1] <= WIDE else (None, 0.25)  # narrow cells hold no numbers
+    figure = heatmap(frame, title, number, cell=(width, 0.21), top=100.0)
     return [
         Plot("class_accuracy", figure, "Every class, the worst at the top; all norms and seeds together.", wide=False)
     ]
