@@ -42,19 +42,23 @@ class Settings:
     def resolve(self, model: nn.Module) -> Settings:
         """Put a value in the place of every ``auto``.
 
-        bfloat16 wherever the processor multiplies it natively; channels_last unless a Group or Instance
-        norm is in the network, whose kernels are slow in it (``benchmarks/settings.py`` measures both); fused
+        bfloat16 wherever the processor multiplies it natively; channels_last unless the network has a norm of
+        several groups or of single channels of a sample, whose kernels are slow in it (measured by
+        ``benchmarks/settings.py``, numbers in ``results/benchmarks``); fused
         optimisers on a GPU, where a small step waits for the launches of its kernels.
         """
         accelerator = self.accelerator
         if accelerator == "auto":
             accelerator = "gpu" if torch.cuda.is_available() else "cpu"
         native_bf16 = accelerator == "gpu" or torch.cpu._is_avx512_bf16_supported()
-        per_sample = any(isinstance(m, nn.GroupNorm | nn.InstanceNorm2d) for m in model.modules())
+        grouped = any(
+            isinstance(m, nn.InstanceNorm2d) or (isinstance(m, nn.GroupNorm) and m.num_groups > 1)
+            for m in model.modules()
+        )
         return replace(
             self,
             accelerator=accelerator,
             precision=("bf16-mixed" if native_bf16 else "32-true") if self.precision == "auto" else self.precision,
-            channels_last=not per_sample if self.channels_last == "auto" else self.channels_last,
+            channels_last=not grouped if self.channels_last == "auto" else self.channels_last,
             fused=accelerator == "gpu" if self.fused == "auto" else self.fused,
         )

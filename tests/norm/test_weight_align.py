@@ -161,6 +161,13 @@ def test_convolves_with_the_aligned_weight(kernel: int | tuple[int, int], option
     torch.testing.assert_close(conv(x), plain(x), rtol=1e-11, atol=1e-11)
 
 
+def test_a_contiguous_1x1_weight_does_not_make_its_convolution_channels_last() -> None:
+    weight = torch.randn(8, 4, 1, 1)
+    assert align_weight(weight, torch.ones(8)).stride() == weight.stride()
+    x = torch.randn(2, 4, 5, 5)
+    assert WeightAlignConv2d(4, 8, 1)(x).is_contiguous()
+
+
 def test_channels_last_changes_nothing_but_the_format() -> None:
     conv, x = WeightAlignConv2d(8, 8, 3).double(), torch.randn(2, 8, 5, 5).double()
     y = conv(x)

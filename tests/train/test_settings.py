@@ -1,0 +1,20 @@
+import pytest
+
+from da_wa._conf import compose_experiment
+from da_wa.runs.build import part
+from da_wa.train.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("norm", "channels_last"), [("none", True), ("bn_wa", True), ("ln", True), ("gn", False), ("in_wa", False)]
+)
+def test_the_layout_is_the_faster_one_in_results_benchmarks(norm: str, channels_last: bool) -> None:
+    cfg, norms = compose_experiment(["model=resnet20", f"norms=[{norm}]"])
+    model = part(cfg["model"]["build"])(part(norms[norm]), 2)
+    assert Settings(accelerator="cpu").resolve(model).channels_last is channels_last
+
+
+def test_what_is_given_stays() -> None:
+    given = Settings("cpu", precision="32-true", channels_last=False, fused=True)
+    cfg, norms = compose_experiment(["model=resnet20", "norms=[bn]"])
+    assert given.resolve(part(cfg["model"]["build"])(part(norms["bn"]), 2)) == given
