@@ -14,6 +14,9 @@ from da_wa.data.cache import Pixels, load_pixels
 from da_wa.data.domains import DomainSet
 from da_wa.errors import ConfigError, Diverged, UserError
 
+LOGGED = ("norm", "model", "dataset", "source", "seed", "protocol", "size", "checkpoint", "recipe")
+"""What loggers are told of a run beside its metrics and its fine-tuning recipe."""
+
 Notify = Callable[[int, int], None]
 DomainProgress = Callable[[str, int, int], None]
 """Called with a domain's name, its images decoded so far, and its images."""
@@ -182,6 +185,7 @@ def run_finetuning(
             workdir=workdir,
             notify=notify,
             loggers=[part(node)(save_dir=workdir) for node in config["logger"].values()],
+            logged={key: config[key] for key in LOGGED} | {"finetune": details["finetune"]},
         )
     except Diverged as error:
         failure = {"status": "diverged", "error": {"epoch": error.epoch, "message": str(error)}, "results": []}

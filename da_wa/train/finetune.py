@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ def finetune(
     settings: Settings,
     workdir: Path,
     notify: Notify = lambda done, epochs: None,
-    loggers: list[Logger] | None = None,
+    loggers: Sequence[Logger] = (),
+    logged: Mapping[str, Any] | None = None,
 ) -> Finetuned:
     """Train ``model`` on one domain and predict the others.
 
@@ -70,6 +71,7 @@ def finetune(
         workdir: holds the state to resume from.
         notify: told of every epoch.
         loggers: Lightning's.
+        logged: what they are told of the run beside its metrics.
 
     Raises:
         Diverged: the training loss is not finite.
@@ -113,6 +115,7 @@ def finetune(
         resume_from=workdir / "last.ckpt",
         notify=notify,
         loggers=loggers,
+        logged=logged,
     )
     epochs = sorted(module.predictions)
     predictions: dict[str, np.ndarray] = {"epochs": np.array(epochs, np.int32)}

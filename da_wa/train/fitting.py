@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,8 @@ def fit(
     settings: Settings,
     resume_from: Path,
     notify: Notify = lambda done, epochs: None,
-    loggers: list[Logger] | None = None,
+    loggers: Sequence[Logger] = (),
+    logged: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Train ``module`` on ``data``; it then holds its curve and predictions.
 
@@ -142,6 +143,7 @@ def fit(
         resume_from: where the training state is kept; training goes on from there when it exists.
         notify: told of every epoch.
         loggers: Lightning's.
+        logged: what they are told of the run beside its metrics.
 
     Raises:
         Diverged: the training loss is not finite.
@@ -167,13 +169,15 @@ def fit(
         max_epochs=epochs,
         check_val_every_n_epoch=evaluate_every,
         num_sanity_val_steps=0,
-        logger=loggers or False,
+        logger=list(loggers) or False,
         callbacks=[clock, _Resume(resume_from, settings.save_every_s, notify, epochs)],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     # Deterministic mode would fill all fresh memory, a debugging aid that costs a fifth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    for logger in loggers:
+        logger.log_hyperparams(dict(logged or {}))
     resumed = _epochs_in(resume_from)
     try:
         trainer.fit(module, data, ckpt_path=resume_from if resumed else None, weights_only=True)

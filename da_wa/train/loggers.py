@@ -1,0 +1,32 @@
+"""Lightning's loggers for services that keep many runs in one place: each run goes by the name of its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pytorch_lightning.loggers import MLFlowLogger, WandbLogger
+
+
+def wandb(save_dir: Path, **options: Any) -> WandbLogger:
+    """Weights & Biases; a process that makes several runs keeps them apart.
+
+    Args:
+        save_dir: the run's folder.
+        options: of ``WandbLogger``, e.g. ``project``.
+    """
+    return WandbLogger(name=save_dir.name, save_dir=save_dir, reinit="create_new", **options)
+
+
+def mlflow(save_dir: Path, **options: Any) -> MLFlowLogger:
+    """MLflow.
+
+    Args:
+        save_dir: the run's folder.
+        options: of ``MLFlowLogger``, e.g. ``experiment_name`` and ``tracking_uri``.
+    """
+    with FileLock(save_dir.parent / "mlflow.lock"):  # the first of all runs makes the database and the experiment
+        logger = MLFlowLogger(run_name=save_dir.name, **options)
+        _ = logger.experiment
+    return logger
