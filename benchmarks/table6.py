@@ -191,7 +191,9 @@ class Bench:
         left = self.ends - time.monotonic()
         if left <= 0:
             raise Paused
-        preflight(cfg, norms)
+        preflight(cfg, norms, jobs)
+        for job in jobs:
+            job.register()
         self.console.print(f"== {stage}: {cfg['out']}", highlight=False)
         cfg["launcher"]["deadline_s"] = left
         began, clock = time.time(), time.monotonic()

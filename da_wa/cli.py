@@ -74,7 +74,9 @@ def run(cfg: dict[str, Any], norms: dict[str, Any], console: Console) -> int:
         domains = load_domains(cfg["data"], Path(cfg["cache_dir"]), progress) if cfg["sources"] else []
     jobs = plan(cfg, norms, domains, Ledger(out), checkpoint_dir)
     if not all(job.done() for job in jobs):
-        preflight(cfg, norms)
+        preflight(cfg, norms, jobs)
+        for job in jobs:
+            job.register()
         with shown(jobs, console) as emit:
             part(cfg["launcher"])(jobs, emit)
     failed = [job.id for job in jobs if not job.done()]

@@ -94,6 +94,7 @@ def test_pretraining_happens_once_and_is_shared(experiment, tmp_path, cifar_root
     pretrain = [
         "pretrain=cifar100_short",
         f"pretrain.root={cifar_root}",
+        "pretrain.verify=false",
         "pretrain.recipe.epochs=1",
         "pretrain.recipe.batch_size=8",
     ]
@@ -113,8 +114,32 @@ def test_pretraining_happens_once_and_is_shared(experiment, tmp_path, cifar_root
         f"out={tmp_path / 'given'}",
     ]
     assert main([*given, "norms=[bn]", "sources=[paper]"]) == 0
-    assert main([*given, "norms=[bn_wa]", "sources=[paper]"]) == 1
-    assert "it lacks" in capsys.readouterr().out
+    assert main([*given, "norms=[bn_wa]", "sources=[paper]"]) == 2
+    assert "with norm bn_wa: it was trained with another norm" in capsys.readouterr().err
+
+
+def test_norms_with_the_same_parameters_are_told_apart(experiment, tmp_path, capsys):
+    shipped = next((ROOT / "da_wa" / "checkpoints").glob("resnet20-*-gn-*.safetensors"))
+    options = [o for o in experiment if o != "pretrain=none" and not o.startswith("model.build")]
+    assert main([*options, f"pretrain.checkpoint={shipped}", "norms=[ln]", "sources=[paper]"]) == 2
+    assert "resnet20 with norm ln: it was trained with another norm" in capsys.readouterr().err
+
+
+def test_networks_of_other_images_are_other_networks(experiment, tmp_path, cifar_root, draw_tree, capsys):
+    options = [o for o in experiment if not o.startswith("pretrain")]
+    options += [
+        "pretrain=cifar100",
+        "pretrain.recipe.epochs=1",
+        "pretrain.recipe.batch_size=8",
+        "norms=[bn]",
+        "sources=[]",
+    ]
+    assert main([*options, f"pretrain.root={cifar_root}"]) == 2
+    assert "pretrain.verify=false" in capsys.readouterr().err
+    other = draw_tree(tmp_path / "other", domains=["train", "test"], per_class=4)
+    for root in (cifar_root, other, cifar_root):
+        assert main([*options, f"pretrain.root={root}", "pretrain.verify=false"]) == 0
+    assert len(list((tmp_path / "checkpoints").glob("*.safetensors"))) == 2
 
 
 def test_one_more_domain(experiment, tmp_path, draw_tree):
@@ -126,12 +151,32 @@ def test_one_more_domain(experiment, tmp_path, draw_tree):
 def test_a_diverged_run_leaves_a_hole_and_the_others_go_on(experiment, tmp_path, capsys):
     options = [*experiment, "sources=[paper]"]
     assert main([*options, "norms=[none]", "finetune.optimizer.lr=1e20"]) == 1
-    assert main([*options, "norms=[bn]", "finetune.optimizer.lr=1e20", "finetune.epochs=1"]) in (0, 1)
+    assert main([*options, "norms=[bn]", "finetune.optimizer.lr=1e20"]) in (0, 1)
     record = json.loads(next((tmp_path / "out").glob("runs/none-*/record.json")).read_text())
     assert record["status"] == "diverged"
     assert record["error"]["epoch"] == 1
     assert record["results"] == []
-    assert "epoch 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "epoch 1" in said
+    assert "FAILED" in said  # while the others run, not only in the table
+
+
+def test_another_experiment_in_the_same_folder_is_refused_before_it_runs(experiment, tmp_path, capsys):
+    options = [*experiment, "norms=[bn]", "sources=[paper]"]
+    assert main(options) == 0
+    before = sorted((tmp_path / "out" / "runs").iterdir())
+    assert main([*options, "finetune.epochs=3", "finetune.optimizer.lr=0.5"]) == 2
+    said = capsys.readouterr().err
+    assert "finetune.epochs: 2 there, 3 now" in said
+    assert "finetune.optimizer.lr: 0.001 there, 0.5 now" in said
+    assert "out=DIR" in said
+    assert sorted((tmp_path / "out" / "runs").iterdir()) == before
+    assert main(options) == 0
+
+
+def test_a_refused_command_plans_nothing(experiment, tmp_path):
+    assert main([*experiment, "norms=[bn]", "finetune.optimizer.lr=-1"]) == 2
+    assert not list((tmp_path / "out").glob("runs/*"))
 
 
 @pytest.mark.parametrize(
@@ -151,6 +196,8 @@ def test_a_diverged_run_leaves_a_hole_and_the_others_go_on(experiment, tmp_path,
         (["data.size=big"], "data.size=big is not a whole number"),
         (["pretrain=cifar100", "pretrain.checkpoint=/no/such/file"], "/no/such/file"),
         (["norms=bn"], "norms=[bn,bn_wa]"),
+        (["launcher.workers=0"], "launcher.workers is 0"),
+        (["pretrain=cifar100", "pretrain.download=false", "pretrain.root=/no/cifar"], "pretrain.download=true"),
         (["trainer.accelerator=quantum", "norms=[bn]", "sources=[paper]"], "quantum"),
     ],
 )
@@ -159,6 +206,13 @@ def test_mistakes_are_told_without_a_traceback(experiment, options, said, capsys
     captured = capsys.readouterr()
     assert said in captured.err + captured.out
     assert "Traceback" not in captured.err
+
+
+def test_a_place_for_networks_that_cannot_be_written_is_told(experiment, cifar_root, capsys):
+    options = [o for o in experiment if not o.startswith(("pretrain", "checkpoint_dir"))]
+    options += ["pretrain=cifar100", f"pretrain.root={cifar_root}", "pretrain.verify=false", "norms=[bn]"]
+    assert main([*options, f"checkpoint_dir={__file__}"]) == 2
+    assert "checkpoint_dir=DIR" in capsys.readouterr().err
 
 
 def test_a_batch_larger_than_a_domain_is_told(experiment, capsys):

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from da_wa.data.cache import Pixels, load_pixels
 from da_wa.data.domains import DomainSet
 from da_wa.errors import ConfigError, Diverged, UserError
+from da_wa.runs.jobs import FinetuneJob, Job, PretrainJob
 
 LOGGED = ("norm", "model", "dataset", "source", "seed", "protocol", "size", "checkpoint", "recipe")
 """What loggers are told of a run beside its metrics and its fine-tuning recipe."""
@@ -55,6 +56,11 @@ def load_domains(
     return _decode(domains, data["size"], cache_dir, data["on_bad"], progress)
 
 
+def load_pretraining(data: Mapping[str, Any], size: int, cache_dir: Path) -> list[Pixels]:
+    """The decoded training and test images of a configuration's ``pretrain.data``."""
+    return _decode(part(data), size, cache_dir, "error")
+
+
 def _decode(
     domains: DomainSet, size: int, cache_dir: Path, on_bad: Any, progress: DomainProgress | None = None
 ) -> list[Pixels]:
@@ -71,19 +77,23 @@ def _decode(
     ]
 
 
-def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any]) -> None:
+def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any], jobs: Sequence[Job]) -> None:
     """Make every part once, networks without memory, so that a mistake is told before the first job.
 
     Args:
         cfg: the composed experiment.
         norms: the configuration of each norm, by name.
+        jobs: what is planned.
 
     Raises:
         ConfigError: a part that cannot be made as configured, or images too small for the network.
+        CheckpointError: a pre-trained network that cannot be used, or is of another norm or model.
+        DataError: the images for pre-training are needed and not there.
     """
     import torch
 
     part(cfg["trainer"])
+    part(cfg["launcher"])
     for key, node in {"finetune": cfg["finetune"], "pretrain.recipe": cfg["pretrain"]["recipe"]}.items():
         if node is not None:
             _check_recipe(key, node)
@@ -102,6 +112,30 @@ def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any]) -> None:
                     f"{key}={size} is too small for {cfg['model']['name']}, "
                     f"which needs images of {model.min_size} pixels a side or more"
                 )
+
+    for job in jobs:
+        if isinstance(job, FinetuneJob) and job.checkpoint is not None and job.checkpoint.exists():
+            _check_checkpoint(job.checkpoint, job.config)
+    if any(isinstance(job, PretrainJob) and not job.done() for job in jobs):
+        part(cfg["pretrain"]["data"])
+
+
+def _check_checkpoint(path: Path, config: Mapping[str, Any]) -> None:
+    """Compare what a checkpoint says of itself with the run that starts from it."""
+    from da_wa.models.checkpoint import CheckpointError, read_header
+
+    trained, details = read_header(path).recipe, config["details"]
+    pairs = {
+        "norm": ({**trained.get("norm", {}), "label": None}, {**details["norm"], "label": None}),
+        "model": (trained.get("model", {}).get("name"), details["model"]["name"]),
+        "normalise": (trained.get("normalise"), details["normalise"]),
+    }
+    differ = [what for what, (there, wanted) in pairs.items() if there != wanted]
+    if differ:
+        raise CheckpointError(
+            f"{path} cannot be used for {config['model']} with norm {config['norm']}: "
+            f"it was trained with another {' and '.join(differ)}"
+        )
 
 
 def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
@@ -123,7 +157,7 @@ def run_pretraining(config: Mapping[str, Any], path: Path, notify: Notify) -> No
     from da_wa.train.pretrain import pretrain
 
     described = config["described"]
-    train, test = _decode(part(config["data"]), described["size"], Path(config["cache_dir"]), "error")
+    train, test = load_pretraining(config["data"], described["size"], Path(config["cache_dir"]))
     model = _model(described, len(train.classes), described["seed"])
     pretrain(
         model,

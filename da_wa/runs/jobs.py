@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from da_wa.errors import DataError
 from da_wa.runs.ledger import RunDir, write_atomically
 
 Notify = Callable[[int, int], None]
@@ -40,8 +41,16 @@ class Job(ABC):
         """Image passes, for telling the time that is left."""
 
     @abstractmethod
+    def register(self) -> None:
+        """Make the place for its outcome, where a report finds that it is missing."""
+
+    @abstractmethod
     def done(self) -> bool:
         """Whether its outcome is there."""
+
+    def diverged(self) -> str | None:
+        """Why its outcome is that there are no numbers, if so."""
+        return None
 
     @abstractmethod
     def waits_for(self) -> str | None:
@@ -73,6 +82,8 @@ class Job(ABC):
             return str(json.loads(self.note.read_bytes())["message"])
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise DataError(f"{self.note} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,15 @@ class PretrainJob(Job):
     def note(self) -> Path:
         return self.path.with_suffix(".failure.json")
 
+    def register(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"pre-trained networks cannot be kept in {self.path.parent}: {error.strerror}. "
+                "Choose another folder with checkpoint_dir=DIR, then run the same command again."
+            ) from error
+
     def done(self) -> bool:
         return self.checkpoint.is_file()
 
@@ -103,13 +123,17 @@ class PretrainJob(Job):
 
     @contextmanager
     def claim(self) -> Iterator[bool]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_suffix(".lock"))
         try:
             lock.acquire(blocking=False)
         except Timeout:
             yield False
             return
+        except OSError as error:
+            raise DataError(
+                f"{self.path} cannot be written: {error.strerror}. "
+                "Choose another folder with checkpoint_dir=DIR, then run the same command again."
+            ) from error
         try:
             yield True
         finally:
@@ -138,8 +162,15 @@ class FinetuneJob(Job):
     def note(self) -> Path:
         return self.directory.path / "failure.json"
 
+    def register(self) -> None:
+        self.directory.plan(self.config)
+
     def done(self) -> bool:
         return self.directory.finished
+
+    def diverged(self) -> str | None:
+        error = (self.directory.record() or {}).get("error")
+        return None if error is None else f"{error['message']} (epoch {error['epoch']})"
 
     def waits_for(self) -> str | None:
         return self.checkpoint.stem if self.checkpoint is not None and not self.checkpoint.exists() else None

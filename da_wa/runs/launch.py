@@ -10,13 +10,14 @@ import multiprocessing
 import os
 import queue
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from da_wa.errors import UserError
+from da_wa.errors import ConfigError, UserError
 from da_wa.runs.jobs import Job
 
 POLL_S = 0.5
@@ -27,13 +28,13 @@ class Event:
     """Something a worker did.
 
     Attributes:
-        kind: ``start`` of a job, ``epoch`` ended, ``done``, ``failed``.
+        kind: ``start`` of a job, ``epoch`` ended, ``done``, ``failed``; ``lost``: the worker had to give up.
         job: the job's id.
         epoch: epochs done, of ``epochs``.
         message: why it failed.
     """
 
-    kind: Literal["start", "epoch", "done", "failed"]
+    kind: Literal["start", "epoch", "done", "failed", "lost"]
     job: str
     epoch: int = 0
     epochs: int = 0
@@ -75,7 +76,8 @@ def work(jobs: Sequence[Job], emit: Emit, since: float, until: float = math.inf)
 def _ending(job: Job, failed: Set[str], since: float) -> Event | None:
     """How ``job`` ended, if it did."""
     if job.done():
-        return Event("done", job.id)
+        why = job.diverged()
+        return Event("done", job.id) if why is None else Event("failed", job.id, message=why)
     why = job.failed_since(since)
     if why is None and (needed := job.waits_for()) in failed:
         why = f"{needed}, which it starts from, failed"
@@ -115,7 +117,8 @@ class Local:
     Attributes:
         workers: how many; ``auto`` is one per core, or one per GPU where there is one. One worker is this
             process itself.
-        threads: of each worker; ``auto`` is its share of the cores.
+        threads: of each worker; ``auto`` is the share of the cores of one of ``auto`` workers, however many
+            there are: the last digits of a sum depend on how many threads add it up.
         deadline_s: seconds after which no further job and no further epoch is begun. The same command goes
             on from there; a run that is cut off loses at most ``trainer.save_every_s``.
     """
@@ -124,6 +127,14 @@ class Local:
     threads: int | Literal["auto"] = "auto"
     deadline_s: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            value = getattr(self, name)
+            if value != "auto" and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"launcher.{name} is {value!r}; it must be `auto` or a whole number, 1 or more")
+        if self.deadline_s is not None and not (isinstance(self.deadline_s, int | float) and self.deadline_s >= 0):
+            raise ConfigError(f"launcher.deadline_s is {self.deadline_s!r}; it must be null or a number of seconds")
+
     def __call__(self, jobs: Sequence[Job], emit: Emit) -> None:
         """Run all jobs, or those that there is time for.
 
@@ -131,9 +142,9 @@ class Local:
             UserError: every worker died before the jobs were done.
         """
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        wanted = _parallel(cores) if self.workers == "auto" else self.workers
-        workers = max(1, min(wanted, len(jobs)))
-        threads = max(1, cores // wanted) if self.threads == "auto" else self.threads
+        parallel = _parallel(cores)
+        workers = max(1, min(parallel if self.workers == "auto" else self.workers, len(jobs)))
+        threads = max(1, cores // parallel) if self.threads == "auto" else self.threads
         since = time.time()
         until = math.inf if self.deadline_s is None else since + self.deadline_s
         if workers == 1:
@@ -159,8 +170,8 @@ def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: flo
     context = _context()
     events: Any = context.Queue()
     processes = [
-        context.Process(target=_worker, args=(jobs, events, since, until, threads, sys.argv), daemon=True)
-        for _ in range(workers)
+        context.Process(target=_worker, args=(number, jobs, events, since, until, threads, sys.argv))
+        for number in range(workers)
     ]
     for process in processes:
         process.start()
@@ -171,6 +182,8 @@ def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: flo
                 event: Event = events.get(timeout=POLL_S)
             except queue.Empty:
                 continue
+            if event.kind == "lost":
+                raise UserError(event.message)
             if event.kind in ("done", "failed"):
                 if event.job in finished:
                     continue  # every worker finds out
@@ -203,9 +216,34 @@ def _context() -> Any:
     return context
 
 
-def _worker(jobs: Sequence[Job], events: Any, since: float, until: float, threads: int, argv: list[str]) -> None:
+def _worker(
+    number: int, jobs: Sequence[Job], events: Any, since: float, until: float, threads: int, argv: list[str]
+) -> None:
     sys.argv = argv  # records keep the command line
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _choose_gpu(number)
     try:
         _work_here(jobs, events.put, since, until, threads)
+    except UserError as error:  # such as a full disk, where not even a failure can be noted
+        events.put(Event("lost", "", message=str(error)))
     except (KeyboardInterrupt, SystemExit):
         os._exit(130)
+
+
+def _die_with_parent() -> None:
+    """So that a command that was killed leaves nobody who holds its runs."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _choose_gpu(number: int) -> None:
+    """Give workers a GPU each, in turn; does nothing where there is at most one."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        numbers = visible if len(visible) == count else [str(gpu) for gpu in range(count)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = numbers[number % count]

@@ -68,23 +68,20 @@ class Ledger:
     def __init__(self, out: Path) -> None:
         self.path = Path(out) / "runs"
 
-    def plan(self, run_id: str, config: Mapping[str, Any]) -> RunDir:
-        """The directory of a run, made and given its ``config.yaml`` where that is new.
-
-        A finished run keeps the configuration it was made with.
+    def run(self, run_id: str) -> RunDir:
+        """The directory of a run, which need not be there yet.
 
         Raises:
             ConfigError: ``run_id`` cannot name a folder.
-            DataError: the folder cannot be written.
         """
         if run_id in ("", "..") or Path(run_id).name != run_id or "\0" in run_id:
             raise ConfigError(f"A run cannot be called {run_id!r}: the name of a run is the name of its folder.")
-        run = RunDir(self.path / run_id)
-        text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True).encode()
-        target = run.path / "config.yaml"
-        known = _read(target)
-        if known is None or (known != text and not run.finished):
-            write_atomically(target, lambda file: file.write(text))
+        return RunDir(self.path / run_id)
+
+    def plan(self, run_id: str, config: Mapping[str, Any]) -> RunDir:
+        """The directory of a run, planned; see :meth:`run` and :meth:`RunDir.plan`."""
+        run = self.run(run_id)
+        run.plan(config)
         return run
 
     def runs(self) -> list[RunDir]:
@@ -102,6 +99,20 @@ class RunDir:
     def id(self) -> str:
         """The run's id."""
         return self.path.name
+
+    def plan(self, config: Mapping[str, Any]) -> None:
+        """Make the directory and its ``config.yaml`` where that is new.
+
+        A finished run keeps the configuration it was made with.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True).encode()
+        target = self.path / "config.yaml"
+        known = _read(target)
+        if known is None or (known != text and not self.finished):
+            write_atomically(target, lambda file: file.write(text))
 
     @contextmanager
     def claim(self) -> Iterator[bool]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from da_wa.data.cache import Pixels
 from da_wa.errors import ConfigError, nearest
-from da_wa.runs.build import part
+from da_wa.runs.build import load_pretraining, part
 from da_wa.runs.jobs import FinetuneJob, Job, PretrainJob
 from da_wa.runs.ledger import Ledger
 
@@ -32,13 +32,15 @@ def plan(
         checkpoint_dir: where pre-trained networks are kept.
 
     Raises:
-        ConfigError: a source that is not a domain, or no target for it.
+        ConfigError: a source that is not a domain, or no target for it; or ``ledger`` holds finished runs
+            of another experiment.
     """
     pretraining: dict[str, PretrainJob] = {}
     jobs: list[Job] = []
+    images = _own_images(cfg["pretrain"], cfg["cache_dir"])
     for name, norm in norms.items():
         if cfg["pretrain"]["recipe"] is not None and cfg["pretrain"]["checkpoint"] is None:
-            pretraining[name] = _pretrain_job(cfg, name, norm, checkpoint_dir)
+            pretraining[name] = _pretrain_job(cfg, name, norm, checkpoint_dir, images)
             jobs.append(pretraining[name])
     names = [domain.name for domain in domains]
     sources = _sources(cfg["sources"], names) if domains else []
@@ -47,10 +49,38 @@ def plan(
             checkpoint = pretraining[name].checkpoint if name in pretraining else _given(cfg["pretrain"], name)
             for source in sources:
                 jobs.append(_finetune_job(cfg, name, norm, source, seed, domains, checkpoint, ledger))
+    _refuse_another_experiment(ledger, [job.config for job in jobs if isinstance(job, FinetuneJob)])
     return jobs
 
 
-def _pretrain_job(cfg: Mapping[str, Any], name: str, norm: Any, folder: Path) -> PretrainJob:
+def _refuse_another_experiment(ledger: Ledger, planned: Sequence[Mapping[str, Any]]) -> None:
+    """Raise before anything is trained that could not stand in one table with what is there."""
+    there = next((run.config() for run in ledger.runs() if run.finished), None) if planned else None
+    if there is None or there["recipe"] == planned[0]["recipe"]:
+        return
+    old, new = (_flat({**config["details"], "norm": None}) for config in (there, planned[0]))
+    differ = [f"{k}: {old.get(k)} there, {new.get(k)} now" for k in {**old, **new} if old.get(k) != new.get(k)]
+    raise ConfigError(
+        f"{ledger.path} holds runs of another experiment, which cannot stand in one table with this one "
+        f"({'; '.join(differ[:5])}). Choose another folder with out=DIR."
+    )
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, Mapping):
+        return {prefix: node}
+    return {k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _own_images(pretrain: Mapping[str, Any], cache_dir: str) -> dict[str, str]:
+    """The digest of each part of a pre-training set that need not be the original; its label tells the others."""
+    if pretrain["recipe"] is None or pretrain["verify"] or pretrain["checkpoint"] is not None:
+        return {}
+    parts = load_pretraining(pretrain["data"], pretrain["size"], Path(cache_dir))
+    return {pixels.name: pixels.digest for pixels in parts}
+
+
+def _pretrain_job(cfg: Mapping[str, Any], name: str, norm: Any, folder: Path, images: Mapping[str, str]) -> PretrainJob:
     pretrain = cfg["pretrain"]
     described = {
         "dataset": pretrain["label"],
@@ -61,6 +91,7 @@ def _pretrain_job(cfg: Mapping[str, Any], name: str, norm: Any, folder: Path) ->
         "model": cfg["model"],
         "norm": norm,
         "normalise": cfg["normalise"],
+        **({"images": dict(images)} if images else {}),
     }
     stem = f"{cfg['model']['name']}-{pretrain['name']}-{name}-{digest(described)}"
     config = {
@@ -115,7 +146,7 @@ def _finetune_job(
     determined_by = [recipe, norm, source, seed, checkpoint_identity(checkpoint, cfg["pretrain"])]
     run_id = f"{name}-{slug(source)}-s{seed}-{digest(determined_by)}"
     images = next(len(domain) for domain in domains if domain.name == source)
-    return FinetuneJob(run_id, config, ledger.plan(run_id, config), checkpoint, images)
+    return FinetuneJob(run_id, config, ledger.run(run_id), checkpoint, images)
 
 
 def _sources(wanted: Any, names: Sequence[str]) -> list[str]:

@@ -96,6 +96,7 @@ def finetune(
         batch_size=recipe.batch_size,
         augment=recipe.augment,
         normalise=normalise,
+        resident_gb=settings.resident_gb,
     )
     module = Classifier(
         model,

@@ -62,6 +62,7 @@ def pretrain(
         batch_size=recipe.batch_size,
         augment=recipe.augment,
         normalise=normalise,
+        resident_gb=settings.resident_gb,
     )
     module = Classifier(
         model,

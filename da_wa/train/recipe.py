@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,8 +27,8 @@ class Recipe:
         schedule: (optimiser, total_steps) -> learning-rate schedule, stepped after every batch.
         augment: uint8 batch (n, 3, h, w) -> uint8 batch.
         label_smoothing: of the cross-entropy, in [0, 1).
-        evaluations: points of the training, evenly spaced, at which all domains are evaluated; the last
-            epoch is always one.
+        evaluations: at most how many points of the training, evenly spaced, at which all domains are
+            evaluated; the last epoch is always one.
     """
 
     epochs: int
@@ -47,4 +48,4 @@ class Recipe:
     @property
     def evaluate_every(self) -> int:
         """Epochs between evaluations."""
-        return max(1, self.epochs // self.evaluations)
+        return math.ceil(self.epochs / self.evaluations)

@@ -29,6 +29,7 @@ class Settings:
         fused: an optimiser step in one kernel, for optimisers that offer it.
         deterministic: only kernels that repeat bit by bit.
         save_every_s: seconds between checkpoints to resume from; they are written at the end of an epoch.
+        resident_gb: domains up to this size are held in the memory of the device, larger ones are streamed.
     """
 
     accelerator: str = "auto"
@@ -38,6 +39,7 @@ class Settings:
     fused: bool | Auto = "auto"
     deterministic: bool = True
     save_every_s: float = 20.0
+    resident_gb: float = 8.0
 
     def resolve(self, model: nn.Module) -> Settings:
         """Put a value in the place of every ``auto``.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -10,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from da_wa.errors import UserError
+from da_wa.errors import ConfigError, UserError
 from da_wa.runs.jobs import Job
 from da_wa.runs.launch import Event, Local, work
 from da_wa.runs.ledger import RunDir
@@ -33,6 +37,12 @@ class Fake(Job):
     def note(self) -> Path:
         return self.folder / f"{self.id}.failure.json"
 
+    def register(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+
+    def diverged(self) -> str | None:
+        return "not finite" if self.trouble == "divergence" else None
+
     def done(self) -> bool:
         return (self.folder / f"{self.id}.done").exists()
 
@@ -44,6 +54,11 @@ class Fake(Job):
         directory.mkdir(exist_ok=True)
         return RunDir(directory).claim()
 
+    def fail(self, message: str) -> None:
+        if self.trouble == "disk":
+            raise UserError("the disk is full")
+        super().fail(message)
+
     def run(self, notify) -> None:
         with (self.folder / "log").open("a") as log:
             log.write(f"{self.id}\n")
@@ -53,9 +68,9 @@ class Fake(Job):
             raise UserError("a mistake of the user's")
         if self.trouble == "bug":
             raise ZeroDivisionError("a mistake of ours")
+        if self.trouble == "disk":
+            raise UserError("the disk is full")
         if self.trouble == "death":
-            import os
-
             os._exit(9)
         (self.folder / f"{self.id}.done").touch()
 
@@ -119,6 +134,11 @@ def test_two_workers_share_the_jobs(tmp_path):
 class Epochs(Fake):
     """Three epochs of a twentieth of a second, kept on disk as a training state is."""
 
+    def fail(self, message: str) -> None:
+        if self.trouble == "disk":
+            raise UserError("the disk is full")
+        super().fail(message)
+
     def run(self, notify) -> None:
         state = self.folder / f"{self.id}.state"
         for epoch in range(int(state.read_text()) if state.exists() else 0, 3):
@@ -161,3 +181,81 @@ def test_workers_that_all_die_are_told(tmp_path):
     jobs = [Fake("a", {}, tmp_path, trouble="death"), Fake("b", {}, tmp_path, trouble="death")]
     with pytest.raises(UserError, match="every worker process ended before 2 of 2 jobs"):
         Local(workers=2, threads=1)(jobs, lambda event: None)
+
+
+def test_a_run_without_numbers_is_announced_as_failed(tmp_path):
+    ended = [e for e in launch([Fake("a", {}, tmp_path, trouble="divergence")]) if e.kind in ("done", "failed")]
+    assert [(e.kind, e.message) for e in ended] == [("failed", "not finite")]
+
+
+def test_what_stops_a_worker_reaches_the_command(tmp_path):
+    jobs = [Fake(name, {}, tmp_path, trouble="disk") for name in "ab"]
+    with pytest.raises(UserError, match="the disk is full"):
+        Local(workers=2, threads=1)(jobs, lambda event: None)
+
+
+@pytest.mark.parametrize(
+    "options", [{"workers": 0}, {"workers": "two"}, {"threads": -1}, {"deadline_s": -1}, {"deadline_s": "soon"}]
+)
+def test_senseless_options_are_told(options):
+    with pytest.raises(ConfigError, match=f"launcher.{next(iter(options))}"):
+        Local(**options)
+
+
+def test_the_threads_of_a_worker_do_not_depend_on_how_many_there_are(tmp_path, monkeypatch):
+    import torch
+
+    counts = []
+    monkeypatch.setattr("da_wa.runs.launch._work_here", lambda *args: counts.append(args[-1]))
+    monkeypatch.setattr("da_wa.runs.launch._work_in_processes", lambda *args: counts.append(args[-2]))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for workers in (1, 2, "auto"):
+        Local(workers=workers)([Fake(name, {}, tmp_path) for name in "ab"], lambda event: None)
+    assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize(("visible", "chosen"), [("", ["0", "1", "2", "0"]), ("4,5,7", ["4", "5", "7", "4"])])
+def test_every_worker_has_a_gpu_of_its_own(visible, chosen, monkeypatch):
+    import torch
+
+    from da_wa.runs.launch import _choose_gpu
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    found = []
+    for number in range(4):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        _choose_gpu(number)
+        found.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert found == chosen
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_a_command_that_is_killed(how, tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(
+        f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from pathlib import Path
+from da_wa.runs.launch import Local
+from tests.runs.test_launch import Fake
+if __name__ == "__main__":
+    jobs = [Fake(name, {{}}, Path({str(tmp_path)!r}), seconds=300.0) for name in "ab"]
+    Local(workers=2, threads=1)(jobs, lambda event: None)
+"""
+    )
+    command = subprocess.Popen([sys.executable, script])
+    deadline = time.monotonic() + 60
+    while len(ran(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert sorted(ran(tmp_path)) == ["a", "b"]
+    command.send_signal(how)
+    command.wait()
+    held = {"a", "b"}
+    while held and time.monotonic() < deadline:
+        for name in sorted(held):
+            with Fake(name, {}, tmp_path).claim() as mine:
+                if mine:
+                    held.discard(name)
+        time.sleep(0.1)
+    assert not held

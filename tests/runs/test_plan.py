@@ -48,7 +48,9 @@ def test_the_papers_experiment_is_ten_networks_and_three_runs_of_each_a_seed(com
     for job in runs:
         assert job.waits_for() in ids(pretraining)
         assert set(job.config["targets"]) == set("AWD") - {job.config["source"]}
-        assert (job.directory.path / "config.yaml").is_file()
+        assert not job.directory.path.exists()
+        job.register()
+        assert job.directory.config()["norm"] == job.config["norm"]
     assert {job.config["model"] for job in runs} == {"resnet50"}
     assert [job.config["seed"] for job in runs] == sorted(job.config["seed"] for job in runs)
 

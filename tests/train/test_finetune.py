@@ -137,8 +137,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_epoch(tmp_path):
 
 def test_the_last_epoch_is_always_evaluated(tmp_path):
     outcome = run(tmp_path, recipe=recipe(epochs=5, evaluations=2))
-    assert outcome.predictions["epochs"].tolist() == [2, 4, 5]
+    assert outcome.predictions["epochs"].tolist() == [3, 5]
     assert {r["epoch"] for r in outcome.results if r["selection"] == "last"} == {5}
+
+
+@pytest.mark.parametrize(("epochs", "evaluations"), [(11, 6), (7, 3), (12, 3), (3, 5), (30, 6)])
+def test_there_are_at_most_as_many_evaluations_as_asked_for(epochs, evaluations):
+    every = recipe(epochs=epochs, evaluations=evaluations).evaluate_every
+    points = {*range(every, epochs + 1, every), epochs}
+    assert len(points) <= evaluations
 
 
 def evaluation(epoch: int, **correct: int) -> list[dict]:
