@@ -29,7 +29,7 @@ from da_wa.report.figures import rendered
 from da_wa.report.matrix import Collection, Matrix, accuracy, collect, pretraining, transfer_matrix
 from da_wa.report.outcomes import features, outcomes, saved
 from da_wa.report.resampling import Resamples
-from da_wa.report.wording import counted
+from da_wa.report.wording import counted, spanned
 from da_wa.runs.ledger import Ledger, write_atomically
 
 CONTENTS = "report.json"
@@ -84,7 +84,7 @@ def write_report(out: Path, *, images: Mapping[str, np.ndarray] | None = None, c
         "pretraining.md": tables.pretraining_markdown(checkpoints).encode(),
         "pretraining.tex": tables.pretraining_latex(checkpoints).encode(),
         "table.md": tables.markdown(matrix, runs.missing, runs.unreadable).encode(),
-        "table.tex": tables.latex(matrix).encode(),
+        "table.tex": tables.table_latex(tables.matrix_table(matrix)).encode(),
         **_files(sections),
     }
     for kind in ("pdf", "png"):
@@ -113,7 +113,7 @@ def _sections(
         overview.section(runs, matrix, resamples),
         comparison.section(matrix, resamples, checkpoints),
         effect.section(matrix, resamples, predicted),
-        selection.section({rule: transfer_matrix(runs, rule) for rule in tables.SELECTIONS}),
+        selection.section({rule: transfer_matrix(runs, rule) for rule in tables.SELECTIONS}, runs.records),
         failures.section(matrix, classes, predicted, images),
         shift.section(matrix, samples),
         curves.section(runs.records),
@@ -153,8 +153,8 @@ def _page(runs: Collection, matrix: Matrix, sections: Sequence[Section], files: 
         f"{setting.model}, {setting.size}×{setting.size} pixels, "
         f"{f'pre-trained on {setting.pretraining}' if setting.pretraining else 'not pre-trained'}, protocol "
         f"{setting.protocol}; {counted(len(matrix.mean), 'norm')}, {counted(len(matrix.pairs), 'pair')} of domains, "
-        f"{counted(len(setting.seeds), 'seed')}. Trained on the source alone, evaluated on the target after the last "
-        "epoch."
+        f"{spanned(matrix.least_seeds, matrix.most_seeds, 'seed')}. Trained on the "
+        "source alone, evaluated on the target after the last epoch."
     )
     return page.html(title, lead, gists, sections, figures)
 

@@ -14,8 +14,12 @@ def main() -> int:
     """Write the report and show its matrix; 1 and one message when it cannot be written."""
     parser = argparse.ArgumentParser(prog="python -m da_wa.report", description="Write tables and figures again.")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder that was out=DIR of the command")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", default=[], metavar="DIR", help="folders of experiments to put beside it"
+    )
+    given = parser.parse_args()
     try:
-        report = write_report(parser.parse_args().out)
+        report = write_report(given.out, compare=given.compare)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -68,8 +68,8 @@ def section(matrix: Matrix, resamples: Resamples, checkpoints: pd.DataFrame) -> 
                 ],
                 "accuracy on the target (%), 95 % intervals",
             ),
-            "Ours (filled) with intervals over seeds and images, the paper's (open) with binomial intervals of its "
-            "130, 415 and 73 images.",
+            "Ours (filled) with intervals over seeds and images, of images alone for one seed; the paper's (open) with "
+            "binomial intervals of its 130, 415 and 73 images.",
         ),
     ]
     order, gist = _order(frame, labels)
@@ -155,6 +155,8 @@ def _table(frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[tuple[s
             "there is one seed. Paper: of the 95 % binomial (Wilson) interval of its images; its averages' from their "
             "six cells taken as independent. Difference: here − paper with the bounds of both (Newcombe 1998), bold "
             "where they leave out 0.",
+            f"{AVERAGE} here takes the seeds of different sources as independent runs; section 1 takes all runs of one "
+            "seed together, so its ± is another.",
         ],
     )
 
@@ -181,7 +183,7 @@ def _order(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[str | Table
         "The averages' order",
         ["Norm", "Rank in the paper", "Average in the paper", "Rank here", "Average here"],
         rows,
-        notes=["The order is of estimates; ranks of averages whose intervals overlap are not resolved."],
+        notes=["The order is of estimates. Neighbouring ranks need not be resolved: section 3 tells which norms are."],
     )
     told = (
         f"p = {p_text(p)}".replace("= <", "<")
@@ -190,7 +192,7 @@ def _order(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[str | Table
     )
     sentence = (
         f"Kendall's τ between our averages and the paper's over {len(averages)} norms is {tau:.2f} ({told}; 1 is the "
-        "same order, 0 none in common)."
+        "same order, 0 unrelated, −1 the reverse)."
     )
     return [sentence, table], sentence
 

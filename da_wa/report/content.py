@@ -38,13 +38,13 @@ class Table:
     bold: frozenset[tuple[int, int]] = frozenset()
     notes: Sequence[str] = ()
 
-    def upright(self) -> Table:
-        """The same table, its columns as rows where they are too many to stand side by side."""
+    def upright(self, corner: str = "Pair") -> Table:
+        """The same table, its columns as rows named ``corner`` where they are too many to stand side by side."""
         if len(self.header) - 1 <= WIDE:
             return self
         header, *rows = (list(column) for column in zip(self.header, *self.rows, strict=True))
         turned = frozenset((column - 1, row + 1) for row, column in self.bold)
-        return Table(self.name, self.caption, header, rows, turned, self.notes)
+        return Table(self.name, self.caption, [corner, *header[1:]], rows, turned, self.notes)
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,11 @@ def section(records: Sequence[Record]) -> Section:
         return Section(TITLE, ["No run is finished yet."])
     data = per_run(records)
     hours = data["total_s"].sum() / 3600
-    gist = (
-        f"{counted(len(records), 'run')} took {hours:.1f} hours in all"
-        if hours >= 0.95
-        else (f"{counted(len(records), 'run')} took {hours * 60:.0f} minutes in all")
+    time = f"{hours:.1f} hours" if hours >= 0.95 else f"{hours * 60:.0f} minutes"
+    told = (
+        f"The seconds of {counted(len(records), 'run')} add up to {time}, pre-training aside; runs may have overlapped."
     )
-    parts: list[str | Table] = [f"{gist}, pre-training aside.", _costs(data), _environment(records), _images(records)]
-    return Section(TITLE, parts, {"cost": data})
+    return Section(TITLE, [told, _costs(data), _environment(records), _images(records)], {"cost": data})
 
 
 def per_run(records: Sequence[Record]) -> pd.DataFrame:

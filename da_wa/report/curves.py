@@ -24,6 +24,8 @@ def section(records: Sequence[Record]) -> Section:
         .agg(mean="mean", low="min", high="max", seeds="count")
         .reset_index()
     )
+    targets = [f"target {domain}" for domain in records[0]["domains"]]
+    names = ["source, training", "source, held out", *targets]
     parts: list[str | Plot] = []
     for number, source in enumerate(dict.fromkeys(spread["source"]), 1):
         here = spread[spread["source"] == source]
@@ -32,7 +34,7 @@ def section(records: Sequence[Record]) -> Section:
             for label, of_label in here.groupby("label", sort=False)
         }
         caption = f"Trained on {source}: accuracy over the epochs. Lines are means over seeds, bands span them."
-        parts.append(Plot(f"curves_{number:02d}", learning_curves(lines), caption))
+        parts.append(Plot(f"curves_{number:02d}", learning_curves(lines, names), caption))
     return Section(TITLE, parts, {"curves": spread.sort_values(["source", "label", "images", "epoch"], kind="stable")})
 
 

@@ -182,7 +182,8 @@ def section(matrix: Matrix, resamples: Resamples, outcomes: Sequence[Outcome]) -
     gist = ""
     if found:
         gist = _verdict(found)
-        parts += [gist, *_averages(found)]
+        pretrained = matrix.setting is not None and matrix.setting.pretraining is not None
+        parts += [gist, _averages(found, pretrained)]
         data["effect"] = _frame(found)
         by_pair = pairwise(found, resamples, outcomes)
         data["effect_pairs"] = by_pair
@@ -210,8 +211,10 @@ def _verdict(found: Sequence[Effect]) -> str:
     open_ = [effect for effect in single if not effect.resolved]
     if unclear := [effect.contrast.name for effect in open_ if effect.p is not None]:
         lines.append(f"Not resolved: {listed(unclear)}.")
-    if untold := [effect.contrast.name for effect in open_ if effect.p is None]:
-        lines.append(f"Too few runs to tell: {listed(untold)}.")
+    if untold := [effect for effect in open_ if effect.p is None]:
+        least = counted(max(_least_seeds(effect, len(found)) for effect in untold), "seed")
+        names = [effect.contrast.name for effect in untold]
+        lines.append(f"Too few runs to tell (it takes {least} at least): {listed(names)}.")
     for effect in found:
         if len(effect.contrast.norms) > 1:
             state = "resolved" if effect.resolved else "not resolved"
@@ -219,7 +222,7 @@ def _verdict(found: Sequence[Effect]) -> str:
     return " ".join(lines)
 
 
-def _averages(found: Sequence[Effect]) -> list[str | Table | Plot]:
+def _averages(found: Sequence[Effect], pretrained: bool) -> Table:
     rows, bold = [], set()
     for i, effect in enumerate(found):
         e = effect.estimate
@@ -245,7 +248,7 @@ def _averages(found: Sequence[Effect]) -> list[str | Table | Plot]:
         "permutation test of the paired runs (source and seed), corrected after Holm over the rows of this table. "
         "Bold: the interval leaves out 0 and the corrected p is below 0.05; nothing else is called resolved.",
         "Seeds needed: per source, to resolve an effect of just this size in four of five repetitions; a rough guide, "
-        "for it takes the estimates for the truth.",
+        "for it takes the estimates for the truth. From one seed (≥): for any p-value at all.",
     ]
     if any(effect.p is None for effect in found):
         told.append(
@@ -253,12 +256,13 @@ def _averages(found: Sequence[Effect]) -> list[str | Table | Plot]:
             f"{smallest_run_p(runs):.2g} two-sided, and the correction for {counted(len(found), 'comparison')} asks "
             f"for {ALPHA / len(found):.2g}; {least} runs would do."
         )
-    told.append(_no_test_over_seeds(min(effect.estimate.seeds for effect in found)))
-    told.append(
-        "Seeds vary the split, the order, the augmentation and the new head. The pre-trained network of a norm is one "
-        "and the same for all its seeds: its luck is in no interval here."
-    )
-    table = Table(
+    told += [_no_test_over_seeds(seeds) for seeds in sorted({effect.estimate.seeds for effect in found})]
+    told.append("Seeds vary the split, the order, the augmentation and the new head.")
+    if pretrained:
+        told.append(
+            "The pre-trained network of a norm is one and the same for all its seeds: its luck is in no interval here."
+        )
+    return Table(
         "effect",
         "Change of the average accuracy in points",
         ["Change of norm", "Effect (95 % interval)", "Pairs", "Seeds", "Runs", "p", "p (Holm)", "Seeds needed"],
@@ -266,7 +270,6 @@ def _averages(found: Sequence[Effect]) -> list[str | Table | Plot]:
         frozenset(bold),
         told,
     )
-    return [table]
 
 
 def _no_test_over_seeds(seeds: int) -> str:
@@ -288,13 +291,16 @@ def _needed(effect: Effect, family: int) -> str:
     if effect.resolved:
         return "enough"
     seeds = effect.estimate.seeds
+    least = _least_seeds(effect, family)
     if seeds == 1:
-        return "unknown"
+        return f"≥ {least}"
     needed = seeds_to_resolve(effect.estimate)
-    if needed is None:
-        return "> 100"
-    runs_per_seed = len(effect.estimate.runs) / seeds
-    return str(max(needed, math.ceil(runs_to_reach(family) / runs_per_seed)))
+    return "> 100" if needed is None else str(max(needed, least))
+
+
+def _least_seeds(effect: Effect, family: int) -> int:
+    """How many seeds per source it takes for runs enough to reach the level at all."""
+    return math.ceil(runs_to_reach(family) * effect.estimate.seeds / len(effect.estimate.runs))
 
 
 def _per_pair(by_pair: pd.DataFrame) -> list[str | Table | Plot]:
@@ -322,10 +328,10 @@ def _per_pair(by_pair: pd.DataFrame) -> list[str | Table | Plot]:
         rows,
         frozenset(bold),
         [
-            "± is half of the 95 % interval over seeds and images. p: exact permutation test over the images of the "
-            "trained networks as they are (McNemar's test when there is one seed), corrected after Holm over all "
-            "cells; it knows nothing of other seeds. Bold: the interval leaves out 0, the corrected p is below 0.05, "
-            "and there are two seeds at least.",
+            "± is half of the 95 % interval over seeds and images, of images alone for one seed. p: exact "
+            "permutation test over the images of the trained networks as they are (McNemar's test when there is one "
+            "seed), corrected after Holm over all cells; it knows nothing of other seeds. Bold: the interval leaves "
+            "out 0, the corrected p is below 0.05, and there are two seeds at least.",
         ],
     )
     return [table.upright()]
@@ -333,14 +339,20 @@ def _per_pair(by_pair: pd.DataFrame) -> list[str | Table | Plot]:
 
 def _forest(found: Sequence[Effect]) -> Plot:
     names = [effect.contrast.name for effect in found]
+    intervals = [effect.estimate.interval for effect in found]
+    hollow = frozenset(row for row, effect in enumerate(found) if not effect.resolved)
     figure = dots(
         names,
-        [Panel("Mean over the pairs", {"effect": [effect.estimate.interval for effect in found]})],
-        "change of accuracy (points), 95 % intervals over seeds and images",
+        [Panel("Mean over the pairs", {"effect": intervals}, hollow)],
+        "change of accuracy (points), 95 % intervals",
         zero=True,
         width=5.2,
     )
-    return Plot("effect", figure, "Right of the line: higher accuracy with the addition.", wide=False)
+    caption = (
+        "The effects on average over the pairs; right of the line: higher accuracy. Intervals are over seeds and "
+        "images, for one seed of images alone. Hollow: not resolved."
+    )
+    return Plot("effect", figure, caption, wide=False)
 
 
 def _ranks(matrix: Matrix) -> list[str | Table | Plot]:
@@ -356,14 +368,14 @@ def _ranks(matrix: Matrix) -> list[str | Table | Plot]:
         abs(a - b) > found.critical for k, a in enumerate(found.ranks) for b in found.ranks[:k]
     )  # pairs of norms
     total = len(scores) * (len(scores) - 1) // 2
-    verdict = "differ" if found.p < ALPHA else "are not shown to differ"
+    norms = f"{len(scores)} norms"
+    verdict = f"not all {norms} are alike" if found.p < ALPHA else f"the {norms} are not shown to differ"
     p = p_text(found.p) if found.p < 0.001 else f"= {p_text(found.p)}"
     return [
-        f"Over the {counted(found.blocks, 'pair')} as blocks, each the mean over its seeds, the {len(scores)} norms "
-        f"{verdict} (Friedman χ² = {found.statistic:.1f}, p {p}). Mean ranks "
-        f"less than {found.critical:.2f} apart are not told apart by Nemenyi's test: {apart} of "
-        f"{counted(total, 'pair')} of norms are. Pairs with a common source or target are not independent, so read "
-        "it as a summary.",
+        f"Over the {counted(found.blocks, 'pair')} as blocks, each the mean over its seeds, "
+        f"{verdict} (Friedman χ² = {found.statistic:.1f}, p {p}). Nemenyi's test tells norms apart whose mean ranks "
+        f"differ by more than {found.critical:.2f}: {apart} of the {total} pairs of norms. Pairs with a common source "
+        "or target are not independent, so read it as a summary.",
         Plot(
             "critical_difference",
             critical_difference(list(scores.index), found),

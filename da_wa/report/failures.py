@@ -59,15 +59,15 @@ def confusion(found: Sequence[Outcome], classes: int) -> Array:
     return np.asarray(confusion_matrix(truth, predicted, labels=np.arange(classes)))
 
 
-def most_confidently_wrong(found: Sequence[Outcome]) -> list[tuple[int, int, int, float]]:
-    """The images that runs get wrong with the most confidence.
+def most_confidently_wrong(found: Sequence[Outcome]) -> list[tuple[int, int, int, int, float]]:
+    """The images that runs get wrong with the most confidence, one of each confusion.
 
     Args:
         found: outcomes of one pair, with confidences.
 
     Returns:
-        (image, its class, the class most often predicted wrongly, share of runs that are wrong), sorted by
-        the confidence in wrong classes, its mean over all runs that saw the image.
+        (image, its class, the class most often predicted wrongly, number of runs that are wrong, their mean
+        confidence), sorted by the confidence in wrong classes, its mean over all runs that saw the image.
     """
     rows = pd.DataFrame(
         {
@@ -79,11 +79,14 @@ def most_confidently_wrong(found: Sequence[Outcome]) -> list[tuple[int, int, int
     )
     rows["wrong"] = rows["truth"] != rows["predicted"]
     rows["score"] = rows["confidence"].where(rows["wrong"], 0.0)
-    images = rows.groupby("image").agg(truth=("truth", "first"), wrong=("wrong", "mean"), score=("score", "mean"))
-    worst = images[images["wrong"] > 0].sort_values("score", ascending=False, kind="stable").head(SHOWN)
-    mistakes = rows[rows["wrong"] & rows["image"].isin(worst.index)].groupby("image")["predicted"]
-    taken = mistakes.agg(lambda predicted: predicted.mode().iloc[0])
-    return [(int(i), int(row.truth), int(taken[i]), float(row.wrong)) for i, row in worst.iterrows()]
+    score = rows.groupby("image")["score"].mean()
+    mistakes = rows[rows["wrong"]].groupby("image")
+    images = mistakes.agg(truth=("truth", "first"), runs=("wrong", "size"), sure=("confidence", "mean"))
+    counts = rows[rows["wrong"]].value_counts(["image", "predicted"], sort=False).sort_values(kind="stable")
+    images["taken"] = counts.reset_index("predicted")["predicted"].groupby("image").last()
+    worst = images.assign(score=score).sort_values("score", ascending=False, kind="stable")
+    worst = worst.drop_duplicates(["truth", "taken"]).head(SHOWN)
+    return [(int(i), int(r.truth), int(r.taken), int(r.runs), float(r.sure)) for i, r in worst.iterrows()]
 
 
 def _recall(by_pair: Mapping[tuple[str, str], Sequence[Outcome]], classes: int) -> pd.DataFrame:
@@ -160,15 +163,17 @@ def _confusion_plot(
     total = counts.sum(axis=1, keepdims=True)
     share = np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
     names = list(classes)
-    size = min(0.13, 9 / len(names))
+    size = min(max(4 / len(names), 0.13), 0.3, 9 / len(names))
     figure = heatmap(pd.DataFrame(share, names, names), "", None, cell=(size, size), top=100.0)
     axes = figure.axes[0]
-    axes.set_title(f"{arrow(*pair)}: share of the row's class, dark 0 %, light 100 %", fontsize=8, loc="left")
     axes.set_xlabel("predicted", fontsize=7)
     axes.set_ylabel("true", fontsize=7)
     runs = counted(len(found), "run")
     return Plot(
-        f"confusion_{number:02d}", figure, f"{arrow(*pair)}, {who}, {runs}: rows are true, columns predicted.", False
+        f"confusion_{number:02d}",
+        figure,
+        f"{arrow(*pair)}, {who}, {runs}: rows true, columns predicted, dark 0 %, light 100 % of the row.",
+        wide=False,
     )
 
 
@@ -177,25 +182,34 @@ def _sheet(
 ) -> list[str | Plot]:
     if images is None:
         return ["The images that were most confidently wrong are not shown: the report was written without images."]
-    rows = []
+    sheets: dict[str, list[tuple[str, list[tuple[Array, str]]]]] = {}
     for pair, found in by_pair.items():
         sure = [o for o in found if o.confidence is not None]
         if sure and pair[1] in images and max(int(o.index.max()) for o in sure) < len(images[pair[1]]):
             cells = [
                 (
                     np.asarray(images[pair[1]][i]),
-                    f"{classes[truth]}\nas {classes[taken]}\nin {wrong:.0%} of {len(sure)} runs",
+                    f"{classes[truth]}\nas {classes[taken]}\n{_runs(wrong, len(sure))}{100 * mean:.0f} % sure",
                 )
-                for i, truth, taken, wrong in most_confidently_wrong(sure)
+                for i, truth, taken, wrong, mean in most_confidently_wrong(sure)
             ]
-            rows.append((arrow(*pair), cells))
-    if not any(cells for _, cells in rows):
+            if cells:
+                sheets.setdefault(pair[0], []).append((arrow(*pair), cells))
+    if not sheets:
         return ["The images that were most confidently wrong are not known: the runs saved no confidences."]
-    caption = (
-        "The images most confidently wrong: what they are, what most runs that err take them for, and how many "
-        "of all runs err."
-    )
-    return [Plot("most_confidently_wrong", contact_sheet([row for row in rows if row[1]]), caption)]
+    told = "what they are, what most runs that err take them for, how many runs err and how sure those are"
+    return [
+        Plot(
+            f"most_confidently_wrong_{number:02d}",
+            contact_sheet(rows),
+            f"The images most confidently wrong after training on {source}, one of each confusion: {told}.",
+        )
+        for number, (source, rows) in enumerate(sheets.items(), 1)
+    ]
+
+
+def _runs(wrong: int, runs: int) -> str:
+    return f"{wrong} of {runs} runs, " if runs > 1 else ""
 
 
 def _long(by_pair: Mapping[tuple[str, str], Sequence[Outcome]], classes: Sequence[str]) -> pd.DataFrame:

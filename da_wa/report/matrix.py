@@ -105,9 +105,15 @@ class Matrix:
         return int(self.seeds.to_numpy().max(initial=0))
 
     @property
+    def least_seeds(self) -> int:
+        """The smallest number of seeds behind any cell that has some."""
+        counts = self.seeds.to_numpy()
+        return int(counts[counts > 0].min(initial=self.most_seeds))
+
+    @property
     def uneven(self) -> bool:
         """Whether some cells have fewer seeds than others; cells without any do not count."""
-        return bool(((self.seeds > 0) & (self.seeds < self.most_seeds)).any(axis=None))
+        return self.least_seeds < self.most_seeds
 
 
 def collect(ledger: Ledger) -> Collection:

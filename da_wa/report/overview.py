@@ -11,15 +11,15 @@ from da_wa.report.content import Plot, Section, Table
 from da_wa.report.figures import matrix_heatmap
 from da_wa.report.matrix import AVERAGE, HEADLINE, Collection, Matrix, accuracy
 from da_wa.report.resampling import Resamples
-from da_wa.report.statistics import Interval, half_width, of_mean
-from da_wa.report.tables import notes
-from da_wa.report.wording import arrow, counted, listed, number, within
+from da_wa.report.statistics import Interval, of_mean
+from da_wa.report.tables import matrix_table
+from da_wa.report.wording import counted, listed, within
 
 
 def section(runs: Collection, matrix: Matrix, resamples: Resamples) -> Section:
     """Which norm transfers best?"""
-    parts: list[str | Table | Plot] = [_matrix_table(runs, matrix)]
-    parts.append(Plot("heatmap", matrix_heatmap(matrix), "The same numbers in colours.", wide=False))
+    parts: list[str | Table | Plot] = [matrix_table(matrix)]
+    parts.append(Plot("heatmap", matrix_heatmap(matrix), "Accuracy on the target, the lighter the higher.", wide=False))
     if (held_out := _held_out(runs)) is not None:
         parts.append(held_out)
     if runs.missing or runs.unreadable:
@@ -59,36 +59,6 @@ def intervals(runs: Collection, matrix: Matrix, resamples: Resamples) -> pd.Data
     return pd.DataFrame(found)
 
 
-def _matrix_table(runs: Collection, matrix: Matrix) -> Table:
-    several = matrix.most_seeds > 1
-    images = matrix.setting.images if matrix.setting else {}
-    rows, bold = [], set()
-    shown = matrix.mean.round(1 if several else 2)
-    for i, label in enumerate(matrix.mean.index):
-        row = [label]
-        for j, column in enumerate(matrix.mean.columns):
-            mean, seeds = matrix.mean.at[label, column], int(matrix.seeds.at[label, column])
-            spread = half_width(matrix.std.at[label, column], seeds)
-            text = number(mean, 1 if several else 2) + ("" if math.isnan(spread) else f" ± {spread:.1f}")
-            n = images.get(matrix.pairs[j][1]) if column != AVERAGE else None
-            under = f"{seeds}×{n}" if n else counted(seeds, "seed")
-            row.append(text + (f"\n{under}" if not math.isnan(mean) else ""))
-            if len(shown) > 1 and shown.at[label, column] == shown[column].max():
-                bold.add((i, j + 1))
-        rows.append(row)
-    first = (
-        "± is half of the 95 % interval over seeds (Student's t), for Avg over the averages of the seeds. "
-        "Below each number: seeds × images evaluated."
-        if several
-        else "Below each number: seeds × images evaluated."
-    )
-    setting = [note for note in notes(matrix) if not note.startswith("Mean ±")]
-    header = ["Norm", *(arrow(*pair) for pair in matrix.pairs), AVERAGE]
-    return Table(
-        "matrix", "Accuracy on the target in percent", header, rows, frozenset(bold), [first, *setting]
-    ).upright()
-
-
 def _held_out(runs: Collection) -> Table | None:
     """Accuracy on the held-out part of the source: the matrix's diagonal."""
     rows = accuracy(runs.records)
@@ -111,12 +81,15 @@ def _held_out(runs: Collection) -> Table | None:
         ["Norm", *domains],
         cells,
         notes=["The same domain, other images: what is lost from here to a target is the cost of the shift."],
-    ).upright()
+    ).upright("Domain")
 
 
 def _gist(matrix: Matrix) -> str:
     averages = matrix.mean[AVERAGE].dropna().sort_values(ascending=False, kind="stable")
     if averages.empty:
         return "No norm has a result for every pair yet."
-    best = ", ".join(f"{label} {percent:.1f} %" for label, percent in averages.iloc[:3].items())
+    best = ", ".join(
+        f"{label} {percent:.1f} % ({counted(int(matrix.seeds.at[label, AVERAGE]), 'seed')})"
+        for label, percent in averages.iloc[:3].items()
+    )
     return f"Best averages over {counted(len(matrix.pairs), 'pair')}: {best}."

@@ -23,35 +23,37 @@ p, ul, .notes { max-width: 46rem; overflow-wrap: anywhere; }
 nav ol { columns: 2; padding-left: 1.3rem; margin: .5rem 0 0; }
 a { color: var(--link); }
 figure { margin: 1.5rem 0; }
-figcaption, caption { color: var(--ink); font-weight: 600; font-size: .95rem; text-align: left; padding-bottom: .4rem; }
+figcaption { color: var(--ink); font-weight: 600; font-size: .95rem; padding-bottom: .4rem; }
 figure img { display: block; max-width: 100%; height: auto; }
 figure.narrow { display: inline-block; vertical-align: top;
                 width: calc(50% - 1rem); margin-right: .75rem; }
-.scroll { overflow-x: auto; margin: 1.5rem 0 0; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; line-height: 1.35; }
-caption { caption-side: top; }
 th, td { padding: .3rem .65rem; text-align: right; white-space: nowrap;
          border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { border-bottom: 1.5px solid var(--ink); border-top: 1.5px solid var(--ink); vertical-align: bottom; }
 tbody tr:last-child > * { border-bottom: 1.5px solid var(--ink); }
 th:first-child { text-align: left; font-weight: 500; }
 tbody th { position: sticky; left: 0; background: #fff; }
-td small { color: var(--soft); display: block; font-size: .72rem; font-weight: 400; }
+td small { color: var(--soft); display: block; font-size: .82em; font-weight: 400; }
 td.text, th.text { text-align: left; }
 td.prose, th.prose { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 td.prose, th.prose { min-width: 16rem; max-width: 40rem; }
-.notes { color: var(--soft); font-size: .8rem; line-height: 1.45; margin: .4rem 0 1.5rem; }
+.notes { color: var(--soft); font-size: .8rem; line-height: 1.45; margin: .4rem 0 0; }
 .notes p { margin: 0 0 .3rem; max-width: none; }
 @media (max-width: 40rem) {
   body { padding: 1rem .9rem 3rem; } h1 { font-size: 1.4rem; } nav ol { columns: 1; }
-  th, td { padding: .28rem .45rem; } tbody th { max-width: 9rem; white-space: normal; }
-  figure.narrow { width: 100%; } .wide { overflow-x: auto; } figure.wide img { max-width: none; width: 44rem; }
+  th, td { padding: .28rem .45rem; } 
+  tbody th { min-width: 5.5rem; max-width: 9rem; white-space: normal; overflow-wrap: anywhere; }
+  figure.narrow { width: 100%; } figure img { max-width: none; width: 32rem; } figure.wide img { width: 44rem; }
 }
 @media print {
   @page { size: A4; margin: 14mm; }
   body { padding: 0; max-width: none; font-size: 10pt; } nav { display: none; }
-  .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { padding: 1.5pt 4pt; }
-  tr, figure { break-inside: avoid; } h2, caption { break-after: avoid; }
+  p, ul, .notes { max-width: none; } .notes { font-size: 8pt; }
+  .scroll { overflow: visible; } table { font-size: 8.5pt; } th, td { padding: 1.5pt 4pt; }
+  tr, figure:not(.table), .table:not(:has(tr:nth-child(16))) { break-inside: avoid; }
+  h2, figcaption { break-after: avoid; }
   tbody th { position: static; } figure img { max-height: 235mm; }
 }
 """
@@ -108,7 +110,7 @@ def _part(part: str | Table | Plot, images: Mapping[str, bytes]) -> str:
         shape = "wide" if part.wide else "narrow"
         return (
             f'<figure class="{shape}"><figcaption>{escape(part.caption)}</figcaption>'
-            f'<img alt="{alternative}" src="data:image/png;base64,{source}"></figure>'
+            f'<div class="scroll"><img alt="{alternative}" src="data:image/png;base64,{source}"></div></figure>'
         )
     return f"<p>{escape(part)}</p>"
 
@@ -132,7 +134,9 @@ def _table(table: Table) -> str:
         rows.append(f"<tr>{''.join(cells)}</tr>")
     notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes)
     return (
-        f'<div class="scroll"><table><caption>{escape(table.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f'<figure class="table"><figcaption>{escape(table.caption)}</figcaption>\n'
+        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>\n"
         + (f'<div class="notes">{notes}</div>' if notes else "")
+        + "</figure>"
     )

@@ -9,6 +9,7 @@ comparison of two norms is paired over seeds, sources, targets and images.
 
 The interval is value ± t · (standard deviation of the replicates). With a handful of seeds the normal
 quantile would be far too short; the degrees of freedom are Satterthwaite's, seeds being few and images many.
+As images add degrees of freedom, the interval of the seeds alone may be the longer one: then it is taken.
 """
 
 from __future__ import annotations
@@ -120,6 +121,9 @@ class Resamples:
         spread = sum(variance**2 / df for variance, df in variances)
         df = max(error**4 / spread, min(df for _, df in variances)) if spread > 0 else math.inf
         half = float(scipy.stats.t.ppf(1 - ALPHA / 2, df)) * error
+        if spread > 0:
+            of_seeds = scipy.stats.t.ppf(1 - ALPHA / 2, seed_variance**2 / spread) * math.sqrt(seed_variance)
+            half = max(half, float(of_seeds))
         interval = Interval(float(value), float(value) - half, float(value) + half)
         return Estimate(interval, error, seed_variance, df, np.concatenate(runs), min(map(len, runs)))
 

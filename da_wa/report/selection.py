@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -11,17 +11,19 @@ from da_wa.report.figures import Panel, dots
 from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix
 from da_wa.report.statistics import Interval
 from da_wa.report.tables import SELECTIONS
-from da_wa.report.wording import arrow, number
+from da_wa.report.wording import arrow, counted, listed, number, signed
+from da_wa.runs.ledger import Record
 
 TITLE = "What does the choice of the epoch change?"
 ORACLE = "target_oracle"
 
 
-def section(matrices: Mapping[str, Matrix]) -> Section:
+def section(matrices: Mapping[str, Matrix], records: Sequence[Record]) -> Section:
     """The table under every selection rule, and what the oracle would have flattered.
 
     Args:
         matrices: by selection rule; the headline's among them.
+        records: tell the epochs that could be chosen.
     """
     matrices = {rule: matrix for rule, matrix in matrices.items() if matrix.mean.notna().any(axis=None)}
     headline = matrices.get(HEADLINE)
@@ -29,31 +31,13 @@ def section(matrices: Mapping[str, Matrix]) -> Section:
         return Section(
             TITLE, ["The runs have results under one selection rule at most, so there is nothing to compare."]
         )
-    others = {rule: matrix.mean - headline.mean for rule, matrix in matrices.items() if rule != HEADLINE}
-    columns = [*(arrow(*pair) for pair in headline.pairs), AVERAGE]
+    others = {rule: matrix for rule, matrix in matrices.items() if rule != HEADLINE}
+    epochs = sorted({result["epoch"] for record in records for result in record.get("evaluations") or []})
     labels = list(headline.mean.index)
-    rows = [
-        [label if k == 0 else "", rule, *(number(v) for v in matrix.mean.loc[label])]
-        for label in labels
-        for k, (rule, matrix) in enumerate(matrices.items())
-    ]
-    rules = [f"{rule}: {SELECTIONS[rule]}" for rule in matrices if rule in SELECTIONS]
-    parts: list[str | Table | Plot] = [
-        Table(
-            "selection",
-            "Accuracy in percent on the target under every selection rule",
-            ["Norm", "Selection", *columns],
-            rows,
-            notes=[
-                f"{'; '.join(rules)}. Means over seeds. {HEADLINE} is the headline; {ORACLE} is no result of a "
-                "method that is given no target labels."
-            ],
-        )
-    ]
+    parts: list[str | Table | Plot] = [_table(rule, matrix, headline) for rule, matrix in others.items()]
     gist = ""
     if ORACLE in others:
-        flattery = others[ORACLE]
-        gist = _flattery(flattery, headline)
+        gist = _flattery(others[ORACLE].mean - headline.mean, headline, epochs)
         parts.insert(0, gist)
     averaged = [label for label in labels if pd.notna(headline.mean.at[label, AVERAGE])]
     if averaged:
@@ -85,10 +69,33 @@ def section(matrices: Mapping[str, Matrix]) -> Section:
     return Section(TITLE, parts, {"selection": data[order]}, gist)
 
 
-def _flattery(flattery: pd.DataFrame, headline: Matrix) -> str:
+def _table(rule: str, matrix: Matrix, headline: Matrix) -> Table:
+    gain = matrix.mean - headline.mean
+    rows = [
+        [
+            label,
+            *(
+                number(percent) + ("" if pd.isna(more) else f"\n{signed(more)}")
+                for percent, more in zip(matrix.mean.loc[label], gain.loc[label], strict=True)
+            ),
+        ]
+        for label in matrix.mean.index
+    ]
+    notes = [f"{rule}: {SELECTIONS[rule]}. Means over seeds; small: what is gained over {HEADLINE}, the headline."]
+    if rule == ORACLE:
+        notes.append("It is no result of a method that is given no target labels.")
+    caption = f"Accuracy in percent on the target, selection {rule}"
+    header = ["Norm", *(arrow(*pair) for pair in matrix.pairs), AVERAGE]
+    return Table(f"selection_{rule}", caption, header, rows, notes=notes).upright()
+
+
+def _flattery(flattery: pd.DataFrame, headline: Matrix, epochs: Sequence[int]) -> str:
     cells = flattery.drop(columns=AVERAGE).stack()
     if cells.empty:
         return ""
+    told = f"Among the {counted(len(epochs), 'evaluated epoch')} ({listed([str(epoch) for epoch in epochs])}), choosing"
+    if cells.max() < 0.05:
+        return f"{told} by the target's own labels would have raised no number by even 0.1 points."
     label, pair = cells.idxmax()
     source, target = headline.pairs[list(headline.mean.columns).index(pair)]
     averages = flattery[AVERAGE].dropna()
@@ -100,6 +107,6 @@ def _flattery(flattery: pd.DataFrame, headline: Matrix) -> str:
         stays = chosen == best.idxmax()
         moved = f" The best norm on average {'stays' if stays else 'becomes'} {chosen}."
     return (
-        f"Choosing the epoch by the target's own labels would have raised the numbers {mean}by up to "
+        f"{told} by the target's own labels would have raised the numbers {mean}by up to "
         f"{number(cells.max())} ({label}, {arrow(source, target)}).{moved}"
     )

@@ -63,7 +63,7 @@ def _section(matrix: Matrix, samples: Iterable[Sample]) -> Section:
         Plot(
             "a_distance",
             heatmap(distance, "Proxy A-distance of source and target", "{:.2f}", top=2.0),
-            "Means over seeds.",
+            "How far source and target are apart for every norm and pair, mean over seeds.",
             wide=False,
         ),
         _table(matrix, distance, discrepancy),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from da_wa.errors import ConfigError
-from da_wa.report.content import NONE, Section, Table
+from da_wa.report.content import NONE, Plot, Section, Table
 from da_wa.report.matrix import AVERAGE, COMPARABLE, Matrix, collect, transfer_matrix
 from da_wa.report.statistics import half_width
-from da_wa.report.wording import counted, listed
+from da_wa.report.wording import arrow, counted, listed
 from da_wa.runs.ledger import Ledger, Record
 
 Experiment = tuple[str, list[Record], Matrix]
@@ -38,8 +38,19 @@ def section(out: Path, compare: Sequence[Path]) -> Section:
     for name, folder in zip(_names(resolved), folders, strict=True):
         runs = collect(Ledger(folder))
         experiments.append((name, runs.records, transfer_matrix(runs)))
-    parts: list[str | Table] = [_settings(experiments), _averages(experiments)]
-    return Section("Beside other experiments", parts, {"compare": _long(experiments)})
+    settings = _settings(experiments)
+    differing = [name for name, values in settings.items() if len(set(values)) > 1]
+    gist = (
+        f"The experiments differ in {listed([name.lower() for name in differing])}, so their averages are not ranked."
+        if differing
+        else "The experiments agree in all that makes their averages comparable."
+    )
+    parts: list[str | Table | Plot] = [
+        gist,
+        _settings_table(experiments, settings, differing),
+        _averages(experiments, ranked=not differing),
+    ]
+    return Section("Beside other experiments", parts, {"compare": _long(experiments)}, gist)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -51,17 +62,25 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [str(folder) for folder in folders]
 
 
-def _settings(experiments: Sequence[Experiment]) -> Table:
-    fields = [field for field in COMPARABLE if field not in ("classes", "domains")]
-    rows = []
-    for field in fields:
-        values = [_one(records, field) for _, records, _ in experiments]
-        rows.append([field.capitalize() + (" (differs)" if len(set(values)) > 1 else ""), *values])
-    digests = [
+def _settings(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
+    """What has to be equal for the averages to be comparable: the values of each experiment."""
+    found = {
+        field.capitalize(): [_one(records, field) for _, records, _ in experiments]
+        for field in COMPARABLE
+        if field not in ("classes", "domains")  # the digests tell
+    }
+    found["Images"] = [
         listed([f"{d} {v['digest'][:8]}" for d, v in records[0]["data"].items()]) if records else NONE
         for _, records, _ in experiments
     ]
-    rows.append(["Images" + (" (differ)" if len(set(digests)) > 1 else ""), *digests])
+    found["Pairs"] = [listed([arrow(*pair) for pair in matrix.pairs]) or NONE for _, _, matrix in experiments]
+    return found
+
+
+def _settings_table(
+    experiments: Sequence[Experiment], settings: Mapping[str, Sequence[str]], differing: Sequence[str]
+) -> Table:
+    rows = [[name + (" (differs)" if name in differing else ""), *values] for name, values in settings.items()]
     rows.append(["Seeds", *(_seeds(records) for _, records, _ in experiments)])
     return Table(
         "compare_settings",
@@ -80,7 +99,7 @@ def _seeds(records: Sequence[Record]) -> str:
     return counted(len({record["seed"] for record in records}), "seed")
 
 
-def _averages(experiments: Sequence[Experiment]) -> Table:
+def _averages(experiments: Sequence[Experiment], ranked: bool) -> Table:
     labels = list(dict.fromkeys(label for _, _, matrix in experiments for label in matrix.mean.index))
     rows, bold = [], set()
     for i, label in enumerate(labels):
@@ -90,17 +109,19 @@ def _averages(experiments: Sequence[Experiment]) -> Table:
             values.append(mean)
             row.append(_average(matrix, label) if mean == mean else NONE)
         known = [value for value in values if value == value]
-        bold |= {(i, j + 1) for j, value in enumerate(values) if len(known) > 1 and value == max(known)}
+        if ranked and len(known) > 1:
+            bold |= {(i, j + 1) for j, value in enumerate(values) if value == max(known)}
         rows.append(row)
-    pairs = [listed([f"{s}→{t}" for s, t in matrix.pairs]) for _, _, matrix in experiments]
-    differ = " The averages are over different pairs." if len(set(pairs)) > 1 else ""
     return Table(
         "compare",
         "Average accuracy in percent over the pairs",
         ["Norm", *(name for name, _, _ in experiments)],
         rows,
         frozenset(bold),
-        [f"± is half of the 95 % interval over seeds where there are several; bold: best of its row.{differ}"],
+        [
+            "± is half of the 95 % interval over seeds where there are several.",
+            *(["Bold: best of its row."] if ranked else []),
+        ],
     )
 
 

@@ -9,14 +9,16 @@ import pandas as pd
 
 from da_wa.report.content import NONE, Table
 from da_wa.report.matrix import AVERAGE, Matrix, Missing
+from da_wa.report.statistics import half_width
+from da_wa.report.wording import arrow, counted, number
 
 SENTENCE = 60
 """A cell longer than this makes its column one of text that wraps."""
 
 SELECTIONS = {
     "last": "after the last epoch",
-    "source_val": "at the best epoch on the held-out source",
-    "target_oracle": "at the best epoch on the target, which uses the target's labels",
+    "source_val": "at the best evaluated epoch on the held-out source",
+    "target_oracle": "at the best evaluated epoch on the target, which uses the target's labels",
 }
 """What the three selection rules mean, for footnotes."""
 
@@ -36,12 +38,44 @@ def pretraining_csv(pretraining: pd.DataFrame) -> str:
     return csv(pretraining, "%.2f")
 
 
+def matrix_table(matrix: Matrix) -> Table:
+    """The matrix: mean ± half of its interval over seeds, the best norm of every pair bold, the counts below.
+
+    One decimal beside a spread, two, as the paper has, without.
+    """
+    digits = 1 if matrix.most_seeds > 1 else 2
+    images = matrix.setting.images if matrix.setting else {}
+    shown = matrix.mean.map(lambda percent: float(f"{percent:.{digits}f}"))
+    best = (shown.eq(shown.max()) & (shown.count() > 1)).to_numpy()
+    targets = [*(target for _, target in matrix.pairs), AVERAGE]
+    rows = []
+    for label in matrix.mean.index:
+        row = [" ".join(label.split())]
+        for column, target in zip(matrix.mean.columns, targets, strict=True):
+            mean, std, seeds = (frame.at[label, column] for frame in (matrix.mean, matrix.std, matrix.seeds))
+            half = half_width(std, int(seeds))
+            text = number(mean, digits) + ("" if pd.isna(half) else f" ± {half:.{digits}f}")
+            under = f"{seeds}×{images[target]}" if target in images else counted(int(seeds), "seed")
+            row.append(text if pd.isna(mean) else f"{text}\n{under}")
+        rows.append(row)
+    header = ["Norm", *(arrow(*pair) for pair in matrix.pairs), AVERAGE]
+    bold = frozenset((int(i), int(j) + 1) for i, j in zip(*best.nonzero(), strict=True))
+    return Table("matrix", "Accuracy on the target in percent", header, rows, bold, notes(matrix)).upright()
+
+
 def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequence[str] = ()) -> str:
-    """The matrix as a GitHub table: mean ± standard deviation over seeds, the best of every column bold."""
+    """The matrix as a GitHub table, and what is missing."""
+    table = matrix_table(matrix)
     holes = [*(_arrow(str(cell)) for cell in missing), *unreadable]
+
+    def cell(text: str, bold: bool) -> str:
+        first, _, second = text.partition("\n")
+        large = f"**{_escape_md(first)}**" if bold else _escape_md(first)
+        return f"{large} <sub>{_escape_md(second)}</sub>" if second else large
+
     parts = [
-        _pipe_table(["Norm", *map(_arrow, matrix.mean.columns)], _rows(matrix, lambda text: f"**{text}**", _escape_md)),
-        "\n".join(f"- {_escape_md(note)}" for note in notes(matrix)),
+        _pipe_table(table.header, _cells(table, cell, _escape_md)),
+        "\n".join(f"- {_escape_md(note)}" for note in table.notes),
         "\n".join(["Missing:\n", *(f"- {_escape_md(hole)}" for hole in holes)]) if holes else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -49,26 +83,14 @@ def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequen
 
 def plain(matrix: Matrix, missing: Sequence[str] = (), limit: int = 10) -> str:
     """The matrix as text for a terminal, and the first ``limit`` of what is missing."""
-    rows = _rows(matrix, bold=str, escape=str)
-    frame = pd.DataFrame(rows, columns=["", *map(_arrow, matrix.mean.columns)])
-    lines = ["Accuracy on the target in percent", frame.to_string(index=False)]
+    table = matrix_table(matrix)
+    rows = _cells(table, lambda text, bold: text.partition("\n")[0], str)
+    lines = [table.caption, pd.DataFrame(rows, columns=["", *table.header[1:]]).to_string(index=False)]
     if missing:
         lines += [f"Missing: {len(missing)}", *(f"  {hole}" for hole in missing[:limit])]
     if len(missing) > limit:
         lines.append(f"  and {len(missing) - limit} more, see table.md")
     return "\n".join(lines)
-
-
-def latex(matrix: Matrix) -> str:
-    r"""The matrix as a ``table`` to ``\input``: booktabs, shrunk to the line where it is wider."""
-    dataset = matrix.setting.dataset if matrix.setting else ""
-    return _latex_table(
-        ["Norm", *map(_arrow, matrix.mean.columns)],
-        _rows(matrix, lambda text: rf"\textbf{{{text}}}", _escape_latex),
-        caption=f"Accuracy in percent on the target: source→target pairs{f' of {dataset}' if dataset else ''}.",
-        label="tab:accuracy",
-        footnotes=notes(matrix),
-    )
 
 
 def pretraining_markdown(pretraining: pd.DataFrame) -> str:
@@ -117,11 +139,14 @@ def notes(matrix: Matrix) -> list[str]:
             f"{setting.dataset}: {setting.model}, {setting.size}×{setting.size} pixels{trained}.",
             f"Protocol: {setting.protocol}; images evaluated per target: {images}. "
             f"Selection: {matrix.selection} ({SELECTIONS[matrix.selection]}).",
-            f"Mean ± sample standard deviation over {most} seeds."
+            f"± is half of the 95 % interval over {most} seeds (Student's t), "
+            f"for {AVERAGE} over the averages of the seeds."
             if most > 1
             else f"One seed per cell ({', '.join(map(str, setting.seeds))}): no spread is known.",
         ]
-    lines.append(f"Bold: best of its column. {AVERAGE}: unweighted mean of the pairs.")
+    lines.append(
+        f"Bold: the best norm of each pair. {AVERAGE}: unweighted mean of the pairs. Small: seeds × images evaluated."
+    )
     pairs = matrix.seeds.drop(columns=AVERAGE)
     if few := _named(pairs, lambda n: 0 < n < most, lambda n: f" ({n} of {most})"):
         lines.append(f"Fewer seeds than elsewhere: {few}.")
@@ -131,34 +156,23 @@ def notes(matrix: Matrix) -> list[str]:
 
 
 def _named(seeds: pd.DataFrame, wanted: Callable[[int], bool], remark: Callable[[int], str]) -> str:
-    """Names the cells whose number of seeds is ``wanted``, row by row."""
+    """Names the cells whose number of seeds is ``wanted``, row by row; a row of equal numbers is named as a whole."""
     rows = []
     for label, counts in seeds.iterrows():
         cells = [f"{_arrow(pair)}{remark(int(n))}" for pair, n in counts.items() if wanted(int(n))]
-        if cells:
+        if cells and counts.nunique() == 1:
+            rows.append(f"{label}{remark(int(counts.iloc[0]))}")
+        elif cells:
             rows.append(f"{label} {', '.join(cells)}")
     return "; ".join(rows)
 
 
-def _rows(matrix: Matrix, bold: Callable[[str], str], escape: Callable[[str], str]) -> list[list[str]]:
-    """The cells as text, the label first. One decimal beside a spread, two, as the paper has, without."""
-    most = matrix.most_seeds
-    digits = 1 if most > 1 else 2
-    shown = matrix.mean.map(lambda percent: float(f"{percent:.{digits}f}"))
-    best = shown.eq(shown.max()) & (shown.count() > 1)
-    rows = []
-    for label in matrix.mean.index:
-        cells = [escape(label)]
-        for column in matrix.mean.columns:
-            mean, std, n = (frame.at[label, column] for frame in (matrix.mean, matrix.std, matrix.seeds))
-            if pd.isna(mean):
-                cells.append(escape(NONE))
-                continue
-            spread = "" if pd.isna(std) else f" ± {std:.{digits}f}"
-            text = f"{mean:.{digits}f}{spread}" + (f" (n={n})" if n < most else "")
-            cells.append(bold(escape(text)) if best.at[label, column] else escape(text))
-        rows.append(cells)
-    return rows
+def _cells(table: Table, cell: Callable[[str, bool], str], name: Callable[[str], str]) -> list[list[str]]:
+    """The rows as source text, ``cell`` being told which are bold and ``name`` writing the first column."""
+    return [
+        [name(row[0]), *(cell(text, (i, j) in table.bold) for j, text in enumerate(row[1:], 1))]
+        for i, row in enumerate(table.rows)
+    ]
 
 
 def _pretraining_rows(pretraining: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -235,20 +249,22 @@ _LATEX = {
     "τ": r"$\tau$",
     "²": r"$^2$",
     "·": r"$\cdot$",
+    "[": "{[}",  # after the end of a row, [ would begin a length and * belong to the command
+    "*": "{*}",
     "…": r"\ldots{}",
 } | {special: f"\\{special}" for special in "&%$#_{}"}
 _NOT_IN_T1 = "ĦħĸĿŀŉŦŧſ"
 
 
 def _escape_latex(text: str) -> str:
-    """``text`` as LaTeX source. A letter that pdfLaTeX has no glyph for becomes its code point, e.g. [U+1F600]."""
+    """``text`` as LaTeX source. A letter that pdfLaTeX has no glyph for becomes its code point, e.g. {[}U+1F600]."""
     plain = " ".join(unicodedata.normalize("NFC", text).split())
     return "".join(_LATEX.get(letter) or _typeset(letter) for letter in plain)
 
 
 def _typeset(letter: str) -> str:
     known = " " <= letter <= "~" or ("\u00a0" <= letter <= "\u017f" and letter not in _NOT_IN_T1)
-    return letter if known else f"[U+{ord(letter):04X}]"
+    return letter if known else f"{{[}}U+{ord(letter):04X}]"
 
 
 def _escape_md(text: str) -> str:

@@ -49,3 +49,8 @@ def listed(names: Sequence[str], most: int = 12) -> str:
 def counted(n: int, noun: str, plural: str | None = None) -> str:
     """1 seed, 3 seeds."""
     return f"{n} {noun if n == 1 else plural or noun + 's'}"
+
+
+def spanned(low: int, high: int, noun: str) -> str:
+    """3 seeds, 1 to 3 seeds."""
+    return counted(high, noun) if low == high else f"{low} to {counted(high, noun)}"

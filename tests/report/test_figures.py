@@ -8,6 +8,7 @@ from PIL import Image
 
 from da_wa.report.figures import matrix_heatmap as heatmap
 from da_wa.report.figures import rendered
+from da_wa.report.figures.style import plain
 from da_wa.report.matrix import collect, transfer_matrix
 from da_wa.runs.ledger import Ledger
 
@@ -48,6 +49,12 @@ def test_many_pairs_become_rows(experiment: Any) -> None:
     axes = heatmap(matrix_of(experiment)).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["BN", "LN"]
     assert [label.get_text() for label in axes.get_yticklabels()][-2:] == ["e→d", "Avg"]
+
+
+def test_a_long_pair_keeps_both_its_ends() -> None:
+    assert plain("a very long source->a very long target", 21) == "a very lo…→a very lo…"
+    assert plain("A->W", 21) == "A→W"
+    assert plain("a very long name", 10) == "a very lo…"
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf"])

@@ -15,7 +15,7 @@ import pytest
 from da_wa.report import page, write_report
 from da_wa.report.content import Section, Table
 
-DOMAINS = {"A & <b>B</b>": 40, "W_100% ą": 30}
+DOMAINS = {"A & <b>B</b>": 40, "W_100% ą": 30, "写真": 25}
 NORMS = ["bn", "bn_wa", "<i>50% & $x_1$</i> \U0001f600"]
 
 
@@ -81,7 +81,7 @@ def test_the_page_holds_every_figure_and_table(out: Path) -> None:
         "effect",
         "selection",
         "confusion_01",
-        "most_confidently_wrong",
+        "most_confidently_wrong_01",
         "tsne",
         "pca",
         "curves_01",

@@ -93,6 +93,17 @@ def test_the_command(experiment: Any, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "A→W" in capsys.readouterr().out
 
 
+def test_the_command_puts_experiments_side_by_side(
+    experiment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment.fill(["bn"])
+    first, experiment.out = experiment.out, tmp_path / "other"
+    experiment.fill(["bn"])
+    monkeypatch.setattr(sys, "argv", ["report", str(first), "--compare", str(experiment.out)])
+    assert command.main() == 0
+    assert "Beside other experiments" in (first / "page.html").read_text()
+
+
 def test_the_command_names_a_folder_without_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

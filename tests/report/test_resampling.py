@@ -10,7 +10,7 @@ from scipy import stats
 from da_wa.report.effect import contrasts
 from da_wa.report.outcomes import Outcome
 from da_wa.report.resampling import Estimate, Resamples, seeds_to_resolve
-from da_wa.report.statistics import ALPHA, Interval, run_flips
+from da_wa.report.statistics import ALPHA, Interval, of_mean, run_flips
 
 DOMAINS = ("A", "W", "D")
 PAIRS = [(s, t) for s in DOMAINS for t in DOMAINS if s != t]
@@ -73,6 +73,17 @@ def test_seeds_alone_give_students_interval() -> None:
     assert found.seed_variance == pytest.approx(values.var(ddof=1) / 3)
     assert found.df == pytest.approx(2, rel=0.1)
     assert found.interval.half == pytest.approx(stats.t.ppf(0.975, 2) * found.error, rel=0.05)
+
+
+def test_images_never_shorten_the_interval_of_the_seeds() -> None:
+    draw = np.random.default_rng(2)
+    for _ in range(20):
+        right = [draw.random(100) < 0.5 for _ in range(3)]
+        found = Resamples([outcome("BN", "A", "W", k, r) for k, r in enumerate(right)], 200).estimate(
+            [(1.0, ("BN", "A", "W"))]
+        )
+        assert found is not None
+        assert found.interval.half >= of_mean([r.mean() for r in right]).half - 1e-9
 
 
 def test_images_left_out_by_some_seeds() -> None:

@@ -151,7 +151,12 @@ def test_the_mean_over_norms_is_of_those_with_the_most_seeds(experiment: Any) ->
         (data.loc["BN → BN + WA", "effect"] + data.loc["LN → LN + WA", "effect"]) / 2
     )
     assert (mean["seeds"], mean["runs"]) == (3, 9)
-    assert "Too few runs to tell: GN → GN + WA." in section.gist
+    assert "Too few runs to tell (it takes 3 seeds at least): GN → GN + WA." in section.gist
+    assert data.at["GN → GN + WA", "seeds_needed"] == "≥ 3"
+    told = words(section)
+    assert "With one seed the intervals are of the images alone." in told
+    assert "3 seeds cannot give a two-sided p-value below 0.25" in told
+    assert "The pre-trained network of a norm is one and the same" in told
 
 
 def test_three_seeds_give_no_p_value_for_seeds_on_a_pair(experiment: Any) -> None:
@@ -177,10 +182,14 @@ def test_runs_without_predictions_are_reported_all_the_same(experiment: Any) -> 
 def test_flattery_is_the_oracle_less_the_last_epoch(experiment: Any) -> None:
     read = simulate(experiment, ["bn", "bn_wa"], [0, 1])
     matrices = {rule: transfer_matrix(read.runs, rule) for rule in SELECTIONS}
-    section = selection.section(matrices)
+    section = selection.section(matrices, read.runs.records)
     gain = (matrices["target_oracle"].mean - matrices["last"].mean).drop(columns="Avg")
     assert (gain >= 0).all(axis=None)
+    assert section.gist.startswith("Among the 6 evaluated epochs (5, 10, 15, 20, 25 and 30), choosing by")
     assert f"by up to {gain.max(axis=None):.1f} " in section.gist
+    cell = table(section, "selection_target_oracle").rows[0][1]
+    assert cell == f"{matrices['target_oracle'].mean.at['BN', 'A->W']:.1f}\n{gain.at['BN', 'A->W']:+.1f}"
+    assert "raised no number" in selection.section(dict.fromkeys(SELECTIONS, matrices["last"]), read.runs.records).gist
     data = section.data["selection"]
     mine = data[(data["selection"] == "source_val") & (data["label"] == "BN") & (data["pair"] == "A->W")].iloc[0]
     assert mine["less_last"] == pytest.approx(
@@ -211,7 +220,8 @@ def test_the_most_confidently_wrong() -> None:
         [seen([1, 0, 2, 1], [0.9, 0.99, 0.5, 0.6]), seen([0, 0, 2, 1], [1, 1, 0.7, 0.8])]
     )
     # scores: image 3 (0.6 + 0.8) / 2, image 2 (0.5 + 0.7) / 2, image 0 0.9 / 2; image 1 is never wrong
-    assert found == [(3, 0, 1, 1.0), (2, 0, 2, 1.0), (0, 0, 1, 0.5)]
+    # image 0 is the same confusion as image 3
+    assert found == [(3, 0, 1, 2, pytest.approx(0.7)), (2, 0, 2, 2, pytest.approx(0.6))]
 
 
 def test_mmd_by_its_definition() -> None:
@@ -292,8 +302,11 @@ def test_what_differs_between_experiments_is_named(experiment: Any, tmp_path: An
     first, experiment.out = experiment.out, tmp_path / "larger" / "out"
     for source in "AWD":
         experiment.add("bn", source, size=64, recipe="ffff")
-    rows = table(side_by_side.section(first, [experiment.out]), "compare_settings").rows
+    section = side_by_side.section(first, [experiment.out])
+    rows = table(section, "compare_settings").rows
     assert [row[0] for row in rows if "differ" in row[0]] == ["Size (differs)", "Recipe (differs)"]
+    assert section.gist == "The experiments differ in size and recipe, so their averages are not ranked."
+    assert table(section, "compare").bold == frozenset()
 
 
 def test_second_lines_of_cells_are_small_in_latex() -> None:
@@ -305,7 +318,7 @@ def test_second_lines_of_cells_are_small_in_latex() -> None:
 def test_wide_tables_are_turned() -> None:
     wide = Table("t", "", ["Norm", *map(str, range(20))], [["a", *map(str, range(20))]], frozenset({(0, 3)}))
     turned = wide.upright()
-    assert turned.header == ["Norm", "a"]
+    assert turned.header == ["Pair", "a"]
     assert turned.rows[2] == ["2", "2"]
     assert turned.bold == {(2, 1)}
     assert turned.upright() is turned

@@ -10,14 +10,43 @@ from typing import Any
 import pytest
 
 from da_wa.report import tables
-from da_wa.report.matrix import accuracy, collect, pretraining, transfer_matrix
+from da_wa.report.matrix import Matrix, accuracy, collect, pretraining, transfer_matrix
 from da_wa.runs.ledger import Ledger
 
-NASTY = ["a_b", "50% & #1", "$x^2$", "{C}~\\d|e", "Ærø ąę đ Ħ", "😀 地図", "*bold* `code` <b>", "tab\tand\nline"]
+NASTY = [
+    "写真",
+    "*a_b",
+    "50% & #1",
+    "$x^2$",
+    "{C}~\\d|e",
+    "Ærø ąę đ Ħ",
+    "😀 地図",
+    "*bold* `code` <b>",
+    "tab\tand\nline",
+]
 
 
 def collected(experiment: Any) -> Any:
     return collect(Ledger(experiment.out))
+
+
+def latex(matrix: Matrix) -> str:
+    return tables.table_latex(tables.matrix_table(matrix))
+
+
+def test_a_norm_that_has_fewer_seeds_everywhere_is_named_once(experiment: Any) -> None:
+    experiment.fill(["bn"], seeds=[0, 1, 2])
+    experiment.fill(["wa"], seeds=[0])
+    assert "Fewer seeds than elsewhere: WA (1 of 3)." in tables.notes(transfer_matrix(collected(experiment)))
+
+
+def test_many_pairs_stand_below_each_other_in_every_format(experiment: Any) -> None:
+    experiment.images = dict.fromkeys("abcde", 500)
+    experiment.fill(["bn", "ln"])
+    matrix = transfer_matrix(collected(experiment))
+    assert r"Pair & BN & LN \\" in latex(matrix)
+    assert "| Pair | BN | LN |" in tables.markdown(matrix)
+    assert "e→d" in tables.plain(matrix).splitlines()[-2]
 
 
 def test_accuracy_csv_is_the_documented_table(experiment: Any) -> None:
@@ -55,15 +84,15 @@ def test_markdown_of_one_seed(experiment: Any) -> None:
     assert tables.markdown(transfer_matrix(runs := collected(experiment)), runs.missing).splitlines() == [
         "| Norm | W→D | D→W | Avg |",
         "| :-- | --: | --: | --: |",
-        "| BN | **50.00** | **50.31** | **50.16** |",
-        "| BN + WA | 49.80 | **50.31** | 50.06 |",
+        "| BN | **50.00** <sub>1×498</sub> | **50.31** <sub>1×795</sub> | **50.16** <sub>1 seed</sub> |",
+        "| BN + WA | 49.80 <sub>1×498</sub> | **50.31** <sub>1×795</sub> | 50.06 <sub>1 seed</sub> |",
         "| LN | – | – | – |",
         "",
         "- Office-31: resnet20, 32×32 pixels, pre-trained on CIFAR-100.",
         "- Protocol: full; images evaluated per target: W 795, D 498. Selection: last (after the last epoch).",
         "- One seed per cell (0): no spread is known.",
-        "- Bold: best of its column. Avg: unweighted mean of the pairs.",
-        "- No finished run (–), hence no Avg: LN W→D, D→W.",
+        "- Bold: the best norm of each pair. Avg: unweighted mean of the pairs. Small: seeds × images evaluated.",
+        "- No finished run (–), hence no Avg: LN.",
         "",
         "Missing:",
         "",
@@ -77,11 +106,14 @@ def test_markdown_of_several_seeds(experiment: Any) -> None:
     experiment.fill(["bn"], seeds=[0, 1])
     experiment.fill(["ln"], seeds=[0])
     experiment.add("ln", "D", seed=1)
-    lines = tables.markdown(transfer_matrix(collected(experiment))).splitlines()
-    # the sample standard deviation of 50 and 52 is sqrt(2) = 1.41
-    assert lines[2] == "| BN | **51.0 ± 1.4** | 51.0 ± 1.4 | **51.0 ± 1.4** |"
-    assert lines[3] == "| LN | 50.1 (n=1) | **51.1 ± 1.4** | 50.6 (n=1) |"
-    assert "- Mean ± sample standard deviation over 2 seeds." in lines
+    lines = tables.markdown(transfer_matrix(collected(experiment))).replace("<sub>", "").splitlines()
+    # 50 and 52 have a standard error of 1, and Student's t is 12.7
+    assert (
+        lines[2].replace("</sub>", "")
+        == "| BN | **51.0 ± 12.7** 2×1000 | 51.0 ± 12.7 2×1000 | **51.0 ± 12.7** 2 seeds |"
+    )
+    assert lines[3].replace("</sub>", "") == "| LN | 50.1 1×1000 | **51.1 ± 12.7** 2×1000 | 50.6 1 seed |"
+    assert any("± is half of the 95 % interval over 2 seeds" in line for line in lines)
     assert "- Fewer seeds than elsewhere: LN W→D (1 of 2)." in lines
 
 
@@ -90,8 +122,7 @@ def test_what_reads_equal_is_equally_good(experiment: Any) -> None:
     experiment.correct = lambda norm, source, target, seed: {"bn": 5000, "ln": 5001}[norm]
     experiment.fill(["bn", "ln"], seeds=[0, 1])
     lines = tables.markdown(transfer_matrix(collected(experiment))).splitlines()
-    assert lines[2] == "| BN | **50.0 ± 0.0** | **50.0 ± 0.0** | **50.0 ± 0.0** |"
-    assert lines[3] == "| LN | **50.0 ± 0.0** | **50.0 ± 0.0** | **50.0 ± 0.0** |"
+    assert [line.count("**50.0 ± 0.0**") for line in lines[2:4]] == [3, 3]
 
 
 def test_a_single_row_has_nothing_to_be_best_of(experiment: Any) -> None:
@@ -103,14 +134,15 @@ def test_latex_of_the_same_table(experiment: Any) -> None:
     experiment.images = {"W": 1000, "D": 1000}
     experiment.correct = lambda norm, source, target, seed: {"bn": 500, "bn_wa": 510}[norm] + 20 * seed
     experiment.fill(["bn", "bn_wa"], seeds=[0, 1])
-    text = tables.latex(transfer_matrix(collected(experiment)))
+    text = latex(transfer_matrix(collected(experiment)))
     body = text[text.index(r"\toprule") : text.index(r"\end{tabular}")].splitlines()
-    assert [line.strip() for line in body] == [
+    counts = [r"2$\times$1000", r"2$\times$1000", "2 seeds"]
+    assert [line.strip().removesuffix(r" \\") for line in body] == [
         r"\toprule",
-        r"Norm & W$\to$D & D$\to$W & Avg \\",
+        r"Norm & W$\to$D & D$\to$W & Avg",
         r"\midrule",
-        r"BN & 51.0 $\pm$ 1.4 & 51.0 $\pm$ 1.4 & 51.0 $\pm$ 1.4 \\",
-        r"BN + WA & \textbf{52.0 $\pm$ 1.4} & \textbf{52.0 $\pm$ 1.4} & \textbf{52.0 $\pm$ 1.4} \\",
+        r"BN & " + " & ".join(rf"51.0 $\pm$ 12.7 {{\scriptsize {n}}}" for n in counts),
+        r"BN + WA & " + " & ".join(rf"\textbf{{52.0 $\pm$ 12.7}} {{\scriptsize {n}}}" for n in counts),
         r"\bottomrule",
         "",
     ]
@@ -124,13 +156,14 @@ def test_latex_of_the_same_table(experiment: Any) -> None:
         ("{C}~\\d", r"\{C\}\textasciitilde{}\textbackslash{}d"),
         ("Ærø ą", "Ærø ą"),
         ("cafe\u0301", "café"),
-        ("Ħ😀", "[U+0126][U+1F600]"),
+        ("Ħ😀", "{[}U+0126]{[}U+1F600]"),
+        ("[a]*", "{[}a]{*}"),
         ("tab\tand\nline", "tab and line"),
     ],
 )
 def test_names_in_latex(experiment: Any, name: str, source: str) -> None:
     experiment.add("bn", "A", label=name)
-    assert f"    {source} & " in tables.latex(transfer_matrix(collected(experiment)))
+    assert f"    {source} & " in latex(transfer_matrix(collected(experiment)))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +189,7 @@ def test_latex_compiles_whatever_the_names_are(experiment: Any, tmp_path: Path) 
     experiment.fill(["bn", *NASTY[:3]], seeds=[0, 1])
     experiment.plan("ln", NASTY[0])
     runs = collected(experiment)
-    (tmp_path / "table.tex").write_text(tables.latex(transfer_matrix(runs)))
+    (tmp_path / "table.tex").write_text(latex(transfer_matrix(runs)))
     (tmp_path / "pretraining.tex").write_text(tables.pretraining_latex(pretraining(runs.records)))
     (tmp_path / "paper.tex").write_text(
         r"\documentclass{article}\usepackage{booktabs,graphicx}\usepackage[T1]{fontenc}"

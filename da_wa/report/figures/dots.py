@@ -20,10 +20,12 @@ class Panel:
     Attributes:
         title: above it.
         series: for each name in the legend an interval per row, None where there is none.
+        hollow: rows whose dots are not filled; nor are those of the second series and later ones.
     """
 
     title: str
     series: Mapping[str, Sequence[Interval | None]]
+    hollow: frozenset[int] = frozenset()
 
 
 def dots(
@@ -48,19 +50,20 @@ def dots(
                 axes.axvline(0, color="0.4", linewidth=1)
             for k, (name, intervals) in enumerate(part.series.items()):
                 shift = 0.34 * (k - (len(part.series) - 1) / 2) / max(len(part.series) - 1, 1)
-                there = [(row + shift, i) for row, i in enumerate(intervals) if i is not None]
-                spread = [(y, i) for y, i in there if i.known]
+                there = [(row, i) for row, i in enumerate(intervals) if i is not None]
+                spread = [(row + shift, i) for row, i in there if i.known]
                 colour = COLOURS[k % len(COLOURS)]
                 axes.hlines(
                     [y for y, _ in spread], [i.low for _, i in spread], [i.high for _, i in spread], colour, lw=1.4
                 )
-                axes.plot(
+                axes.scatter(
                     [i.value for _, i in there],
-                    [y for y, _ in there],
-                    MARKERS[k % len(MARKERS)],
-                    color=colour,
-                    mfc="white" if k else colour,
-                    ms=4.5,
+                    [row + shift for row, _ in there],
+                    s=20,
+                    marker=MARKERS[k % len(MARKERS)],
+                    edgecolors=colour,
+                    facecolors=["white" if k or row in part.hollow else colour for row, _ in there],
+                    zorder=3,
                     label=plain(name, 60),
                 )
             axes.set_title(plain(part.title, 40), loc="left")

@@ -53,7 +53,8 @@ def heatmap(
         figure = Figure(figsize=(cell[0] * columns, cell[1] * rows))  # of the cells; rendered() adds what is beside
         axes = figure.add_axes((0, 0, 1, 1))
         axes.patch.set(facecolor="0.92", hatch="////", edgecolor="0.8")
-        seaborn.heatmap(grid.astype(float), cmap="viridis", linewidths=1 if number else 0, cbar=False, ax=axes, **scale)
+        look = {"cmap": "viridis", "linewidths": 1 if number else 0, "cbar": False} | scale
+        seaborn.heatmap(grid.astype(float), ax=axes, xticklabels=False, yticklabels=False, **look)
         colours = axes.collections[0]
         if number is not None:
             for (row, column), value in np.ndenumerate(grid.to_numpy(float)):

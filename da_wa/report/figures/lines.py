@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def learning_curves(parts: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+def learning_curves(parts: Mapping[str, Mapping[str, pd.DataFrame]], names: Sequence[str]) -> Figure:
     """One small plot for each norm, one line for each set of images; the band spans the seeds.
 
     Args:
-        parts: norm -> name of the line -> columns epoch, mean, low, high (percent). Equal names are drawn
-            alike in all plots.
+        parts: norm -> name of the line -> columns epoch, mean, low, high (percent).
+        names: of all lines; figures that are given the same draw equal names alike.
     """
-    names = list(dict.fromkeys(name for lines in parts.values() for name in lines))
     with plain_style():
         figure, grid = panels(len(parts), 5, 1.9, 1.7, sharex=True, sharey=True)
         for axes, (norm, lines) in zip(grid, parts.items(), strict=True):
-            for name, line in lines.items():
-                k = names.index(name)
+            for k, name in enumerate(names):
+                if name not in lines:
+                    continue
+                line = lines[name]
                 colour, dash = COLOURS[k % len(COLOURS)], DASHES[k % len(DASHES)]
                 marker = "" if len(line) > 1 else "."
                 axes.plot(line["epoch"], line["mean"], dash, color=colour, lw=1.5, marker=marker, label=plain(name, 40))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,14 +18,20 @@ COLOURS = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#5
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
+FALLBACKS = ("Noto Sans CJK JP", "Noto Sans JP", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei")
+"""Fonts for letters that DejaVu Sans lacks, where they are installed; else a box stands for the letter."""
 
 
 @contextmanager
 def plain_style() -> Iterator[None]:
     """Draw in matplotlib's own style, whatever the user's configuration is."""
     import matplotlib.style
+    from matplotlib.font_manager import get_font_names
 
-    with matplotlib.style.context(["default", {"font.size": 9, "axes.titlesize": 9, "hatch.linewidth": 0.6}]):
+    installed = set(get_font_names())
+    fonts = {"font.family": ["DejaVu Sans", *(font for font in FALLBACKS if font in installed)]}
+    sizes = {"font.size": 9, "axes.titlesize": 9, "hatch.linewidth": 0.6}
+    with matplotlib.style.context(["default", fonts | sizes]):
         yield
 
 
@@ -47,18 +54,25 @@ def panels(
 
 def rendered(figure: Figure, kind: str) -> bytes:
     """``figure`` as a file of ``kind`` (png, pdf), without the date: equal figures are equal bytes."""
-    if figure.get_layout_engine() is not None:  # laid out once for all kinds: it takes as long as drawing
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
     buffer = io.BytesIO()
     undated = {"pdf": {"CreationDate": None}}.get(kind)
-    figure.savefig(buffer, format=kind, dpi=160, bbox_inches="tight", metadata=undated)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the box in its place tells
+        if figure.get_layout_engine() is not None:  # laid out once for all kinds: it takes as long as drawing
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        figure.savefig(buffer, format=kind, dpi=160, bbox_inches="tight", metadata=undated)
     return buffer.getvalue()
 
 
 def plain(text: str, longest: int | None = None) -> str:
-    """``text`` as matplotlib shows it unchanged (a dollar sign would start a formula), cut to ``longest`` letters."""
-    text = " ".join(text.split())
+    """``text`` as matplotlib shows it unchanged (a dollar sign would start a formula), cut to ``longest`` letters.
+
+    Of ``source→target`` both ends are cut alike.
+    """
+    text = " ".join(text.split()).replace("->", "→")
     if longest is not None and len(text) > longest:
-        text = text[: longest - 1] + "…"
-    return text.replace("->", "→").replace("$", r"\$")
+        ends = text.split("→")
+        most = max((longest + 1) // len(ends) - 1, 1)
+        text = "→".join(end if len(end) <= most else end[: most - 1] + "…" for end in ends)
+    return text.replace("$", r"\$")
