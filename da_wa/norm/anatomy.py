@@ -5,40 +5,52 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from da_wa.errors import ConfigError
 from da_wa.norm.spec import ConvFactory
 
-TORCH_NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+TORCH_NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.InstanceNorm2d)
 MAP_NORMS = (*TORCH_NORMS, nn.LayerNorm)  # torch has no LayerNorm of maps: libraries subclass this one
+HOOKS = [name for name in vars(nn.Module()) if "_hooks" in name]
 
 
 def rebuild(conv: nn.Conv2d, make: ConvFactory) -> nn.Conv2d:
-    """A convolution made by ``make`` with the shape, the weight and the bias (the same parameters) of ``conv``."""
-    new = make(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        groups=conv.groups,
-        bias=conv.bias is not None,
-        padding_mode=conv.padding_mode,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
-    )
+    """A convolution made by ``make`` with the shape, the weight and the bias (the same parameters) of ``conv``.
+
+    The random numbers of the initialisation, which is overwritten, are not missing later on.
+    """
+    with torch.random.fork_rng([conv.weight.device] if conv.weight.is_cuda else []):
+        new = make(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            padding_mode=conv.padding_mode,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
     new.weight, new.bias = conv.weight, conv.bias
     return new.train(conv.training)
 
 
 def replace(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put ``new[module]`` in the place of every ``module`` of ``model``, wherever it is registered."""
+    """Put ``new[module]`` in the place of every ``module`` of ``model``, wherever it is registered, with its hooks."""
+    for old, module in new.items():
+        for name in HOOKS:
+            hooks = getattr(old, name)  # the very dictionary, which the handles that remove hooks refer to
+            hooks.update(getattr(module, name))
+            setattr(module, name, hooks)
+        module._is_full_backward_hook = old._is_full_backward_hook or module._is_full_backward_hook
     for path, module in list(model.named_modules(remove_duplicate=False)):
         if path and module in new:
             model.set_submodule(path, new[module])
@@ -51,7 +63,7 @@ def computes_as_conv2d(module: nn.Module) -> bool:
         isinstance(module, nn.Conv2d)
         and type(module).forward is nn.Conv2d.forward
         and type(module)._conv_forward is nn.Conv2d._conv_forward
-        and "weight" in module._parameters  # else it is parametrized
+        and {"weight", "bias"} <= module._parameters.keys()  # else it is parametrized
     )
 
 
@@ -93,6 +105,8 @@ def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
     match norm:
         case nn.BatchNorm2d():
             return nn.BatchNorm2d.forward(norm, x)
+        case nn.SyncBatchNorm():
+            return nn.SyncBatchNorm.forward(norm, x)
         case nn.GroupNorm():
             return nn.GroupNorm.forward(norm, x)
         case nn.InstanceNorm2d():
@@ -110,7 +124,7 @@ def channels(norm: nn.Module) -> int:
             return norm.num_channels
         case nn.LayerNorm():
             return norm.normalized_shape[-1]
-        case nn.BatchNorm2d() | nn.InstanceNorm2d():
+        case nn.BatchNorm2d() | nn.SyncBatchNorm() | nn.InstanceNorm2d():
             return norm.num_features
         case _:
             raise TypeError(f"{type(norm).__name__} is no norm of feature maps")
@@ -121,34 +135,68 @@ class Flow:
     """How data flows through a network.
 
     Attributes:
-        heads: the layers with parameters whose result reaches the output through no other such layer.
+        heads: the layers with parameters whose result reaches the output and no other such layer. A norm ends
+            a path, but is no head.
         conv_norms: pairs of a convolution and the norm that alone takes its result, both used once.
+        opaque: modules that cannot be looked into, each with what went wrong. One may be a head as a whole.
     """
 
     heads: tuple[nn.Module, ...]
     conv_norms: tuple[tuple[nn.Conv2d, nn.Module], ...]
+    opaque: Mapping[nn.Module, Exception]
 
 
 def trace(model: nn.Module) -> Flow:
     """Follow a symbolic input through ``model`` (``torch.fx``), without computing anything.
 
-    Raises:
-        ConfigError: the path depends on the input's values or shape, which a symbol does not have.
+    A module whose path depends on its input's values or shape, which a symbol does not have, is opaque. Where
+    that is ``model`` itself, it is its own only head.
     """
+    tracer = _Tracer()
     try:
-        graph = _Tracer().trace(model)
+        graph = tracer.trace(_trial(model))
     except Exception as error:  # whatever the model does with a symbol
-        raise ConfigError(f"the data flow of {type(model).__name__} cannot be traced: {error}") from error
+        return Flow((model,), (), {model: error})
     modules = dict(model.named_modules())
     layers = {node: modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
-    return Flow(tuple(_heads(graph, layers)), tuple(_conv_norms(layers)))
+    opaque = {modules[path]: error for path, error in tracer.opaque.items()}
+    hidden = {inner for module in opaque for inner in module.modules()}
+    pairs = (pair for pair in _conv_norms(layers) if hidden.isdisjoint(pair))
+    return Flow(tuple(_heads(graph, layers)), tuple(pairs), opaque)
+
+
+def _trial(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` with the same tensors and no hooks, so that no symbol stays in ``model`` or its hooks."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    trial = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    for module in trial.modules():
+        for name in HOOKS:
+            getattr(module, name).clear()
+    return trial
 
 
 class _Tracer(fx.Tracer):
-    """Looks into nothing that is a layer by itself."""
+    """Looks into nothing that is a layer by itself, nor into what cannot be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opaque: dict[str, Exception] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, MAP_NORMS) or not list(m.children())
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        nodes, depth = len(self.graph.nodes), len(self.module_stack)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:  # whatever m does with a symbol
+            path = self.path_of_module(m)
+            self.opaque[path] = error
+            for node in reversed(list(self.graph.nodes)[nodes:]):
+                self.graph.erase_node(node)
+            while len(self.module_stack) > depth:
+                self.module_stack.popitem()
+            return self.create_proxy("call_module", path, args, kwargs)
 
 
 def _heads(graph: fx.Graph, layers: Mapping[fx.Node, nn.Module]) -> Iterator[nn.Module]:
@@ -159,10 +207,28 @@ def _heads(graph: fx.Graph, layers: Mapping[fx.Node, nn.Module]) -> Iterator[nn.
             if node in seen:
                 continue
             seen.add(node)
-            if node in layers and list(layers[node].parameters()):
-                yield layers[node]
-            else:
+            if not _holds_parameters(layers.get(node)):
                 reached.append(node)
+            elif not isinstance(layers[node], MAP_NORMS) and not _leads_on(node, layers):
+                yield layers[node]
+
+
+def _leads_on(node: fx.Node, layers: Mapping[fx.Node, nn.Module]) -> bool:
+    """Whether the result of ``node`` is also what later layers work with, as features are, and logits are not."""
+    users = set(node.users)
+    reached = list(users)
+    while reached:
+        user = reached.pop()
+        if _holds_parameters(layers.get(user)):
+            return True
+        reached.extend(user.users.keys() - users)
+        users |= user.users.keys()
+    return False
+
+
+def _holds_parameters(layer: nn.Module | None) -> bool:
+    """An affine-free norm counts as well: what is in front of it is no classifier."""
+    return layer is not None and (isinstance(layer, MAP_NORMS) or bool(list(layer.parameters())))
 
 
 def _conv_norms(layers: Mapping[fx.Node, nn.Module]) -> Iterator[tuple[nn.Conv2d, nn.Module]]:

@@ -114,6 +114,7 @@ class GainConv2d(NormalisedConv2d):
         filter is zero, any gain will do: it becomes 1.
         """
         nn.init.ones_(self.gain)
-        unit, raw = (w.flatten(1).double() for w in (self.normalised_weight(), self.weight))
+        wide = torch.float32 if self.weight.device.type == "mps" else torch.float64  # the widest that there is
+        unit, raw = (w.flatten(1).to(wide) for w in (self.normalised_weight(), self.weight))
         size = unit.square().sum(1)
         self.gain.copy_(torch.where(size > 0, (unit * raw).sum(1) / size, 1.0))

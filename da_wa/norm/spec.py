@@ -83,9 +83,19 @@ def layer_norm(channels: int, **kwargs: Any) -> nn.GroupNorm:
     return nn.GroupNorm(1, channels, **kwargs)
 
 
-def instance_norm(channels: int, **kwargs: Any) -> nn.InstanceNorm2d:
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """Torch's, without running statistics, for maps of any size: a 1×1 map becomes the bias, where torch's refuses."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (n, c, h, w) -> (n, c, h, w)."""
+        self._check_input_dim(input)
+        fast = torch.backends.cudnn.enabled
+        return torch.instance_norm(input, self.weight, self.bias, None, None, True, self.momentum or 0, self.eps, fast)
+
+
+def instance_norm(channels: int, **kwargs: Any) -> InstanceNorm2d:
     """Instance Normalization (Ulyanov et al. 2016), affine, no running statistics."""
-    return nn.InstanceNorm2d(channels, affine=True, track_running_stats=False, **kwargs)
+    return InstanceNorm2d(channels, affine=True, track_running_stats=False, **kwargs)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

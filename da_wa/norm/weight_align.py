@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from da_wa.norm.normalised_conv import GainConv2d, filter_size, standardise
+from da_wa.norm.spec import at_least_float32
 
 EPS = 1e-10
 """Added to the variance inside the root. The paper gives none; trained filters have a variance near 2/n >= 4e-4."""
@@ -46,9 +47,11 @@ def align_weight(weight: Tensor, gain: Tensor, eps: float = EPS, multiple: float
 def centre_weight(weight: Tensor, gain: Tensor) -> Tensor:
     """The mean-only part of WeightAlign (Eq. 6; Table IV): ``gain · (W - mean(W))`` for every filter.
 
-    Shapes are those of :func:`align_weight`.
+    Shapes and errors are those of :func:`align_weight`.
     """
-    return _per_filter(gain) * (weight - weight.mean((1, 2, 3), keepdim=True))
+    filter_size(weight)
+    mean = at_least_float32(weight).mean((1, 2, 3), keepdim=True)
+    return (_per_filter(gain) * (weight - mean)).to(weight.dtype)
 
 
 def rescale_weight(weight: Tensor, gain: Tensor, eps: float = EPS) -> Tensor:
@@ -57,8 +60,9 @@ def rescale_weight(weight: Tensor, gain: Tensor, eps: float = EPS) -> Tensor:
     The variance is the biased one, about the mean that stays in the filter. Shapes and errors are those of
     :func:`align_weight`. A filter of equal weights w becomes ``gain · sqrt(2/(n·eps)) · w``.
     """
-    var = weight.var((1, 2, 3), correction=0, keepdim=True)
-    return weight * (_per_filter(gain) * math.sqrt(2 / filter_size(weight)) * torch.rsqrt(var + eps))
+    scale = math.sqrt(2 / filter_size(weight))
+    var = at_least_float32(weight).var((1, 2, 3), correction=0, keepdim=True)
+    return (weight * (_per_filter(gain) * scale * torch.rsqrt(var + eps))).to(weight.dtype)
 
 
 def _per_filter(gain: Tensor) -> Tensor:

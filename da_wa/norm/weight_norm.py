@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from da_wa.norm.normalised_conv import GainConv2d
+from da_wa.norm.normalised_conv import GainConv2d, filter_size
+from da_wa.norm.spec import at_least_float32
 
 
 def normalise_weight(weight: Tensor, gain: Tensor) -> Tensor:
@@ -17,8 +18,13 @@ def normalise_weight(weight: Tensor, gain: Tensor) -> Tensor:
 
     Returns:
         The normalised weight, of the same shape; a filter of zeros stays zero.
+
+    Raises:
+        ConfigError: weights that are not real floating-point numbers, or fewer than two in a filter.
     """
-    return gain.view(-1, 1, 1, 1) * F.normalize(weight.flatten(1), eps=1e-12).view_as(weight)
+    filter_size(weight)
+    unit = F.normalize(at_least_float32(weight).flatten(1), eps=1e-12).view_as(weight)
+    return (gain.view(-1, 1, 1, 1) * unit).to(weight.dtype)
 
 
 class WeightNormConv2d(GainConv2d):

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from da_wa.norm.normalised_conv import NormalisedConv2d
+from da_wa.norm.normalised_conv import NormalisedConv2d, filter_size
+from da_wa.norm.spec import at_least_float32
 
 EPS = 1e-5
 
@@ -24,9 +25,13 @@ def standardise_weight(weight: Tensor, eps: float = EPS) -> Tensor:
 
     Returns:
         The standardised weight, of the same shape; a filter of equal weights becomes zero.
+
+    Raises:
+        ConfigError: weights that are not real floating-point numbers, or fewer than two in a filter.
     """
-    std, mean = torch.std_mean(weight, (1, 2, 3), keepdim=True)
-    return (weight - mean) / (std + eps)
+    filter_size(weight)
+    std, mean = torch.std_mean(at_least_float32(weight), (1, 2, 3), keepdim=True)
+    return ((weight - mean) / (std + eps)).to(weight.dtype)
 
 
 class WeightStandardConv2d(NormalisedConv2d):

@@ -138,6 +138,15 @@ def test_gradients_types_and_compilation(make: type[nn.Module]) -> None:
     )
 
 
+def test_instance_norm_is_torchs_and_makes_the_bias_of_a_single_pixel(x: Tensor) -> None:
+    norm = shuffled(instance_norm(6))
+    assert torch.equal(norm(x), nn.functional.instance_norm(x, weight=norm.weight, bias=norm.bias))
+    pixel = x[:, :, :1, :1].requires_grad_()
+    torch.testing.assert_close(norm(pixel), norm.bias.view(1, -1, 1, 1).expand_as(pixel))
+    norm(pixel).sum().backward()
+    assert pixel.grad is not None and not pixel.grad.any()
+
+
 @pytest.mark.parametrize("make", [FilterResponseNorm2d, EvoNormS0])
 def test_statistics_are_never_taken_in_half_precision(make: type[nn.Module]) -> None:
     """Squares of 1000 are beyond float16."""

@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
+from torchvision.ops import FrozenBatchNorm2d
 
 from da_wa.errors import ConfigError
 from da_wa.norm import (
@@ -27,7 +28,7 @@ from da_wa.norm import (
     named,
     survey,
 )
-from da_wa.norm.anatomy import behind_norm
+from da_wa.norm.anatomy import BATCH_NORMS, behind_norm
 
 TORCHVISION = {
     "resnet50": torchvision.models.resnet50,
@@ -37,6 +38,7 @@ TORCHVISION = {
         torchvision.models.segmentation.deeplabv3_resnet50, weights=None, weights_backbone=None, aux_loss=True
     ),
 }
+TEN = ["none", "wa", "bn", "bn_wa", "gn", "gn_wa", "in", "in_wa", "ln", "ln_wa"]
 TIMM = {
     name: partial(timm.create_model, name)
     for name in [
@@ -62,7 +64,7 @@ CLASSIFIERS = {"classifier.4", "aux_classifier.4", "head.fc", "fc", "classifier"
 def shuffle(model: nn.Module) -> nn.Module:
     """Affines and statistics as after some training."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, BATCH_NORMS):
             for tensor in (module.weight, module.running_var):
                 nn.init.uniform_(tensor, 0.5, 1.5)
             for tensor in (module.bias, module.running_mean):
@@ -95,6 +97,38 @@ def test_converts_the_models_of_torchvision_and_timm(name: str) -> None:
     assert of_class(converted, nn.Linear) == of_class(model, nn.Linear)
 
 
+@pytest.mark.parametrize("norm", TEN)
+def test_networks_with_pooled_maps_run_with_each_norm_of_the_paper(norm: str) -> None:
+    """DeepLab normalises a 1×1 map in one of its branches."""
+    _, converted = converted_on_meta("deeplabv3_resnet50", norm)
+    assert bool(of_class(converted, WeightAlignConv2d)) == norm.endswith("wa")
+
+
+FEATURES: dict[str, Callable[[], nn.Module]] = {
+    "no classes": partial(timm.create_model, "resnet18", num_classes=0),
+    "features": partial(timm.create_model, "resnet18", features_only=True),
+    "no head": lambda: torchvision.models.resnet18().eval(),
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_network_of_features_has_no_classifier(name: str) -> None:
+    with torch.device("meta"):
+        model = FEATURES[name]()
+        if name == "no head":
+            model.fc = nn.Identity()
+        converted = convert(model, named("gn_wa"))
+    assert not of_class(converted, nn.BatchNorm2d)
+    assert of_class(converted, WeightAlignConv2d) == of_class(model, nn.Conv2d)
+
+
+def test_a_layer_that_others_build_on_is_no_classifier() -> None:
+    with torch.device("meta"):
+        converted = convert(timm.create_model("vgg11", features_only=True), named("wa"))
+    plain = set(of_class(converted, nn.Conv2d)) - set(of_class(converted, NormalisedConv2d))
+    assert plain == {of_class(converted, nn.Conv2d)[-1]}
+
+
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_trained_checkpoints_load_but_for_the_gains(name: str) -> None:
     model, converted = converted_on_meta(name, "bn_wa")
@@ -113,6 +147,33 @@ def test_converted_models_learn(name: str) -> None:
     F.cross_entropy(y, torch.tensor([0, 1, 2, 3])).backward()
     assert y.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_converted_models_compile_without_graph_breaks() -> None:
+    model = convert(timm.create_model("test_resnet", num_classes=5), named("bn_wa")).train()
+    x = torch.randn(4, 3, 32, 32)
+    twin = copy.deepcopy(model)
+    twin(x).square().sum().backward()
+    torch.compile(model, backend="aot_eager", fullgraph=True)(x).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, twin.get_parameter(name).grad, rtol=1e-3, atol=1e-4)
+
+
+def test_converted_models_train_in_mixed_precision_with_averaged_weights() -> None:
+    model = convert(timm.create_model("test_resnet", num_classes=5), named("gn_wa")).train()
+    average = torch.optim.swa_utils.AveragedModel(model)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3]))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        average.update_parameters(model)
+    (gain, *_) = (path for path in model.state_dict() if path.endswith("gain"))
+    assert not torch.equal(average.module.get_parameter(gain), model.get_parameter(gain))
+    x = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(fold(average.eval())(x), average(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_byobnet", "densenet121"])
@@ -164,6 +225,39 @@ def test_without_activation_norm_batch_norm_lives_on_in_the_convolutions(name: s
             assert torch.equal(aligned.get_parameter(f"{path}.bias"), conv.bias)
 
 
+@pytest.mark.parametrize(
+    ("name", "norm", "skip"),
+    [
+        ("densenet121", "none", []),  # norms in front of convolutions
+        ("tf_efficientnet_b0", "none", []),  # convolutions that pad by themselves
+        ("test_resnet", "none", ["layer2.0.conv1"]),
+        ("test_resnet", "wn", ["layer2.0.conv1"]),
+        ("test_efficientnet", "wn", ["conv_stem", "blocks.0.0.bn1"]),
+    ],
+)
+def test_a_batch_norm_that_no_convolution_can_take_becomes_its_affine(name: str, norm: str, skip: list[str]) -> None:
+    model = shuffle(timm.create_model(name)).eval().double()
+    converted, account = convert(model, named(norm), skip=skip), survey(model, named(norm), skip=skip)
+    x = torch.randn(1, 3, 64, 64).double()
+    torch.testing.assert_close(converted(x), model(x), rtol=1e-9, atol=1e-9)
+    assert set(of_class(converted, nn.BatchNorm2d)) <= set(skip)
+    affine = [c for c in account.changes if "the affine that it is in evaluation" in c.note]
+    assert affine and all((c.after or "").startswith("Conv2d") for c in affine)
+    assert all(p.requires_grad for p in converted.parameters())
+
+
+def test_an_affine_is_frozen_like_its_norm_and_knows_norms_without_one() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3, affine=False), nn.Flatten(), nn.Linear(12, 2))
+    model[0].requires_grad_(False)
+    for i in (0, 2):
+        nn.init.uniform_(model[i].running_var, 0.5, 1.5)
+        nn.init.uniform_(model[i].running_mean)
+    model.eval()
+    converted, x = convert(model, named("none")), torch.randn(2, 3, 2, 2)
+    torch.testing.assert_close(converted(x), model(x))
+    assert [converted[i].weight.requires_grad for i in (0, 2)] == [False, True]
+
+
 def network(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"),
@@ -186,6 +280,9 @@ def test_what_norms_have_in_common_is_kept() -> None:
     renorm = convert(model, named("brn"))[1]
     assert isinstance(renorm, BatchRenorm2d)
     torch.testing.assert_close(renorm.state_dict(), model[1].state_dict(), rtol=0, atol=0)
+    coarse = shuffle(network(lambda c: nn.BatchNorm2d(c, eps=0.1))).eval()
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(convert(coarse, named("brn"))(x), coarse(x))
     response = convert(network(nn.InstanceNorm2d), named("frn"))[1]
     assert isinstance(response, FilterResponseNorm2d) and torch.equal(response.weight, torch.ones(8))
 
@@ -209,6 +306,16 @@ def test_account() -> None:
     text = str(account)
     assert "2 × Conv2d -> WeightAlignConv2d: 0, 4" in text and len(text.splitlines()) == 4
     assert str(survey(nn.ReLU(), named("bn"))) == "there is nothing to convert"
+
+
+def test_synchronised_and_frozen_norms() -> None:
+    model = shuffle(nn.SyncBatchNorm.convert_sync_batchnorm(network())).eval()
+    assert type(convert(model, named("bn_wa"))[1]) is nn.SyncBatchNorm
+    assert torch.equal(convert(model, named("gn_wa"))[1].weight, model[1].weight)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(convert(model, named("none"))(x), model(x), rtol=1e-4, atol=1e-4)
+    (change,) = (c for c in survey(network(FrozenBatchNorm2d), named("gn_wa")).changes if c.path == "1")
+    assert (change.before, change.after) == ("FrozenBatchNorm2d", None) and change.note
 
 
 def test_convert_logs_the_account_of_survey(caplog: pytest.LogCaptureFixture) -> None:
@@ -245,6 +352,78 @@ def test_a_classifier_that_cannot_be_found_must_be_named() -> None:
         convert(Undecided(), named("bn_wa"))
     converted = convert(Undecided(), named("bn_wa"), skip=["head"])
     assert type(converted.head) is nn.Conv2d and type(converted.features[0]) is WeightAlignConv2d
+
+
+@pytest.mark.parametrize("skip", [[], ["head.fc"]])
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
+def test_a_module_that_cannot_be_looked_into_hides_nothing_else(name: str, skip: list[str]) -> None:
+    """What timm's VGG does in ``pre_logits`` depends on the size of its input."""
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+        converted = convert(model, named("wa"), skip=skip)
+        assert converted(torch.empty(1, 3, 32, 32)).shape == (1, 1000)
+    assert type(converted.head.fc) is nn.Linear and not of_class(converted, nn.BatchNorm2d)
+    assert of_class(converted, WeightAlignConv2d) == of_class(model, nn.Conv2d)
+    if not skip:
+        assert "(the classifier): head.fc" in str(survey(model, named("wa")))
+
+
+def test_a_classifier_inside_a_module_that_cannot_be_looked_into_must_be_named() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Undecided())
+    with pytest.raises(ConfigError, match=r"Undecided cannot be traced.*\(1\.head is the last layer\)"):
+        convert(model, named("bn_wa"), skip=["0"])
+    assert type(convert(model, named("bn_wa"), skip=["1.head"])[1].head) is nn.Conv2d
+
+
+def test_what_cannot_be_looked_into_keeps_its_function() -> None:
+    model, x = shuffle(Undecided()).double().eval(), torch.ones(1, 3, 8, 8).double()
+    torch.testing.assert_close(convert(model, named("none"), skip=["head"])(x), model(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "inner"), [(torch.optim.swa_utils.AveragedModel, "module"), (torch.compile, "_orig_mod")]
+)
+def test_of_a_wrapper_the_network_inside_is_asked_for(wrap: Callable[[nn.Module], nn.Module], inner: str) -> None:
+    with pytest.raises(ConfigError, match=rf"if this wraps a network, convert that: model\.{inner}"):
+        convert(wrap(network()), named("bn_wa"))
+
+
+def test_hooks_stay_and_see_no_symbols() -> None:
+    seen: list[tuple[str, type, torch.Size]] = []
+
+    def watch(kind: str) -> Callable[..., None]:
+        return lambda module, args, *rest: seen.append((kind, type(args[0]), args[0].shape))
+
+    inner = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    for layer, kind in ((inner, "block"), (inner[0], "conv"), (inner[1], "norm")):
+        layer.register_forward_hook(watch(kind))
+        layer.register_forward_pre_hook(watch(f"before {kind}"))
+        layer.register_full_backward_hook(watch(f"gradient of {kind}"))
+    model = nn.Sequential(inner, nn.Conv2d(8, 4, 3), nn.Flatten()).eval()
+    x = torch.randn(1, 3, 6, 6, requires_grad=True)
+    model(x).sum().backward()
+    expected = seen.copy()
+    assert len(expected) == 9
+    for norm in ("gn_wa", "none"):
+        converted = convert(model, named(norm)).eval()
+        for same in (converted, fold(converted)):
+            seen.clear()
+            same(x).sum().backward()
+            assert seen == expected
+
+
+def test_features_that_hooks_collect() -> None:
+    model = timm.create_model("test_efficientnet", features_only=True, feature_location="expansion").eval()
+    x = torch.randn(1, 3, 64, 64)
+    shapes = [y.shape for y in model(x)]
+    converted = convert(model, named("bn_wa"))
+    assert shapes and [y.shape for y in converted(x)] == shapes == [y.shape for y in fold(converted)(x)]
+
+
+def test_random_numbers_are_not_used_up() -> None:
+    model, state = network(), torch.get_rng_state()
+    fold(convert(model, named("wa")).eval())
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_converting_twice_is_refused() -> None:
@@ -311,6 +490,8 @@ def test_subclasses_of_conv2d() -> None:
         nn.Flatten(),
         nn.Linear(4, 2),
     )
+    biased = nn.utils.parametrize.register_parametrization(nn.Conv2d(4, 4, 3), "bias", nn.Tanh())
+    assert type(convert(nn.Sequential(biased, nn.Flatten(), nn.Linear(4, 2)), named("wa"))[0]) is type(biased)
     converted = convert(model, Norm("", MeanOnlyConv2d))
     assert [type(layer).__name__ for layer in converted[:3]] == ["Same", "MeanOnlyConv2d", "ParametrizedConv2d"]
     assert type(convert(model, Norm(""))[1]) is Named

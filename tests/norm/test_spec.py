@@ -28,7 +28,7 @@ def test_the_ten_rows_of_the_paper(name: str) -> None:
     assert plain.label == label and aligned.label == ("WA" if name == "none" else f"{label} + WA")
     assert type(plain.conv(4, 8, 3)) is nn.Conv2d and type(aligned.conv(4, 8, 3)) is WeightAlignConv2d
     for norm in (plain, aligned):
-        assert type(norm.activation and norm.activation(64)) is kind
+        assert isinstance(norm.activation and norm.activation(64), kind)
     if plain.activation is not None:
         groups = getattr(plain.activation(64), "num_groups", None)
         assert groups == {"gn": 32, "ln": 1}.get(name)

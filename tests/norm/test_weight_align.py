@@ -13,7 +13,6 @@ from timm.layers import ScaledStdConv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from da_wa.errors import ConfigError
 from da_wa.norm import (
     MeanOnlyConv2d,
     StdOnlyConv2d,
@@ -240,18 +239,3 @@ def test_repeated_steps_keep_the_deviation() -> None:
         optimiser.step()
     deviation = conv.normalised_weight().flatten(1).std(1, correction=0)
     torch.testing.assert_close(deviation, torch.full((6,), math.sqrt(2 / 36)))
-
-
-@pytest.mark.filterwarnings("ignore:Initializing zero-element")
-@pytest.mark.parametrize("conv", [WeightAlignConv2d, MeanOnlyConv2d, StdOnlyConv2d])
-@pytest.mark.parametrize("sizes", [(8, 8, 1, {"groups": 8}), (8, 0, 3, {}), (1, 4, 1, {})], ids=str)
-def test_a_filter_needs_two_weights(conv: type[nn.Conv2d], sizes: tuple[int, int, int, dict[str, int]]) -> None:
-    c_in, c_out, kernel, options = sizes
-    with pytest.raises(ConfigError, match=r"two weights or more; use a plain nn\.Conv2d"):
-        conv(c_in, c_out, kernel, **options)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
-def test_weights_must_be_real_floating_point(dtype: torch.dtype) -> None:
-    with pytest.raises(ConfigError, match=str(dtype)):
-        align_weight(torch.ones(2, 3, 3, 3, dtype=dtype), torch.ones(2))

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from timm.layers import ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from da_wa.errors import ConfigError
 from da_wa.norm import (
     CenteredWeightNormConv2d,
     GainConv2d,
@@ -20,8 +24,11 @@ from da_wa.norm import (
     WeightAlignConv2d,
     WeightNormConv2d,
     WeightStandardConv2d,
+    align_weight,
     center_weight_norm,
+    centre_weight,
     normalise_weight,
+    rescale_weight,
     scale_standardise_weight,
     standardise_weight,
 )
@@ -36,6 +43,17 @@ WITH_GAIN: list[type[GainConv2d]] = [
     ScaledWeightStandardConv2d,
 ]
 ALL: list[type[NormalisedConv2d]] = [*WITH_GAIN, WeightStandardConv2d]
+
+
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "align": align_weight,
+    "centre": centre_weight,
+    "rescale": rescale_weight,
+    "center_weight_norm": center_weight_norm,
+    "normalise": normalise_weight,
+    "scale_standardise": scale_standardise_weight,
+    "standardise": lambda weight, gain: standardise_weight(weight),
+}
 
 
 @pytest.fixture
@@ -114,6 +132,45 @@ def test_gamma_relu_restores_the_variance_that_a_relu_takes() -> None:
     x = torch.relu(torch.randn(400_000, 64))
     weight = scale_standardise_weight(torch.randn(64, 64, 1, 1), torch.ones(64))
     assert (x @ weight.flatten(1).T).var().item() == pytest.approx(1.0, rel=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("conv", ALL)
+@pytest.mark.parametrize("sizes", [(8, 8, 1, {"groups": 8}), (8, 0, 3, {}), (1, 4, 1, {})], ids=str)
+def test_a_filter_needs_two_weights(conv: type[nn.Conv2d], sizes: tuple[int, int, int, dict[str, int]]) -> None:
+    c_in, c_out, kernel, options = sizes
+    with pytest.raises(ConfigError, match=r"two weights or more; use a plain nn\.Conv2d"):
+        conv(c_in, c_out, kernel, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_refuse_what_cannot_be_normalised(name: str) -> None:
+    for dtype in (torch.int64, torch.complex64):
+        with pytest.raises(ConfigError, match=str(dtype)):
+            FUNCTIONS[name](torch.ones(2, 3, 3, 3, dtype=dtype), torch.ones(2))
+    for shape in ((2, 1, 1, 1), (0, 3, 3, 3)):
+        with pytest.raises(ConfigError, match="two weights or more"):
+            FUNCTIONS[name](torch.ones(shape), torch.ones(shape[0]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    name=st.sampled_from(sorted(FUNCTIONS)),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16]),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 8), st.integers(1, 3), st.integers(2, 3)),
+    mean=st.floats(0, 1),
+)
+def test_half_precision_weights_have_single_precision_statistics(
+    name: str, dtype: torch.dtype, shape: tuple[int, ...], mean: float
+) -> None:
+    """The result is that of the same weights in float64, rounded."""
+    draw = torch.Generator().manual_seed(math.prod(shape))
+    weight = (0.3 * torch.randn(shape, generator=draw) + mean).to(dtype)
+    gain = (torch.rand(shape[0], generator=draw) + 0.5).to(dtype)
+    result, expected = FUNCTIONS[name](weight, gain), FUNCTIONS[name](weight.double(), gain.double())
+    ulp = torch.finfo(dtype).eps
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.double(), expected, rtol=ulp, atol=ulp * 0.01)
 
 
 @pytest.mark.parametrize("conv", ALL)
