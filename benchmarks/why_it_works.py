@@ -36,7 +36,8 @@ from PIL import Image
 from torch import Tensor
 
 from da_wa.data.digits import digits
-from da_wa.data.domains import Images, read_domain
+from da_wa.data.domains import read_domain
+from da_wa.data.images import Images
 from da_wa.errors import ConfigError, DataError, UserError
 from da_wa.norm import named
 from da_wa.report.figures.style import COLOURS, plain_style, rendered

@@ -33,7 +33,7 @@ def test_every_option_composes(group, option):
 @pytest.mark.parametrize("model", options("model"))
 def test_every_network_can_be_made_with_every_norm(model):
     cfg, norms = compose_experiment([f"model={model}", f"norms=[{','.join(options('norm'))}]"])
-    preflight(cfg, norms)
+    preflight(cfg, norms, [])
 
 
 @pytest.mark.parametrize(("group", "key"), [("protocol", "protocol"), ("launcher", "launcher"), ("trainer", "trainer")])

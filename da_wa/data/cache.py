@@ -25,7 +25,8 @@ from typing import IO, Any, BinaryIO, Literal, TypeVar, get_args
 import numpy as np
 from filelock import FileLock
 
-from da_wa.data.domains import Domain, Images, some
+from da_wa.data.domains import Domain, some
+from da_wa.data.images import Images
 from da_wa.errors import ConfigError, DataError, nearest
 
 logger = logging.getLogger(__name__)

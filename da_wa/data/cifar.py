@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from da_wa.data.decoded import SUFFIX, from_index
-from da_wa.data.domains import DomainSet, ImageArray, NamedImages, assemble, from_folders
+from da_wa.data.domains import DomainSet, NamedImages, assemble, from_folders
+from da_wa.data.images import ImageArray
 from da_wa.errors import DataError
 
 _PARTS = {"train": "train", "test": "test"}

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from da_wa.data.domains import ClassRule, DomainSet, ImageArray, NamedImages, assemble
+from da_wa.data.domains import ClassRule, DomainSet, NamedImages, assemble
+from da_wa.data.images import ImageArray
 from da_wa.errors import ConfigError
 
 SIZE = 32

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from da_wa.data.cache import Pixels, load_pixels
-from da_wa.data.domains import Domain, DomainSet, ImageArray, ImageFiles, from_folders
+from da_wa.data.domains import Domain, DomainSet, from_folders
+from da_wa.data.images import ImageArray, ImageFiles
 from da_wa.errors import ConfigError, DataError
 
 SIZE = 16

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from da_wa.data.domains import ImageFiles
+from da_wa.data.images import ImageFiles
 from da_wa.errors import DataError
 
 RED = (230, 40, 20)

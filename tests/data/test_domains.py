@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from da_wa.data.domains import DomainSet, ImageArray, ImageFiles, Selected, from_folders, from_lists
+from da_wa.data.domains import DomainSet, from_folders, from_lists
+from da_wa.data.images import ImageArray, ImageFiles, Selected
 from da_wa.errors import ConfigError, DataError
 
 DrawTree = Callable[..., Path]
