@@ -33,8 +33,8 @@ def standardise(weight: Tensor, scale: Tensor, eps: float) -> Tensor:
     """``scale · (W - mean(W)) / sqrt(var(W) + eps)`` for every filter, with the biased variance.
 
     One fused kernel computes it: group normalisation of the weight viewed as (1, c_out, n), every filter a
-    group. On a CPU a forward and backward pass take a fraction of the time of the formula written with
-    ``mean`` and ``var``, and about half of that of batch normalisation of the same view.
+    group. ``benchmarks/norm_cost.py`` compares it with the formula written with ``mean`` and ``var``, which
+    :class:`~da_wa.norm.weight_standard.WeightStandardConv2d` uses.
 
     Args:
         weight: (c_out, c_in/groups, k, k), two weights or more in a filter.
