@@ -174,7 +174,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    # Deterministic mode would fill all fresh memory, a debugging aid that costs a fifth of a step.
+    # Deterministic mode would fill all fresh memory, a debugging aid that slows every step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for logger in loggers:
         logger.log_hyperparams(dict(logged or {}))
