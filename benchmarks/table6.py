@@ -1,17 +1,20 @@
 """The paper's Table VI with statistics: search the recipe, pre-train, fine-tune, report, in pieces of minutes.
 
-    python benchmarks/table6.py --stage smoke                 # everything once, at tiny size
+    python benchmarks/table6.py                               # all stages, one after the other
     python benchmarks/table6.py --stage pretrain              # ten ResNet50 on CIFAR-100, most informative norm first
+    python benchmarks/table6.py --stage gain-init             # WA alone once more, Fixup's factors on its gains
     python benchmarks/table6.py --stage search                # recipes by accuracy on held-out *source* images
     python benchmarks/table6.py --stage table                 # the recipe that was chosen; protocol full, then paper
     python benchmarks/table6.py --stage paper-recipe          # the recipe nearest to the paper's text
     python benchmarks/table6.py --stage report                # tables, figures, pages; Table I; time and MFU per stage
 
-A stage stops by itself after ``--minutes`` and says "to go on: same command"; what is finished is never run
+``--scope full`` is the experiment, on one GPU; ``small`` asks the same of the ResNet20 that are shipped, with one
+seed, in about two hours on two cores; ``smoke`` is everything once at tiny size.
+
+A command stops by itself after ``--minutes`` and says "to go on: same command"; what is finished is never run
 again. Whatever follows the options is added to every experiment as Hydra overrides, e.g.
-``data.root=data/office31 pretrain.root=data/cifar100 model.gain_init=fixup``. A norm that could not be
-pre-trained is left out of the later stages and named; ``--stage pretrain`` tries it again.
-A GPU that one small run cannot fill takes several at once: ``--workers 4``.
+``data.root=data/office31 pretrain.root=data/cifar100``. A norm that could not be pre-trained is left out of the
+later stages and named. A GPU that one small run cannot fill takes several at once: ``--workers 4``.
 
 On a machine without the images: ``--stage pack`` where they are decodes Office-31 at every size of the search
 and CIFAR-100, and leaves in ``OUT/pixels`` all that the other stages need. There, with that folder in place,
@@ -50,6 +53,9 @@ from da_wa.runs.jobs import FinetuneJob, Job, PretrainJob
 from da_wa.runs.ledger import Ledger, write_atomically
 from da_wa.runs.plan import plan
 from da_wa.runs.progress import shown
+
+GAIN_INIT = ("norms=[wa]", "model.gain_init=fixup")
+"""What the paper leaves open of WA in Fixup's blocks, the other way, see ``da_wa/models/fixup.py``."""
 
 NOT_USED = "not used: "  # heads the columns of the search that hold target accuracies
 
@@ -90,6 +96,7 @@ class Scope:
         start: the recipe that the search starts from.
         axes: varied one after the other, each from the best recipe so far.
         paper: the recipe nearest to the paper's text.
+        protocols: under which the tables are made, the headline first.
         searched: the norms that the search fine-tunes, with one seed.
     """
 
@@ -97,6 +104,7 @@ class Scope:
     start: Recipe
     axes: tuple[tuple[Mapping[str, Any], ...], ...]
     paper: Recipe = PAPER
+    protocols: tuple[str, ...] = ("full", "paper")
     searched: str = "[bn,bn_wa]"
 
     @property
@@ -107,29 +115,46 @@ class Scope:
         )
 
 
-FULL = Scope(
-    options=(),
-    start=Recipe(32, 0.01, "cosine", 30),
-    axes=(
-        tuple({"lr": lr, "schedule": s} for lr, s in itertools.product((0.001, 0.01, 0.05), ("constant", "cosine"))),
-        tuple({"size": size} for size in (32, 64, 96)),
-        tuple({"epochs": epochs} for epochs in (15, 30, 60)),
-    ),
-)
+RATES = tuple({"lr": lr, "schedule": s} for lr, s in itertools.product((0.001, 0.01, 0.05), ("constant", "cosine")))
 
-SMOKE = Scope(
-    options=(
-        "norms=[bn,bn_wa,wa]",
-        "seeds=[0]",
-        "model.build.depths=[1,1,1,1]",
-        "model.build.widths=[4,8,8,8]",
-        "pretrain.recipe.epochs=1",
-        "finetune.evaluations=1",
+SCOPES = {
+    "full": Scope(
+        options=(),
+        start=Recipe(32, 0.01, "cosine", 30),
+        axes=(
+            RATES,
+            tuple({"size": size} for size in (32, 64, 96)),
+            tuple({"epochs": epochs} for epochs in (15, 30, 60)),
+        ),
     ),
-    start=Recipe(32, 0.01, "cosine", 1),
-    axes=(({"lr": 0.001},), ({"size": 16},)),
-    paper=Recipe(32, 0.001, "constant", 1),
-)
+    "small": Scope(
+        options=(
+            "model=resnet20",
+            "pretrain=cifar100_short",  # the networks that are shipped, by their own recipe:
+            "pretrain.recipe.epochs=6",
+            "pretrain.recipe.batch_size=128",
+            "pretrain.recipe.optimizer.lr=0.1",
+            "seeds=[0]",
+            "finetune.evaluations=3",
+        ),
+        start=Recipe(32, 0.05, "cosine", 15),
+        axes=(RATES, ({"size": 64},), ({"epochs": 30},)),
+        protocols=("full",),
+    ),
+    "smoke": Scope(
+        options=(
+            "norms=[bn,bn_wa,wa]",
+            "seeds=[0]",
+            "model.build.depths=[1,1,1,1]",
+            "model.build.widths=[4,8,8,8]",
+            "pretrain.recipe.epochs=1",
+            "finetune.evaluations=1",
+        ),
+        start=Recipe(32, 0.01, "cosine", 1),
+        axes=(({"lr": 0.001},), ({"size": 16},)),
+        paper=Recipe(32, 0.001, "constant", 1),
+    ),
+}
 
 
 class Paused(Exception):
@@ -167,12 +192,15 @@ class Bench:
         domains = load_domains(cfg["data"], Path(cfg["cache_dir"])) if cfg["sources"] else []
         return plan(cfg, norms, domains, Ledger(self.out / folder), Path(cfg["checkpoint_dir"]))
 
-    def pretrain(self) -> list[PretrainJob]:
+    def networks(self, options: Sequence[str] = ()) -> list[PretrainJob]:
+        """The pre-training of every norm."""
+        cfg, norms = self.compose("table", ["sources=[]", *options])
+        return [job for job in self.jobs("table", cfg, norms) if isinstance(job, PretrainJob)]
+
+    def pretrain(self, stage: str, options: Sequence[str] = ()) -> None:
         """Pre-train what is missing."""
-        cfg, norms = self.compose("table", ["sources=[]"])
-        jobs = self.jobs("table", cfg, norms)
-        self._launch("pretrain", cfg, norms, jobs)
-        return [job for job in jobs if isinstance(job, PretrainJob)]
+        cfg, norms = self.compose("table", ["sources=[]", *options])
+        self._launch(stage, cfg, norms, self.networks(options))
 
     def finetune(self, stage: str, folder: str, options: Sequence[str]) -> list[FinetuneJob]:
         """Fine-tune what is missing, from the networks that are there; gives all runs, also those left out."""
@@ -202,7 +230,7 @@ class Bench:
                 part(cfg["launcher"])(jobs, emit)
         finally:
             self._note(stage, cfg, pending, time.monotonic() - clock)
-        failed = [job.id for job in pending if not job.done() and job.failed_since(began) is not None]
+        failed = [job.id for job in pending if job.diverged() or (not job.done() and job.failed_since(began))]
         self.failed += failed
         if any(not job.done() and job.id not in failed for job in pending):
             raise Paused
@@ -222,20 +250,24 @@ class Bench:
             "mfu": f"{flops / rate / seconds:.4g}" if rate else "",
         }
         path = self.out / "stages.csv"
-        rows = list(csv.DictReader(path.open())) if path.exists() else []
-        write_csv(path, [*rows, row])
+        write_csv(path, [*read_csv(path), row])
 
 
 def timing(job: Job) -> Mapping[str, Any]:
     """What a finished job took; of an interrupted one, what its last process took."""
     if isinstance(job, PretrainJob):
+        return pretrained(job).get("timing", {})
+    assert isinstance(job, FinetuneJob)
+    return (job.directory.record() or {}).get("timing", {})
+
+
+def pretrained(job: PretrainJob) -> Mapping[str, Any]:
+    """What came of a pre-training: of one that diverged its loss curve alone, of one that was not run nothing."""
+    if job.checkpoint.exists():
         from da_wa.models.checkpoint import read_header
 
-        result: Mapping[str, Any] = read_header(job.checkpoint).result
-    else:
-        assert isinstance(job, FinetuneJob)
-        result = job.directory.record() or {}
-    return result.get("timing", {})
+        return read_header(job.checkpoint).result
+    return job.divergence() or {}
 
 
 def accuracies(runs: Sequence[FinetuneJob]) -> dict[tuple[str, str, str], float]:
@@ -308,15 +340,17 @@ def chosen(out: Path) -> Recipe:
         raise UserError(f"{out} has no chosen.json yet: run --stage search to its end first") from None
 
 
-def table(bench: Bench, stage: str, folder: str, recipe: Recipe) -> None:
-    """One recipe under both protocols."""
-    bench.finetune(stage, folder, [*recipe.options, "protocol=full"])
-    bench.finetune(stage, f"{folder}-paper-protocol", [*recipe.options, "protocol=paper"])
+def table(bench: Bench, stage: str, recipe: Recipe, protocols: Sequence[str]) -> None:
+    """One recipe, every norm, under every protocol."""
+    for protocol in protocols:
+        folder = stage if protocol == "full" else f"{stage}-{protocol}-protocol"
+        bench.finetune(stage, folder, [*recipe.options, f"protocol={protocol}"])
 
 
 def report(bench: Bench) -> None:
-    """Every report, Table I beside the paper's, and all records without features in one archive."""
+    """Every report, Table I beside the paper's, the search, and all records without features in one archive."""
     table_i(bench)
+    write_text(bench.out / "search.md", search_markdown(read_csv(bench.out / "search.csv")))
     folders = [path for path in sorted(bench.out.iterdir()) if (path / "runs").is_dir()]
     for folder in folders:
         written = write_report(folder)
@@ -331,29 +365,35 @@ def report(bench: Bench) -> None:
 
 
 def table_i(bench: Bench) -> None:
-    """Error on CIFAR-100 in percent, and the paper's."""
-    from da_wa.models.checkpoint import read_header
-
-    cfg, norms = bench.compose("table", ["sources=[]"])
+    """Error on CIFAR-100 in percent, and the paper's; WA alone a second time with Fixup's factors on its gains."""
     rows, curves = [], []
-    for job, (name, norm) in zip(bench.jobs("table", cfg, norms), norms.items(), strict=True):
-        assert isinstance(job, PretrainJob)
-        result = read_header(job.checkpoint).result if job.done() else {}
-        rows.append(
-            {
-                "norm": name,
-                "label": norm["label"],
-                "error": percent(1 - result["correct"] / result["n"]) if result else "",
-                "paper": TABLE_I.get(norm["label"], ""),
-                "epochs": result.get("epochs", ""),
-                **{key: result.get("timing", {}).get(key, "") for key in ("total_s", "images_per_s", "mfu")},
-                "note": "" if result else failure(job),
-            }
-        )
-        curves += [{"norm": name, **point} for point in result.get("curve", [])]
+    for options, addition in ((), ""), (GAIN_INIT, ", Fixup gains"):
+        for job in bench.networks(options):
+            if addition and not job.done():
+                continue
+            norm = job.config["described"]["norm"]["label"]
+            result = pretrained(job)
+            rows.append(
+                {
+                    "norm": norm + addition,
+                    "error": percent(1 - result["correct"] / result["n"]) if "correct" in result else "",
+                    "paper": TABLE_I.get(norm, ""),
+                    "epochs": result.get("epochs", ""),
+                    **{key: result.get("timing", {}).get(key, "") for key in ("total_s", "images_per_s", "mfu")},
+                    "note": "" if "correct" in result else job.diverged() or failure(job),
+                }
+            )
+            curves += [{"norm": norm + addition, **point} for point in result.get("curve", [])]
     write_csv(bench.out / "table1.csv", rows)
-    if curves:
-        write_csv(bench.out / "pretraining_curves.csv", curves)
+    write_csv(bench.out / "pretraining_curves.csv", curves)
+
+
+def search_markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """The search as people read it: how recipes do on the source, and what the averages over targets were."""
+    averages = [column for column in (rows[0] if rows else {}) if column.endswith(" Avg")]
+    columns = ["round", "size", "lr", "schedule", "epochs", "source_val", *averages]
+    lines = [columns, [":--"] * len(columns), *([row[column] for column in columns] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def failure(job: Job) -> str:
@@ -396,56 +436,71 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file that appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(buffer.getvalue().encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV; none when there is no such file yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def run_stage(stage: str, bench: Bench, scope: Scope) -> None:
     """Carry out one stage, or what there is time for."""
     match stage:
         case "pretrain":
-            bench.pretrain()
+            bench.pretrain(stage)
+        case "gain-init":
+            bench.pretrain(stage, GAIN_INIT)
         case "search":
             search(bench, scope)
         case "table":
-            table(bench, stage, "table", chosen(bench.out))
+            table(bench, stage, chosen(bench.out), scope.protocols)
         case "paper-recipe":
-            table(bench, stage, "paper-recipe", scope.paper)
+            table(bench, stage, scope.paper, scope.protocols)
         case "report":
             report(bench)
         case "pack":
             pack(bench, scope)
 
 
-STAGES = ("pretrain", "search", "table", "paper-recipe", "report")
+STAGES = ("pretrain", "search", "table", "paper-recipe", "gain-init", "report")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when all is well, be it finished or not, 1 when a job failed, 2 for a mistake."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=["smoke", *STAGES, "pack"], required=True)
+    parser.add_argument("--scope", choices=list(SCOPES), default="full")
+    parser.add_argument("--stage", choices=["all", *STAGES, "pack"], default="all")
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing more after these (default 9)")
-    parser.add_argument("--out", type=Path, default=Path("out/table6"))
+    parser.add_argument("--out", type=Path, help="default out/table6-SCOPE")
     parser.add_argument("--norms", help="only these, e.g. bn,bn_wa")
     parser.add_argument("--workers", type=int, help="processes, which may share one GPU")
     parser.add_argument("overrides", nargs="*", metavar="option=value")
     arguments = parser.parse_args(argv)
-    smoke = arguments.stage == "smoke"
-    scope = SMOKE if smoke else FULL
+    scope = SCOPES[arguments.scope]
     options = [*scope.options, *arguments.overrides]
     if arguments.norms:
         options.append(f"norms=[{arguments.norms}]")
     if arguments.workers:
         options.append(f"launcher.workers={arguments.workers}")
     bench = Bench(
-        arguments.out / "smoke" if smoke else arguments.out,
+        arguments.out or Path(f"out/table6-{arguments.scope}"),
         tuple(options),
         time.monotonic() + 60 * arguments.minutes,
         Console(soft_wrap=True),
         [],
     )
     try:
-        for stage in STAGES if smoke else (arguments.stage,):
+        for stage in STAGES if arguments.stage == "all" else (arguments.stage,):
             run_stage(stage, bench, scope)
     except Paused:
         print("Time is up; to go on: same command")

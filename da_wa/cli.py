@@ -79,7 +79,7 @@ def run(cfg: dict[str, Any], norms: dict[str, Any], console: Console) -> int:
             job.register()
         with shown(jobs, console) as emit:
             part(cfg["launcher"])(jobs, emit)
-    failed = [job.id for job in jobs if not job.done()]
+    failed = [job.id for job in jobs if not job.done() or job.diverged()]
     if domains:
         from da_wa.report import write_report
 

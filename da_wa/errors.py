@@ -6,7 +6,7 @@ Everything in ``da_wa`` may import this leaf; the command prints such an error w
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class UserError(Exception):
@@ -22,11 +22,16 @@ class ConfigError(UserError):
 
 
 class Diverged(UserError):
-    """A training loss that is no longer a finite number."""
+    """A training loss that is no longer a finite number.
 
-    def __init__(self, message: str, epoch: int) -> None:
+    Attributes:
+        epoch: the first in which it was not, from 1.
+        curve: the epochs before, see :class:`~da_wa.train.classifier.Classifier`.
+    """
+
+    def __init__(self, message: str, epoch: int, curve: Sequence[Mapping[str, float]]) -> None:
         super().__init__(message)
-        self.epoch = epoch
+        self.epoch, self.curve = epoch, list(curve)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -118,6 +118,36 @@ def test_pretraining_happens_once_and_is_shared(experiment, tmp_path, cifar_root
     assert "with norm bn_wa: it was trained with another norm" in capsys.readouterr().err
 
 
+def test_a_pretraining_that_diverged_is_told_and_not_tried_again(experiment, tmp_path, cifar_root, capsys):
+    options = [
+        *[o for o in experiment if not o.startswith("pretrain")],
+        "pretrain=cifar100",
+        f"pretrain.root={cifar_root}",
+        "pretrain.verify=false",
+        "pretrain.recipe.epochs=3",
+        "pretrain.recipe.batch_size=8",
+        "pretrain.recipe.optimizer.lr=1e10",  # one_cycle starts at a twenty-fifth of it
+        "norms=[none]",
+        "sources=[paper]",
+    ]
+    assert main(options) == 1
+    (told,) = (tmp_path / "checkpoints").glob("*.diverged.json")
+    known = json.loads(told.read_text())
+    assert known["error"]["epoch"] == len(known["curve"]) + 1 <= 3
+    assert known["environment"]["torch"]
+    written = told.stat().st_mtime_ns
+    for _ in range(2):
+        said = capsys.readouterr().out
+        assert "which it starts from, failed: the training loss was" in said
+        assert f"delete {told}" in said
+        assert main(options) == 1
+    assert told.stat().st_mtime_ns == written
+    assert not list((tmp_path / "checkpoints").glob("*.ckpt"))
+    assert not list((tmp_path / "checkpoints").glob("*.safetensors"))
+    told.unlink()
+    assert main([*options, "pretrain.recipe.optimizer.lr=0.001"]) == 0
+
+
 def test_norms_with_the_same_parameters_are_told_apart(experiment, tmp_path, capsys):
     shipped = next((ROOT / "da_wa" / "checkpoints").glob("resnet20-*-gn-*.safetensors"))
     options = [o for o in experiment if o != "pretrain=none" and not o.startswith("model.build")]

@@ -43,9 +43,9 @@ def test_every_stage_and_nothing_twice(table6, tmp_path, domains_root, cifar_roo
             return ""
 
     monkeypatch.setattr(table6, "write_report", Written)
-    monkeypatch.setattr(table6, "SMOKE", replace(table6.SMOKE, searched="[bn]"))
+    monkeypatch.setitem(table6.SCOPES, "smoke", replace(table6.SCOPES["smoke"], searched="[bn]"))
     command = [
-        "--stage", "smoke", "--minutes", "90", "--out", str(tmp_path), "--norms", "bn", "--workers", "1",
+        "--scope", "smoke", "--minutes", "90", "--out", str(tmp_path), "--norms", "bn", "--workers", "1",
         "data=folders",
         f"data.root={domains_root}", f"pretrain.root={cifar_root}", "pretrain.verify=false",
         "pretrain.recipe.batch_size=16",
@@ -57,16 +57,22 @@ def test_every_stage_and_nothing_twice(table6, tmp_path, domains_root, cifar_roo
     assert not list(tmp_path.rglob("*.safetensors"))
 
     assert table6.main(command) == 0
-    out = tmp_path / "smoke"
+    out = tmp_path
     done = {path: path.stat().st_mtime_ns for path in out.rglob("record.json") if "records" not in path.parts}
     assert len(done) == 2 * (3 + 4)  # sources; three recipes are searched, two make tables under two protocols
     assert sorted(reported) == ["paper-recipe", "paper-recipe-paper-protocol", "table", "table-paper-protocol"]
     searched = rows(out / "search.csv")
     assert [(row["lr"], row["size"]) for row in searched[:2]] == [("0.01", "32"), ("0.001", "32")]
     assert searched[2]["size"] == "16"
-    assert [row["paper"] for row in rows(out / "table1.csv")] == ["23.02"]
+    assert [(r["norm"], r["paper"]) for r in rows(out / "table1.csv")] == [
+        ("BN", "23.02"),
+        ("WA, Fixup gains", "24.92"),
+    ]
+    lines = (out / "search.md").read_text().splitlines()
+    assert lines[0] == "| round | size | lr | schedule | epochs | source_val | not used: bn Avg |"
+    assert [line.split(" | ")[2] for line in lines[2:]] == ["0.01", "0.001", searched[2]["lr"]]
     stages = rows(out / "stages.csv")
-    assert {row["stage"] for row in stages} == {"pretrain", "search", "table", "paper-recipe"}
+    assert {row["stage"] for row in stages} == {"pretrain", "gain-init", "search", "table", "paper-recipe"}
     assert all(int(row["flops"]) > 0 and 0 < float(row["mfu"]) < 1 for row in stages)
     with tarfile.open(out / "records.tar.gz") as archive:
         assert sum(name.endswith("record.json") for name in archive.getnames()) == len(done)
@@ -108,7 +114,7 @@ def chosen(table6, out: Path, monkeypatch, source, target) -> dict:
     monkeypatch.setattr(bench, "finetune", finetune)
     monkeypatch.setattr(table6, "accuracies", accuracies)
     out.mkdir()
-    table6.search(bench, table6.FULL)
+    table6.search(bench, table6.SCOPES["full"])
     assert len(tried) == len(set(tried)) == 6 + 2 + 2
     return json.loads((out / "chosen.json").read_text())
 
@@ -130,3 +136,11 @@ def test_the_search_follows_the_source_and_never_the_target(table6, tmp_path, mo
 def test_of_equal_recipes_the_cheaper_is_taken(table6, tmp_path, monkeypatch):
     equal = chosen(table6, tmp_path / "1", monkeypatch, lambda recipe: 0.5, lambda recipe: 0.5)
     assert (equal["size"], equal["epochs"]) == (32, 15)
+
+
+def test_the_small_scope_starts_from_the_shipped_networks(table6, tmp_path):
+    """Nothing but their recipe ties them to it."""
+    bench = table6.Bench(tmp_path, table6.SCOPES["small"].options, 0.0, Console(quiet=True), [])
+    networks = bench.networks()
+    assert len(networks) == 10
+    assert {network.checkpoint.parent for network in networks} == {ROOT / "da_wa" / "checkpoints"}

@@ -150,28 +150,33 @@ def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key} cannot be used: {error}") from error
 
 
-def run_pretraining(config: Mapping[str, Any], path: Path, notify: Notify) -> None:
-    """Carry out a :class:`~da_wa.runs.jobs.PretrainJob`."""
+def run_pretraining(config: Mapping[str, Any], path: Path, notify: Notify) -> dict[str, Any] | None:
+    """Carry out a :class:`~da_wa.runs.jobs.PretrainJob`; gives what there is to tell of a training that diverges."""
     import torch
 
+    from da_wa.train.environment import command, machine
     from da_wa.train.pretrain import pretrain
 
     described = config["described"]
     train, test = load_pretraining(config["data"], described["size"], Path(config["cache_dir"]))
     model = _model(described, len(train.classes), described["seed"])
-    pretrain(
-        model,
-        train,
-        test,
-        recipe=_recipe(described["recipe"]),
-        normalise=_normalise(described),
-        seed=described["seed"],
-        settings=part(config["trainer"]),
-        path=path,
-        described=described,
-        dtype=getattr(torch, described["dtype"]),
-        notify=notify,
-    )
+    try:
+        pretrain(
+            model,
+            train,
+            test,
+            recipe=_recipe(described["recipe"]),
+            normalise=_normalise(described),
+            seed=described["seed"],
+            settings=part(config["trainer"]),
+            path=path,
+            described=described,
+            dtype=getattr(torch, described["dtype"]),
+            notify=notify,
+        )
+    except Diverged as error:
+        return _divergence(error) | {"environment": machine() | {"command": command()}}
+    return None
 
 
 def run_finetuning(
@@ -222,8 +227,7 @@ def run_finetuning(
             logged={key: config[key] for key in LOGGED} | {"finetune": details["finetune"]},
         )
     except Diverged as error:
-        failure = {"status": "diverged", "error": {"epoch": error.epoch, "message": str(error)}, "results": []}
-        return record | failure, {}
+        return record | {"status": "diverged", "results": [], **_divergence(error)}, {}
     return record | {
         "status": "finished",
         "error": None,
@@ -234,6 +238,10 @@ def run_finetuning(
         "peak_memory_mb": round(outcome.fitted.peak_memory_mb, 1),
         "environment": environment(outcome.fitted),
     }, outcome.predictions
+
+
+def _divergence(error: Diverged) -> dict[str, Any]:
+    return {"error": {"epoch": error.epoch, "message": str(error)}, "curve": error.curve}
 
 
 def _model(described: Mapping[str, Any], num_classes: int, seed: int) -> Any:

@@ -88,7 +88,11 @@ class Job(ABC):
 
 @dataclass(frozen=True)
 class PretrainJob(Job):
-    """Trains a network on CIFAR and leaves a checkpoint; one that is shipped with the package counts as done."""
+    """Trains a network on CIFAR and leaves a checkpoint; one that is shipped with the package counts as done.
+
+    A training that diverges leaves a ``.diverged.json`` in its place. It is not tried again: the same recipe
+    would diverge again, and another recipe has another name.
+    """
 
     path: Path
 
@@ -116,7 +120,27 @@ class PretrainJob(Job):
             ) from error
 
     def done(self) -> bool:
-        return self.checkpoint.is_file()
+        return self.checkpoint.is_file() or self._diverged.is_file()
+
+    @property
+    def _diverged(self) -> Path:
+        return self.path.with_suffix(".diverged.json")
+
+    def divergence(self) -> dict[str, Any] | None:
+        """What there is to tell of a training that diverged: error, curve, environment."""
+        if self.checkpoint.is_file():
+            return None
+        try:
+            known: dict[str, Any] = json.loads(self._diverged.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self._diverged} cannot be read ({error}); delete it to train again") from error
+        return known
+
+    def diverged(self) -> str | None:
+        known = self.divergence()
+        return None if known is None else f"{known['error']['message']}; delete {self._diverged} to try again as it is"
 
     def waits_for(self) -> str | None:
         return None
@@ -142,7 +166,9 @@ class PretrainJob(Job):
     def run(self, notify: Notify) -> None:
         from da_wa.runs.build import run_pretraining
 
-        run_pretraining(self.config, self.path, notify)
+        divergence = run_pretraining(self.config, self.path, notify)
+        if divergence is not None:
+            write_atomically(self._diverged, lambda file: file.write(json.dumps(divergence, indent=1).encode()))
         self.note.unlink(missing_ok=True)
 
 

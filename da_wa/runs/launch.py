@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,34 +58,37 @@ def work(jobs: Sequence[Job], emit: Emit, since: float, until: float = math.inf)
         until: when no further job and no further epoch is begun, in seconds of the epoch.
     """
     pending = {job.id: job for job in jobs}
-    failed: set[str] = set()
+    failed: dict[str, str] = {}  # and why
     while pending and time.time() < until:
         progress = False
         for job in list(pending.values()):
-            ending = _ending(job, failed, since) or _attempt(job, pending.keys() | failed, failed, emit, since, until)
+            unfinished = pending.keys() | failed.keys()
+            ending = _ending(job, failed, since) or _attempt(job, unfinished, failed, emit, since, until)
             if ending is not None:
                 progress = True
                 del pending[job.id]
                 if ending.kind == "failed":
-                    failed.add(job.id)
+                    failed[job.id] = ending.message
                 emit(ending)
         if pending and not progress:
             time.sleep(POLL_S)
 
 
-def _ending(job: Job, failed: Set[str], since: float) -> Event | None:
+def _ending(job: Job, failed: Mapping[str, str], since: float) -> Event | None:
     """How ``job`` ended, if it did."""
     if job.done():
         why = job.diverged()
         return Event("done", job.id) if why is None else Event("failed", job.id, message=why)
     why = job.failed_since(since)
-    if why is None and (needed := job.waits_for()) in failed:
-        why = f"{needed}, which it starts from, failed"
+    if why is None and (needed := job.waits_for()) is not None and needed in failed:
+        why = f"{needed}, which it starts from, failed: {failed[needed].strip().splitlines()[-1]}"
         job.fail(why)
     return None if why is None else Event("failed", job.id, message=why)
 
 
-def _attempt(job: Job, unfinished: Set[str], failed: Set[str], emit: Emit, since: float, until: float) -> Event | None:
+def _attempt(
+    job: Job, unfinished: Set[str], failed: Mapping[str, str], emit: Emit, since: float, until: float
+) -> Event | None:
     """Run ``job`` if its time has come, and is not over, and no other process holds it."""
     if job.waits_for() in unfinished or time.time() >= until:
         return None

@@ -110,6 +110,7 @@ class Classifier(LightningModule):
                 f"the training loss was {loss} in epoch {epoch}; "
                 "try a lower learning rate (…lr=), or model.gain_init=fixup for a network without activation norm",
                 epoch,
+                self.curve,
             )
         self.curve.append({"epoch": epoch, "loss": loss, "accuracy": accuracy, "lr": lr})
         self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "lr": lr})

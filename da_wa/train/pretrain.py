@@ -12,6 +12,7 @@ import torch
 from da_wa.data.augment import Normalise
 from da_wa.data.cache import Pixels
 from da_wa.data.datamodule import DomainDataModule, Part
+from da_wa.errors import Diverged
 from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
 from da_wa.train.classifier import Classifier
@@ -73,15 +74,19 @@ def pretrain(
         seed=seed,
         label_smoothing=recipe.label_smoothing,
     )
-    fitted = fit(
-        module,
-        data,
-        epochs=recipe.epochs,
-        evaluate_every=recipe.evaluate_every,
-        settings=settings,
-        resume_from=resume_from,
-        notify=notify,
-    )
+    try:
+        fitted = fit(
+            module,
+            data,
+            epochs=recipe.epochs,
+            evaluate_every=recipe.evaluate_every,
+            settings=settings,
+            resume_from=resume_from,
+            notify=notify,
+        )
+    except Diverged:
+        resume_from.unlink(missing_ok=True)
+        raise
     predicted = module.predictions[recipe.epochs][0].numpy()
     result = {
         "correct": int((predicted == test.labels).sum()),
