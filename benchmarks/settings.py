@@ -1,8 +1,9 @@
-"""Time a training step under every precision and memory layout, to choose the defaults of ``trainer``.
+"""Time a training step under every precision, memory layout and way to compile, for the defaults of ``trainer``.
 
     uv run benchmarks/settings.py --norms bn gn in ln --threads 1
+    uv run benchmarks/settings.py --compile default reduce-overhead        # modes of torch.compile, beside eager
 
-Prints, for every norm, the median seconds of a step and its ratio to float32 in the contiguous layout; the
+Prints, for every norm, the median seconds of a step and its ratio to float32 in the contiguous layout, eager; the
 variants take turns, so that a busy machine slows all of them alike. See ``Settings.resolve``.
 """
 
@@ -17,8 +18,7 @@ from torch.nn import functional as F
 from da_wa._conf import compose_experiment
 from da_wa.runs.build import part
 from da_wa.train.environment import machine
-
-VARIANTS = list(product((torch.float32, torch.bfloat16), (torch.contiguous_format, torch.channels_last)))
+from da_wa.train.settings import Settings
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", nargs="*", default=[], metavar="MODE", help="modes of torch.compile to add")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -40,28 +41,33 @@ def main() -> None:
     found = machine()
     print(f"{found['cpu']}, {arguments.device}, {arguments.threads} threads, torch {found['torch']}")
     print(f"commit {found['commit']}; {arguments.model}, {arguments.size}x{arguments.size}, batch {arguments.batch}")
+    variants = list(product(("32-true", "bf16-mixed"), (False, True), (False, *arguments.compile)))
+    settings = [Settings(arguments.device, precision, last, mode) for precision, last, mode in variants]
     for name, norm in norms.items():
-        models = [
-            part(cfg["model"]["build"])(part(norm), 31).to(device=device, memory_format=layout)
-            for _, layout in VARIANTS
-        ]
-        seconds: list[list[float]] = [[] for _ in VARIANTS]
+        models = [part(cfg["model"]["build"])(part(norm), 31).to(device) for _ in settings]
+        for model, how in zip(models, settings, strict=True):
+            how.prepare(model)
+        seconds: list[list[float]] = [[] for _ in settings]
         for repeat in range(arguments.repeats + 1):
-            for model, (precision, _), times in zip(models, VARIANTS, seconds, strict=True):
+            for model, how, times in zip(models, settings, seconds, strict=True):
                 started = time.perf_counter()
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+                with torch.autocast(device.type, torch.bfloat16, enabled=how.precision == "bf16-mixed"):
                     loss = F.cross_entropy(model(images).float(), labels)
                 model.zero_grad()
                 loss.backward()
                 if device.type == "cuda":
                     torch.cuda.synchronize()
-                if repeat:  # the first round warms up
+                if repeat:  # the first round warms up, and compiles
                     times.append(time.perf_counter() - started)
         reference = statistics.median(seconds[0])
-        for (precision, layout), times in zip(VARIANTS, seconds, strict=True):
+        for how, times in zip(settings, seconds, strict=True):
             median = statistics.median(times)
-            kind, place = str(precision).removeprefix("torch."), str(layout).removeprefix("torch.")
-            print(f"{name:8} {kind:9} {place:18} {median:8.4f} s  {median / reference:5.2f}")
+            layout = "channels_last" if how.channels_last else "contiguous"
+            print(
+                f"{name:8} {how.precision:10} {layout:13} {how.compile or 'eager':15} "
+                f"{median:8.4f} s  {median / reference:5.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The paper's Table VI with statistics: search the recipe, pre-train, fine-tune, report, in pieces of minutes.
+r"""The paper's Table VI with statistics: search the recipe, pre-train, fine-tune, report, in pieces of minutes.
 
     python benchmarks/table6.py                               # all stages, one after the other
     python benchmarks/table6.py --stage pretrain              # ten ResNet50 on CIFAR-100, most informative norm first
@@ -16,15 +16,16 @@ again. Whatever follows the options is added to every experiment as Hydra overri
 ``data.root=data/office31 pretrain.root=data/cifar100``. A norm that could not be pre-trained is left out of the
 later stages and named. A GPU that one small run cannot fill takes several at once: ``--workers 4``.
 
-On a machine without the images: ``--stage pack`` where they are decodes Office-31 at every size of the search
-and CIFAR-100, and leaves in ``OUT/pixels`` all that the other stages need. There, with that folder in place,
+On a machine without the images: ``--stage pack`` where they are decodes Office-31 at every size of every scope
+and CIFAR-100, and leaves in ``--pixels`` all that the other stages need. There, with that folder in place,
 
-    python benchmarks/table6.py … data.root=OUT/pixels/office31.json pretrain.root=OUT/pixels/cifar100.json
+    DA_WA_COMMIT=… python benchmarks/table6.py … data.root=out/pixels/office31.json \
+        pretrain.root=out/pixels/cifar100.json
 
-(13 MB, 50 MB and 114 MB for Office-31 at 32, 64 and 96 pixels, 184 MB for CIFAR-100; `tar c pixels | xz -T0 |
-split -b 55M` makes pieces of it). Beside torch, torchvision, numpy, pandas, scipy, scikit-learn, matplotlib and
-pillow, such a machine needs pytorch-lightning, torchmetrics, lightning-utilities, hydra-core, omegaconf 2.3,
-antlr4-python3-runtime 4.9, safetensors, filelock, platformdirs, rich, seaborn and pyyaml.
+(13 MB, 50 MB and 114 MB for Office-31 at 32, 64 and 96 pixels, 184 MB for CIFAR-100). DA_WA_COMMIT tells records
+the commit where the code is there without its history. Beside torch, torchvision, numpy, pandas, scipy,
+scikit-learn, matplotlib and pillow, such a machine needs pytorch-lightning, torchmetrics, lightning-utilities,
+hydra-core, omegaconf 2.3, antlr4-python3-runtime 4.9, safetensors, filelock, platformdirs, rich, seaborn, pyyaml.
 """
 
 from __future__ import annotations
@@ -108,11 +109,9 @@ class Scope:
     searched: str = "[bn,bn_wa]"
 
     @property
-    def sizes(self) -> list[int]:
+    def sizes(self) -> set[int]:
         """Every image size that is needed."""
-        return sorted(
-            {self.start.size, self.paper.size, *(c["size"] for axis in self.axes for c in axis if "size" in c)}
-        )
+        return {self.start.size, self.paper.size, *(c["size"] for axis in self.axes for c in axis if "size" in c)}
 
 
 RATES = tuple({"lr": lr, "schedule": s} for lr, s in itertools.product((0.001, 0.01, 0.05), ("constant", "cosine")))
@@ -166,13 +165,15 @@ class Bench:
     """Runs experiments below one folder until a moment.
 
     Attributes:
-        out: holds everything.
+        out: holds everything but decoded images.
+        pixels: holds those.
         options: overrides for every experiment.
         ends: of ``time.monotonic()``.
         failed: ids of jobs that failed.
     """
 
     out: Path
+    pixels: Path
     options: tuple[str, ...]
     ends: float
     console: Console
@@ -182,7 +183,7 @@ class Bench:
         """The configuration of an experiment whose runs lie in ``folder``."""
         places = [
             f"out={self.out / folder}",
-            f"cache_dir={self.out / 'pixels'}",
+            f"cache_dir={self.pixels}",
             f"checkpoint_dir={self.out / 'networks'}",
         ]
         return compose_experiment(["experiment=table6", *places, *self.options, *options])
@@ -236,21 +237,26 @@ class Bench:
             raise Paused
 
     def _note(self, stage: str, cfg: Mapping[str, Any], pending: Sequence[Job], seconds: float) -> None:
-        """Add a row to ``stages.csv``: what this piece of a stage took, and the share that was arithmetic."""
+        """Bring ``stages.csv`` up to date: what all pieces of a stage took, and the share that was arithmetic."""
+        path = self.out / "stages.csv"
+        key = {"stage": stage, "experiment": Path(cfg["out"]).relative_to(self.out).as_posix()}
+        rows = read_csv(path)
+        before: dict[str, str] = next((row for row in rows if key.items() <= row.items()), {})
         took = [timing(job) for job in pending if job.done()]
-        flops, rate = sum(t.get("flops", 0) for t in took), max((t.get("matrix_rate", 0) for t in took), default=0)
+        seconds += float(before.get("seconds", 0))
+        flops = sum((t.get("flops", 0) for t in took), int(before.get("flops", 0)))
+        rate = max((t.get("matrix_rate", 0) for t in took), default=0) or int(before.get("matrix_rate", 0))
         row = {
-            "stage": stage,
-            "experiment": Path(cfg["out"]).relative_to(self.out).as_posix(),
+            **key,
             "seconds": round(seconds, 1),
-            "jobs finished": len(took),
+            "pieces": int(before.get("pieces", 0)) + 1,
+            "jobs finished": int(before.get("jobs finished", 0)) + len(took),
             "jobs left": len(pending) - len(took),
             "flops": flops,
             "matrix_rate": rate,
-            "mfu": f"{flops / rate / seconds:.4g}" if rate else "",
+            "mfu": f"{flops / rate / seconds:.4g}" if rate else "",  # beside jobs that are left: too low
         }
-        path = self.out / "stages.csv"
-        write_csv(path, [*read_csv(path), row])
+        write_csv(path, [*(old for old in rows if old is not before), row])
 
 
 def timing(job: Job) -> Mapping[str, Any]:
@@ -413,20 +419,20 @@ def without_features(ledger: Ledger, lean: Ledger) -> None:
             copy.finish({k: v for k, v in record.items() if k not in ("schema", "id", "predictions")}, kept)
 
 
-def pack(bench: Bench, scope: Scope) -> None:
-    """Decode everything and leave index files beside the cache."""
+def pack(bench: Bench) -> None:
+    """Decode all that any scope needs, and leave index files beside it."""
     from da_wa.data.cache import load_pixels
     from da_wa.data.decoded import save_index
 
-    for size in scope.sizes:
+    for size in sorted({size for scope in SCOPES.values() for size in scope.sizes}):
         cfg, _ = bench.compose("table", [f"data.size={size}"])
         load_domains(cfg["data"], Path(cfg["cache_dir"]))
-    save_index(part(cfg["data"]["domains"]), bench.out / "pixels" / "office31.json")
+    save_index(part(cfg["data"]["domains"]), bench.pixels / "office31.json")
     cifar = part(cfg["pretrain"]["data"])
     for domain in cifar.domains:
         load_pixels(domain, cifar.classes, cfg["pretrain"]["size"], cfg["cache_dir"])
-    save_index(cifar, bench.out / "pixels" / "cifar100.json")
-    bench.console.print(f"Packed in {bench.out / 'pixels'}", highlight=False)
+    save_index(cifar, bench.pixels / "cifar100.json")
+    bench.console.print(f"Packed in {bench.pixels}", highlight=False)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -469,7 +475,7 @@ def run_stage(stage: str, bench: Bench, scope: Scope) -> None:
         case "report":
             report(bench)
         case "pack":
-            pack(bench, scope)
+            pack(bench)
 
 
 STAGES = ("pretrain", "search", "table", "paper-recipe", "gain-init", "report")
@@ -482,6 +488,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stage", choices=["all", *STAGES, "pack"], default="all")
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing more after these (default 9)")
     parser.add_argument("--out", type=Path, help="default out/table6-SCOPE")
+    parser.add_argument("--pixels", type=Path, default=Path("out/pixels"), help="decoded images (default out/pixels)")
     parser.add_argument("--norms", help="only these, e.g. bn,bn_wa")
     parser.add_argument("--workers", type=int, help="processes, which may share one GPU")
     parser.add_argument("overrides", nargs="*", metavar="option=value")
@@ -494,6 +501,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.append(f"launcher.workers={arguments.workers}")
     bench = Bench(
         arguments.out or Path(f"out/table6-{arguments.scope}"),
+        arguments.pixels,
         tuple(options),
         time.monotonic() + 60 * arguments.minutes,
         Console(soft_wrap=True),

@@ -45,7 +45,8 @@ def test_every_stage_and_nothing_twice(table6, tmp_path, domains_root, cifar_roo
     monkeypatch.setattr(table6, "write_report", Written)
     monkeypatch.setitem(table6.SCOPES, "smoke", replace(table6.SCOPES["smoke"], searched="[bn]"))
     command = [
-        "--scope", "smoke", "--minutes", "90", "--out", str(tmp_path), "--norms", "bn", "--workers", "1",
+        "--scope", "smoke", "--minutes", "90", "--out", str(tmp_path), "--pixels", str(tmp_path / "pixels"),
+        "--norms", "bn", "--workers", "1",
         "data=folders",
         f"data.root={domains_root}", f"pretrain.root={cifar_root}", "pretrain.verify=false",
         "pretrain.recipe.batch_size=16",
@@ -83,7 +84,16 @@ def test_every_stage_and_nothing_twice(table6, tmp_path, domains_root, cifar_roo
 
 
 def test_the_search_needs_networks_and_the_table_a_choice(table6, tmp_path, domains_root, capsys):
-    common = ["--out", str(tmp_path), "data=folders", f"data.root={domains_root}", "--workers", "1"]
+    common = [
+        "--out",
+        str(tmp_path),
+        "--pixels",
+        str(tmp_path / "pixels"),
+        "data=folders",
+        f"data.root={domains_root}",
+        "--workers",
+        "1",
+    ]
     assert table6.main(["--stage", "table", *common]) == 2
     assert "run --stage search" in capsys.readouterr().err
     assert table6.main(["--stage", "search", *common]) == 2
@@ -99,7 +109,7 @@ class Run:
 
 def chosen(table6, out: Path, monkeypatch, source, target) -> dict:
     """What the search chooses when accuracies are functions of the recipe."""
-    bench = table6.Bench(out, (), time.monotonic() + 60, Console(quiet=True), [])
+    bench = table6.Bench(out, out / "pixels", (), time.monotonic() + 60, Console(quiet=True), [])
     tried = []
 
     def finetune(stage, folder, options):
@@ -140,7 +150,7 @@ def test_of_equal_recipes_the_cheaper_is_taken(table6, tmp_path, monkeypatch):
 
 def test_the_small_scope_starts_from_the_shipped_networks(table6, tmp_path):
     """Nothing but their recipe ties them to it."""
-    bench = table6.Bench(tmp_path, table6.SCOPES["small"].options, 0.0, Console(quiet=True), [])
+    bench = table6.Bench(tmp_path, tmp_path, table6.SCOPES["small"].options, 0.0, Console(quiet=True), [])
     networks = bench.networks()
     assert len(networks) == 10
     assert {network.checkpoint.parent for network in networks} == {ROOT / "da_wa" / "checkpoints"}

@@ -46,7 +46,8 @@ class DomainDataModule(LightningDataModule):
         represent: what prediction gets loaders for, for looking at features.
         seed: with the epoch's number it fixes the order of the training images.
         batch_size: images per training step; a last, smaller batch is left out.
-        eval_batch_size: images per evaluation step.
+        eval_batch_size: images per evaluation step; by default as many as have the pixels of 500 at 32×32, but not
+            fewer than 50.
         augment: uint8 batch -> uint8 batch, for training images.
         normalise: uint8 batch -> float32 batch.
         resident_gb: domains up to this size are held in the memory of the device that computes.
@@ -64,7 +65,7 @@ class DomainDataModule(LightningDataModule):
         *,
         seed: int,
         batch_size: int,
-        eval_batch_size: int = 500,
+        eval_batch_size: int | None = None,
         augment: Callable[[Tensor], Tensor],
         normalise: Normalise,
         resident_gb: float = 8.0,
@@ -77,7 +78,9 @@ class DomainDataModule(LightningDataModule):
                 f"Set the batch size to {len(train)} or less (finetune.batch_size=…)."
             )
         self.train, self.evaluate, self.represent = train, tuple(evaluate), tuple(represent)
-        self.seed, self.batch_size, self.eval_batch_size = seed, batch_size, eval_batch_size
+        height, width = train.domain.pixels.shape[2:]
+        self.seed, self.batch_size = seed, batch_size
+        self.eval_batch_size = eval_batch_size or max(50, 500 * 32**2 // (height * width))
         self.augment, self.normalise = augment, normalise
         self.resident_bytes, self.workers = int(resident_gb * 2**30), workers
 

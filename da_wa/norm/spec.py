@@ -15,6 +15,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from da_wa._conf import conf_dir
 from da_wa.errors import ConfigError, nearest
@@ -63,9 +64,25 @@ def named(name: str) -> Norm:
     return norm
 
 
-def group_norm(channels: int, groups: int = 32, **kwargs: Any) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Torch's, which keeps the type of its input under autocast, as BatchNorm does.
+
+    On a GPU autocast would make it float32, and with it the residual stream of a whole network; the statistics
+    are taken in float32 all the same.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (n, c, h, w) -> (n, c, h, w)."""
+        if not input.is_cuda:
+            return super().forward(input)
+        weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)  # the kernel wants one type
+        with torch.autocast("cuda", enabled=False):
+            return F.group_norm(input, self.num_groups, weight, bias, self.eps)
+
+
+def group_norm(channels: int, groups: int = 32, **kwargs: Any) -> GroupNorm:
     """Group Normalization (Wu & He 2018) with ``groups`` groups, fewer where channels do not allow it."""
-    return nn.GroupNorm(group_count(channels, groups), channels, **kwargs)
+    return GroupNorm(group_count(channels, groups), channels, **kwargs)
 
 
 def group_count(channels: int, groups: int) -> int:
@@ -78,9 +95,9 @@ def group_count(channels: int, groups: int) -> int:
     return next(g for g in range(limit, 0, -1) if channels % g == 0)
 
 
-def layer_norm(channels: int, **kwargs: Any) -> nn.GroupNorm:
+def layer_norm(channels: int, **kwargs: Any) -> GroupNorm:
     """Layer Normalization (Ba et al. 2016) of a feature map: one group over (C, H, W), affine per channel."""
-    return nn.GroupNorm(1, channels, **kwargs)
+    return GroupNorm(1, channels, **kwargs)
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):

@@ -37,7 +37,7 @@ def per_run(records: Sequence[Record]) -> pd.DataFrame:
                 "label": record["label"],
                 "source": record["source"],
                 "seed": record["seed"],
-                **{name: timing.get(name) for name in ("total_s", "train_s", "eval_s", "images_per_s")},
+                **{name: timing.get(name) for name in ("total_s", "train_s", "eval_s", "images_per_s", "mfu")},
                 "peak_memory_mb": record.get("peak_memory_mb"),
                 "parameters": record.get("parameters"),
                 **{name: environment.get(name) for name in ("device", "cpu", "precision", "commit")},
@@ -45,7 +45,7 @@ def per_run(records: Sequence[Record]) -> pd.DataFrame:
                 "run_id": record["id"],
             }
         )
-    numbers = ["total_s", "train_s", "eval_s", "images_per_s", "peak_memory_mb", "parameters"]
+    numbers = ["total_s", "train_s", "eval_s", "images_per_s", "mfu", "peak_memory_mb", "parameters"]
     frame = pd.DataFrame(rows)
     frame[numbers] = frame[numbers].astype(float)
     return frame
@@ -61,6 +61,7 @@ def _costs(data: pd.DataFrame) -> Table:
                 _spread(runs["total_s"], "{:.0f}"),
                 _spread(runs["train_s"], "{:.0f}"),
                 _spread(runs["images_per_s"], "{:.0f}"),
+                _spread(100 * runs["mfu"], "{:.0f}"),
                 _spread(runs["peak_memory_mb"], "{:.0f}"),
                 _spread(runs["parameters"], "{:,.0f}"),
             ]
@@ -68,11 +69,13 @@ def _costs(data: pd.DataFrame) -> Table:
     return Table(
         "cost",
         "What a run took",
-        ["Norm", "Runs", "Seconds", "of them training", "Images per second", "Peak memory, MB", "Parameters"],
+        ["Norm", "Runs", "Seconds", "of them training", "Images per second", "MFU, %", "Peak memory, MB", "Parameters"],
         rows,
         notes=[
-            "Medians, below them the range over runs. Sources differ in size, so seconds span them. Memory is the peak "
-            "of the whole process so far, so later runs of one process cannot show less than earlier ones.",
+            "Medians, below them the range over runs. Sources differ in size, so seconds span them. MFU is the least "
+            "time that the convolutions and products could take, at the rate at which this device multiplies large "
+            "matrices, over the time that training and evaluation took. Memory is a GPU's during the run, or the peak "
+            "of the whole process so far, so that later runs of one process cannot show less than earlier ones.",
         ],
     )
 

@@ -67,10 +67,10 @@ def _cpu() -> str:
 
 
 def _commit() -> dict[str, Any]:
-    """The commit of the checkout this package runs from; ``None`` for an installed wheel."""
+    """The commit of the checkout this package runs from; without one, what ``DA_WA_COMMIT`` says, or ``None``."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
-        return {"commit": None, "dirty": None}
+        return {"commit": os.environ.get("DA_WA_COMMIT"), "dirty": None}
 
     def git(*arguments: str) -> str:
         return subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -22,13 +23,13 @@ from torch import Tensor
 from da_wa.data.datamodule import DomainDataModule
 from da_wa.errors import UserError
 from da_wa.train.classifier import Classifier
-from da_wa.train.floor import count_flops, matrix_rate, matrix_type
+from da_wa.train.floor import count_flops, matrix_rate, matrix_type, wait
 from da_wa.train.settings import Settings
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit took. Seconds of this process; those of an earlier, interrupted one are not counted.
+    """What a fit took. Of an earlier, interrupted process all that was not lost is counted.
 
     ``flops`` are those of training and evaluation, ``matrix_rate`` the device's operations per second (see
     ``floor.py``). ``features`` holds one tensor (n, d) for each part that the data wants represented.
@@ -75,26 +76,43 @@ Notify = Callable[[int, int], None]
 
 
 class _Clock(pl.Callback):
-    """Seconds in training and in evaluation."""
+    """Seconds in training, in evaluation and in all; part of the state that a run resumes from."""
 
     def __init__(self) -> None:
-        self.train_s = self.eval_s = 0.0
+        self.train_s = self.eval_s = self._before_s = 0.0
+        self._started = time.perf_counter()
         self._epoch = self._evaluation = 0.0
         self._inside = 0.0
 
+    @property
+    def total_s(self) -> float:
+        return self._before_s + time.perf_counter() - self._started
+
+    def state_dict(self) -> dict[str, float]:
+        return {"train_s": self.train_s, "eval_s": self.eval_s, "total_s": self.total_s}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.train_s, self.eval_s, self._before_s = (state_dict[key] for key in ("train_s", "eval_s", "total_s"))
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._epoch, self._inside = time.perf_counter(), 0.0
+        self._epoch, self._inside = _now(trainer), 0.0
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.train_s += time.perf_counter() - self._epoch - self._inside
+        self.train_s += _now(trainer) - self._epoch - self._inside
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._evaluation = time.perf_counter()
+        self._evaluation = _now(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        spent = time.perf_counter() - self._evaluation
+        spent = _now(trainer) - self._evaluation
         self.eval_s += spent
         self._inside += spent
+
+
+def _now(trainer: pl.Trainer) -> float:
+    """Seconds, when the device has done all that it was told."""
+    wait(trainer.strategy.root_device.type)
+    return time.perf_counter()
 
 
 class _Resume(Checkpoint):
@@ -150,16 +168,12 @@ def fit(
     """
     _quieten()
     settings = settings.resolve(module.model)
-    started = time.perf_counter()
+    gc.collect()  # an earlier fit of this process, whose parts refer to one another, may still hold its images
+    if settings.accelerator == "gpu":
+        torch.cuda.reset_peak_memory_stats()
     clock = _Clock()
     flops = count_flops(module.model, data.train.domain.pixels.shape[1:])
-    if settings.channels_last:
-        module.model.to(memory_format=torch.channels_last)
-    if settings.compile:
-        from torch._dynamo import config as dynamo
-
-        dynamo.recompile_limit = 64  # ten norms, each trained and evaluated at a few batch sizes
-        module.model.compile(mode=settings.compile if isinstance(settings.compile, str) else None)
+    settings.prepare(module.model)
     module.fused = bool(settings.fused)
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
@@ -186,14 +200,14 @@ def fit(
     if epochs not in module.predictions:
         trainer.validate(module, data, verbose=False)
     features = [torch.cat(batches).float().cpu() for batches in _per_loader(trainer, module, data)]
-    trained = (epochs - resumed) * data.steps_per_epoch * data.batch_size
-    evaluated = sum(epoch > resumed for epoch in module.predictions) * sum(map(len, data.evaluate))
+    trained = epochs * data.steps_per_epoch * data.batch_size
+    evaluated = len(module.predictions) * sum(map(len, data.evaluate))
     return Fitted(
         settings=settings,
         device=_device_name(settings.accelerator),
         train_s=clock.train_s,
         eval_s=clock.eval_s,
-        total_s=time.perf_counter() - started,
+        total_s=clock.total_s,
         images_per_s=trained / clock.train_s if clock.train_s else 0.0,
         peak_memory_mb=_peak_memory_mb(settings.accelerator),
         resumed_from=resumed,
@@ -232,7 +246,7 @@ def _device_name(accelerator: str) -> str:
 
 
 def _peak_memory_mb(accelerator: str) -> float:
-    """Peak memory of this process so far: the device's on a GPU, resident memory elsewhere."""
+    """Peak memory: the device's during this fit on a GPU, resident memory of this process so far elsewhere."""
     if accelerator == "gpu":
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -23,9 +23,10 @@ class Settings:
         accelerator: Lightning's name of the device kind: auto, cpu, gpu, mps, …
         precision: Lightning's name, e.g. ``32-true`` or ``bf16-mixed``.
         channels_last: memory layout of convolution weights.
-        compile: ``torch.compile`` the network; a name is its mode, e.g. ``reduce-overhead``, which replays a
-            step as one CUDA graph. Networks of one architecture and norm share the compiled code within a
+        compile: ``torch.compile`` the training step; a name is its mode, e.g. ``reduce-overhead``, which replays
+            it as one CUDA graph. Networks of one architecture and norm share the compiled code within a
             process, and through inductor's cache on disk (``TORCHINDUCTOR_CACHE_DIR``) between processes.
+            Evaluation, in few and large batches of several sizes, is not compiled.
         fused: an optimiser step in one kernel, for optimisers that offer it.
         deterministic: only kernels that repeat bit by bit.
         save_every_s: seconds between checkpoints to resume from; they are written at the end of an epoch.
@@ -64,3 +65,14 @@ class Settings:
             channels_last=not grouped if self.channels_last == "auto" else self.channels_last,
             fused=accelerator == "gpu" if self.fused == "auto" else self.fused,
         )
+
+    def prepare(self, model: nn.Module) -> None:
+        """Lay out the weights of ``model`` as these settings say, and compile it where they say so."""
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)
+        if self.compile:
+            from torch._dynamo import config as dynamo
+
+            dynamo.recompile_limit = 64  # ten norms, each trained and evaluated at a few batch sizes
+            # Batches of one size each: kernels for any size would be slower, and the second network got them.
+            model.compile(mode=self.compile if isinstance(self.compile, str) else None, dynamic=False)

@@ -1,0 +1,62 @@
+"""Compiled training: the numbers of eager training, and one compilation for all jobs of an architecture and norm."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from da_wa.data.augment import Augment, Normalise
+from da_wa.data.cache import Pixels
+from da_wa.data.datamodule import DomainDataModule, Part
+from da_wa.models.resnet import BasicBlock, ResNet
+from da_wa.norm.spec import Norm
+from da_wa.norm.weight_align import WeightAlignConv2d
+from da_wa.train import schedule
+from da_wa.train.classifier import Classifier
+from da_wa.train.fitting import fit
+from da_wa.train.settings import Settings
+
+
+def job(folder: Path, seed: int, activation: type[nn.Module], compiled: bool | str) -> list[dict[str, float]]:
+    """A training of 12 images, evaluated on 8 others; gives its curve."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(20) % 3
+    pixels = rng.integers(0, 255, (20, 3, 8, 8), np.uint8)
+    domain = Pixels("A", pixels, labels, tuple(map(str, range(20))), "A", ("r", "g", "b"))
+    data = DomainDataModule(
+        Part(domain, np.arange(12)),
+        [Part(domain, np.arange(12, 20))],
+        seed=seed,
+        batch_size=4,
+        augment=Augment(),
+        normalise=Normalise([0.5] * 3, [0.25] * 3),
+    )
+    torch.manual_seed(seed)
+    norm = Norm("X + WA", WeightAlignConv2d, activation)
+    model = ResNet(norm, 3, block=BasicBlock, depths=[1], widths=[4])
+    optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+    module = Classifier(model, 3, optimizer, schedule.cosine, ["A"], seed=seed)
+    settings = Settings("cpu", precision="32-true", channels_last=False, compile=compiled)
+    fit(module, data, epochs=3, evaluate_every=1, settings=settings, resume_from=folder / f"{seed}.ckpt")
+    return module.curve
+
+
+@pytest.mark.timeout(600)
+def test_jobs_share_one_compilation_and_get_the_numbers_of_eager_training(tmp_path):
+    torch._dynamo.reset()
+    counters.clear()
+    first = job(tmp_path, 0, nn.BatchNorm2d, True)
+    assert counters["stats"]["unique_graphs"] == 1  # the training step; evaluation is not compiled
+    second = job(tmp_path, 1, nn.BatchNorm2d, True)
+    assert counters["stats"]["unique_graphs"] == 1
+    for seed, curve in enumerate((first, second)):
+        for ours, eager in zip(curve, job(tmp_path, seed, nn.BatchNorm2d, False), strict=True):
+            assert ours == pytest.approx(eager, rel=1e-3)  # kernels add up in another order, step after step
+    job(tmp_path, 0, partial(nn.GroupNorm, 2), True)
+    assert counters["stats"]["unique_graphs"] == 2  # another norm is another network
