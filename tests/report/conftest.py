@@ -109,7 +109,7 @@ class Experiment:
             + [{**row, "selection": "target_oracle"} for row in targets],
             "evaluations": evaluations,
             "curve": [{"epoch": e, "loss": 3 / e, "accuracy": 1 - 1 / e, "lr": 0.01} for e in range(1, 31)],
-            "timing": {"total_s": 41.2, "train_s": 38.0, "eval_s": 3.2, "images_per_s": 2000.0},
+            "timing": {"total_s": 41.2, "train_s": 38.0, "eval_s": 3.2, "images_per_s": 2000.0, "mfu": 0.3141},
             "peak_memory_mb": 700.0,
             "parameters": 275_572,
             "pretrain": {

@@ -270,6 +270,9 @@ def test_costs_and_what_repeats_them(experiment: Any) -> None:
     experiment.fill(["bn"], [0, 1])
     section = cost.section(collect(Ledger(experiment.out)).records)
     assert section.data["cost"]["total_s"].tolist() == [41.2] * 6
+    assert section.data["cost"]["mfu"].tolist() == [0.3141] * 6
+    costs = table(section, "cost")
+    assert costs.rows[0][costs.header.index("MFU, %")] == "31"
     told = dict((row[0], row[1]) for row in table(section, "environment").rows)
     assert told["Command"] == "run_office31.py experiment=quick"
     assert told["Commit"] == "0123456789abcdef0123456789abcdef01234567"

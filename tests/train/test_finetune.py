@@ -113,11 +113,16 @@ def test_a_run_that_is_cut_off_resumes_to_the_same_numbers(tmp_path, after):
     (tmp_path / "cut").mkdir()
     with pytest.raises(RuntimeError, match="power cut"):
         run(tmp_path / "cut", notify=cut)
+    state = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)
+    (before,) = (clock for clock in state["callbacks"].values() if "train_s" in clock)
     epochs: list[int] = []
     resumed = run(tmp_path / "cut", notify=lambda done, total: epochs.append(done))
     assert epochs == list(range(after + 1, 5))
     assert resumed.fitted.resumed_from == after
     same(whole, resumed)
+    assert resumed.fitted.flops == whole.fitted.flops
+    assert 0 < before["train_s"] < resumed.fitted.train_s
+    assert before["train_s"] + before["eval_s"] <= before["total_s"] < resumed.fitted.total_s
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read")
