@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from da_wa.errors import ConfigError, nearest
+
 Auto = Literal["auto"]
 
 
@@ -23,14 +25,18 @@ class Settings:
         accelerator: Lightning's name of the device kind: auto, cpu, gpu, mps, …
         precision: Lightning's name, e.g. ``32-true`` or ``bf16-mixed``.
         channels_last: memory layout of convolution weights.
-        compile: ``torch.compile`` the training step; a name is its mode, e.g. ``reduce-overhead``, which replays
-            it as one CUDA graph. Networks of one architecture and norm share the compiled code within a
-            process, and through inductor's cache on disk (``TORCHINDUCTOR_CACHE_DIR``) between processes.
-            Evaluation, in few and large batches of several sizes, is not compiled.
+        compile: ``torch.compile`` the training step; a name is its mode or backend: ``reduce-overhead`` makes
+            kernels and replays them as CUDA graphs, ``cudagraphs`` replays torch's own, without minutes of
+            compiling. Networks of one architecture and norm share the compiled code within a process, and through
+            inductor's cache on disk (``TORCHINDUCTOR_CACHE_DIR``) between processes. Evaluation, in few and
+            large batches of several sizes, is not compiled.
         fused: an optimiser step in one kernel, for optimisers that offer it.
         deterministic: only kernels that repeat bit by bit.
         save_every_s: seconds between checkpoints to resume from; they are written at the end of an epoch.
         resident_gb: domains up to this size are held in the memory of the device, larger ones are streamed.
+
+    Raises:
+        ConfigError: ``compile`` names neither a mode nor a backend.
     """
 
     accelerator: str = "auto"
@@ -41,6 +47,16 @@ class Settings:
     deterministic: bool = True
     save_every_s: float = 20.0
     resident_gb: float = 8.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.compile, str) and "mode" in (how := self._how_to_compile()):
+            from torch._inductor import list_mode_options
+
+            if how["mode"] not in list_mode_options():
+                known = [*list_mode_options(), *torch.compiler.list_backends()]
+                raise ConfigError(
+                    f"trainer.compile={self.compile} is no mode or backend. {nearest(self.compile, known)}"
+                )
 
     def resolve(self, model: nn.Module) -> Settings:
         """Put a value in the place of every ``auto``.
@@ -74,5 +90,10 @@ class Settings:
             from torch._dynamo import config as dynamo
 
             dynamo.recompile_limit = 64  # ten norms, each trained and evaluated at a few batch sizes
-            # Batches of one size each: kernels for any size would be slower, and the second network got them.
-            model.compile(mode=self.compile if isinstance(self.compile, str) else None, dynamic=False)
+            # Batches of one size: kernels for any size would be slower, and all networks but the first got them.
+            model.compile(dynamic=False, **self._how_to_compile())
+
+    def _how_to_compile(self) -> dict[str, str]:
+        if not isinstance(self.compile, str):
+            return {}
+        return {"backend" if self.compile in torch.compiler.list_backends(()) else "mode": self.compile}

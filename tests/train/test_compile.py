@@ -60,3 +60,11 @@ def test_jobs_share_one_compilation_and_get_the_numbers_of_eager_training(tmp_pa
             assert ours == pytest.approx(eager, rel=1e-3)  # kernels add up in another order, step after step
     job(tmp_path, 0, partial(nn.GroupNorm, 2), True)
     assert counters["stats"]["unique_graphs"] == 2  # another norm is another network
+
+
+def test_a_name_can_be_a_backend(tmp_path):
+    torch._dynamo.reset()
+    curve = job(tmp_path, 0, nn.BatchNorm2d, "aot_eager")
+    assert [row["loss"] for row in curve] == pytest.approx(
+        [row["loss"] for row in job(tmp_path, 0, nn.BatchNorm2d, False)], rel=1e-5
+    )

@@ -1,6 +1,7 @@
 import pytest
 
 from da_wa._conf import compose_experiment
+from da_wa.errors import ConfigError
 from da_wa.runs.build import part
 from da_wa.train.settings import Settings
 
@@ -18,3 +19,10 @@ def test_what_is_given_stays() -> None:
     given = Settings("cpu", precision="32-true", channels_last=False, fused=True)
     cfg, norms = compose_experiment(["model=resnet20", "norms=[bn]"])
     assert given.resolve(part(cfg["model"]["build"])(part(norms["bn"]), 2)) == given
+
+
+def test_a_mode_or_backend_that_is_not_there_is_told_at_once() -> None:
+    for name in ("reduce-overhead", "cudagraphs", "aot_eager"):
+        assert Settings(compile=name).compile == name
+    with pytest.raises(ConfigError, match="Did you mean 'reduce-overhead'"):
+        Settings(compile="reduce_overhead")
