@@ -33,6 +33,12 @@ def experiment(tmp_path: Path, domains_root: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def pretraining(experiment: list[str], cifar_root: Path, *options: str) -> list[str]:
+    """The same with pre-training on drawn images."""
+    without = [o for o in experiment if not o.startswith("pretrain")]
+    return [*without, *options, f"pretrain.root={cifar_root}", "pretrain.verify=false", "pretrain.recipe.batch_size=8"]
+
+
 def accuracy(out: Path) -> list[dict[str, str]]:
     with (out / "accuracy.csv").open() as file:
         return list(csv.DictReader(file))
@@ -91,14 +97,7 @@ def test_two_runs_give_identical_tables_whoever_computed_them(experiment, tmp_pa
 
 
 def test_pretraining_happens_once_and_is_shared(experiment, tmp_path, cifar_root, capsys):
-    pretrain = [
-        "pretrain=cifar100_short",
-        f"pretrain.root={cifar_root}",
-        "pretrain.verify=false",
-        "pretrain.recipe.epochs=1",
-        "pretrain.recipe.batch_size=8",
-    ]
-    options = [o for o in experiment if not o.startswith("pretrain")] + pretrain
+    options = pretraining(experiment, cifar_root, "pretrain=cifar100_short", "pretrain.recipe.epochs=1")
     assert main([*options, "norms=[bn]"]) == 0
     (checkpoint,) = (tmp_path / "checkpoints").glob("*.safetensors")
     written = checkpoint.stat().st_mtime_ns
@@ -120,12 +119,7 @@ def test_pretraining_happens_once_and_is_shared(experiment, tmp_path, cifar_root
 
 def test_a_pretraining_that_diverged_is_told_and_not_tried_again(experiment, tmp_path, cifar_root, capsys):
     options = [
-        *[o for o in experiment if not o.startswith("pretrain")],
-        "pretrain=cifar100",
-        f"pretrain.root={cifar_root}",
-        "pretrain.verify=false",
-        "pretrain.recipe.epochs=3",
-        "pretrain.recipe.batch_size=8",
+        *pretraining(experiment, cifar_root, "pretrain=cifar100", "pretrain.recipe.epochs=3"),
         "pretrain.recipe.optimizer.lr=1e10",  # one_cycle starts at a twenty-fifth of it
         "norms=[none]",
         "sources=[paper]",

@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from da_wa.data.datamodule import DomainDataModule
-from da_wa.errors import UserError
+from da_wa.errors import Diverged, UserError
 from da_wa.train.classifier import Classifier
 from da_wa.train.floor import count_flops, matrix_rate, matrix_type, wait
 from da_wa.train.settings import Settings
@@ -164,7 +164,7 @@ def fit(
         logged: what they are told of the run beside its metrics.
 
     Raises:
-        Diverged: the training loss is not finite.
+        Diverged: the training loss is not finite; nothing is left to resume from.
     """
     _quieten()
     settings = settings.resolve(module.model)
@@ -197,6 +197,9 @@ def fit(
         trainer.fit(module, data, ckpt_path=resume_from if resumed else None, weights_only=True)
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
+    except Diverged:
+        resume_from.unlink(missing_ok=True)
+        raise
     if epochs not in module.predictions:
         trainer.validate(module, data, verbose=False)
     features = [torch.cat(batches).float().cpu() for batches in _per_loader(trainer, module, data)]

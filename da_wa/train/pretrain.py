@@ -12,7 +12,6 @@ import torch
 from da_wa.data.augment import Normalise
 from da_wa.data.cache import Pixels
 from da_wa.data.datamodule import DomainDataModule, Part
-from da_wa.errors import Diverged
 from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
 from da_wa.train.classifier import Classifier
@@ -74,19 +73,15 @@ def pretrain(
         seed=seed,
         label_smoothing=recipe.label_smoothing,
     )
-    try:
-        fitted = fit(
-            module,
-            data,
-            epochs=recipe.epochs,
-            evaluate_every=recipe.evaluate_every,
-            settings=settings,
-            resume_from=resume_from,
-            notify=notify,
-        )
-    except Diverged:
-        resume_from.unlink(missing_ok=True)
-        raise
+    fitted = fit(
+        module,
+        data,
+        epochs=recipe.epochs,
+        evaluate_every=recipe.evaluate_every,
+        settings=settings,
+        resume_from=resume_from,
+        notify=notify,
+    )
     predicted = module.predictions[recipe.epochs][0].numpy()
     result = {
         "correct": int((predicted == test.labels).sum()),
