@@ -10,7 +10,7 @@ import pandas as pd
 
 from da_wa.errors import ConfigError
 from da_wa.report.content import NONE, Plot, Section, Table
-from da_wa.report.matrix import AVERAGE, COMPARABLE, Matrix, collect, transfer_matrix
+from da_wa.report.matrix import AVERAGE, COMPARABLE, Matrix, collect, pretraining, transfer_matrix
 from da_wa.report.statistics import half_width
 from da_wa.report.wording import arrow, counted, listed
 from da_wa.runs.ledger import Ledger, Record
@@ -49,6 +49,7 @@ def section(out: Path, compare: Sequence[Path]) -> Section:
         gist,
         _settings_table(experiments, settings, differing),
         _averages(experiments, ranked=not differing),
+        *_starts(experiments),
     ]
     return Section("Beside other experiments", parts, {"compare": _long(experiments)}, gist)
 
@@ -123,6 +124,22 @@ def _averages(experiments: Sequence[Experiment], ranked: bool) -> Table:
             *(["Bold: best of its row."] if ranked else []),
         ],
     )
+
+
+def _starts(experiments: Sequence[Experiment]) -> list[Table]:
+    """How good the pre-trained networks were: what transfers worse may have started from less."""
+    columns = [
+        {
+            row.label: f"{100 - row.error:.1f}\n{row.dataset}, {counted(int(row.epochs), 'epoch')}"
+            for row in pretraining(records).itertuples()
+        }
+        for _, records, _ in experiments
+    ]
+    labels = dict.fromkeys(label for _, _, matrix in experiments for label in matrix.mean.index)
+    rows = [[label, *(column.get(label, NONE) for column in columns)] for label in labels]
+    caption = "Accuracy in percent of the pre-trained networks, on the test images of what they were trained on"
+    header = ["Norm", *(name for name, _, _ in experiments)]
+    return [Table("compare_pretraining", caption, header, rows)] if any(columns) else []
 
 
 def _average(matrix: Matrix, label: str) -> str:

@@ -292,6 +292,10 @@ def test_experiments_side_by_side(experiment: Any, tmp_path: Any) -> None:
     assert shown.header == ["Norm", "out", "other"]
     assert [row[0] for row in shown.rows] == ["BN", "LN", "WA"]
     assert shown.rows[2][1] == "–"
+    started = table(section, "compare_pretraining")
+    right = f"{(6000 + len('bn')) / 100:.1f}\nCIFAR-100, 6 epochs"
+    assert started.rows[0] == ["BN", right, right]
+    assert started.rows[2][1] == "–"
     data = section.data["compare"]
     matrix = transfer_matrix(collect(Ledger(experiment.out)))
     cell = data[(data["experiment"] == "other") & (data["label"] == "BN") & (data["pair"] == "Avg")].iloc[0]
