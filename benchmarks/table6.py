@@ -242,10 +242,10 @@ class Bench:
         key = {"stage": stage, "experiment": Path(cfg["out"]).relative_to(self.out).as_posix()}
         rows = read_csv(path)
         before: dict[str, str] = next((row for row in rows if key.items() <= row.items()), {})
-        took = [timing(job) for job in pending if job.done()]
+        took = [outcome(job) for job in pending if job.done()]
         seconds += float(before.get("seconds", 0))
-        flops = sum((t.get("flops", 0) for t in took), int(before.get("flops", 0)))
-        rate = max((t.get("matrix_rate", 0) for t in took), default=0) or int(before.get("matrix_rate", 0))
+        flops = sum((o["timing"]["flops"] for o in took if "timing" in o), int(before.get("flops", 0)))
+        rate = max([machine_rate(o) for o in took if "timing" in o] + [int(before.get("matrix_rate", 0))])
         row = {
             **key,
             "seconds": round(seconds, 1),
@@ -259,16 +259,17 @@ class Bench:
         write_csv(path, [*(old for old in rows if old is not before), row])
 
 
-def timing(job: Job) -> Mapping[str, Any]:
-    """What a finished job took; of an interrupted one, what its last process took."""
-    if isinstance(job, PretrainJob):
-        return pretrained(job).get("timing", {})
-    assert isinstance(job, FinetuneJob)
-    return (job.directory.record() or {}).get("timing", {})
+def machine_rate(result: Mapping[str, Any]) -> int:
+    """Operations per second of the machine that gave ``result``: of its GPU, or of all cores of its processor."""
+    rate, there = result["timing"]["matrix_rate"], result["environment"]
+    return round(rate * there["cores"] / there["threads"]) if there["device"] == "cpu" else rate
 
 
-def pretrained(job: PretrainJob) -> Mapping[str, Any]:
-    """What came of a pre-training: of one that diverged its loss curve alone, of one that was not run nothing."""
+def outcome(job: Job) -> Mapping[str, Any]:
+    """What came of a job: of one that diverged there is no timing, of one that was not run nothing."""
+    if isinstance(job, FinetuneJob):
+        return job.directory.record() or {}
+    assert isinstance(job, PretrainJob)
     if job.checkpoint.exists():
         from da_wa.models.checkpoint import read_header
 
@@ -378,7 +379,7 @@ def table_i(bench: Bench) -> None:
             if addition and not job.done():
                 continue
             norm = job.config["described"]["norm"]["label"]
-            result = pretrained(job)
+            result = outcome(job)
             rows.append(
                 {
                     "norm": norm + addition,
