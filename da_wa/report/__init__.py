@@ -22,6 +22,7 @@ from da_wa.report import (
     selection,
     shift,
     side_by_side,
+    start,
     tables,
 )
 from da_wa.report.content import Plot, Section, Table
@@ -113,6 +114,7 @@ def _sections(
         overview.section(runs, matrix, resamples),
         comparison.section(matrix, resamples, checkpoints),
         effect.section(matrix, resamples, predicted),
+        start.section(matrix, checkpoints),
         selection.section({rule: transfer_matrix(runs, rule) for rule in tables.SELECTIONS}, runs.records),
         failures.section(matrix, classes, predicted, images),
         shift.section(matrix, samples),

@@ -11,6 +11,7 @@ import pandas as pd
 from da_wa.errors import ConfigError
 from da_wa.report.content import NONE, Plot, Section, Table
 from da_wa.report.matrix import AVERAGE, COMPARABLE, Matrix, collect, pretraining, transfer_matrix
+from da_wa.report.start import start_plot, start_points
 from da_wa.report.statistics import half_width
 from da_wa.report.wording import arrow, counted, listed
 from da_wa.runs.ledger import Ledger, Record
@@ -126,7 +127,7 @@ def _averages(experiments: Sequence[Experiment], ranked: bool) -> Table:
     )
 
 
-def _starts(experiments: Sequence[Experiment]) -> list[Table]:
+def _starts(experiments: Sequence[Experiment]) -> list[Table | Plot]:
     """How good the pre-trained networks were: what transfers worse may have started from less."""
     columns = [
         {
@@ -139,7 +140,11 @@ def _starts(experiments: Sequence[Experiment]) -> list[Table]:
     rows = [[label, *(column.get(label, NONE) for column in columns)] for label in labels]
     caption = "Accuracy in percent of the pre-trained networks, on the test images of what they were trained on"
     header = ["Norm", *(name for name, _, _ in experiments)]
-    return [Table("compare_pretraining", caption, header, rows)] if any(columns) else []
+    if not any(columns):
+        return []
+    points = pd.concat([start_points(matrix, pretraining(records)) for _, records, matrix in experiments])
+    plot = [start_plot("compare_start", points)] if len(points) > 2 else []
+    return [Table("compare_pretraining", caption, header, rows), *plot]
 
 
 def _average(matrix: Matrix, label: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,19 @@ import yaml
 from sklearn.metrics import confusion_matrix
 
 from da_wa.errors import ConfigError
-from da_wa.report import comparison, cost, curves, effect, failures, overview, paper, selection, shift, side_by_side
+from da_wa.report import (
+    comparison,
+    cost,
+    curves,
+    effect,
+    failures,
+    overview,
+    paper,
+    selection,
+    shift,
+    side_by_side,
+    start,
+)
 from da_wa.report.content import Section, Table
 from da_wa.report.matrix import collect, pretraining, transfer_matrix
 from da_wa.report.outcomes import Outcome, outcomes, saved
@@ -302,6 +315,29 @@ def test_experiments_side_by_side(experiment: Any, tmp_path: Any) -> None:
     assert cell["mean"] == pytest.approx(matrix.mean.at["BN", "Avg"])
     with pytest.raises(ConfigError, match="twice"):
         side_by_side.section(first, [tmp_path / "out"])
+
+
+def test_transfer_beside_pretraining(experiment: Any) -> None:
+    norms = ["bn", "ln_wa", "instance_norm", "x" * 20, "wa"]  # the fixture's networks have 6000 + len(norm) right
+    experiment.fill(norms, [0, 1])
+    runs = collect(Ledger(experiment.out))
+    matrix = transfer_matrix(runs)
+    found = start.section(matrix, pretraining(runs.records))
+    points = found.data["start"].set_index("norm")
+    assert sorted(points[start.X]) == pytest.approx(sorted((6000 + len(norm)) / 100 for norm in norms))
+    assert points[start.Y].to_dict() == pytest.approx(matrix.mean["Avg"].to_dict())
+    pairs = list(itertools.combinations(zip(points[start.X], points[start.Y], strict=True), 2))
+    agree = sum(np.sign((a - c) * (b - d)) for (a, b), (c, d) in pairs)
+    ties = [sum(one[k] == other[k] for one, other in pairs) for k in (0, 1)]
+    tau = agree / np.sqrt((len(pairs) - ties[0]) * (len(pairs) - ties[1]))  # Kendall's tau-b
+    assert f"τ {tau:+.2f}".replace("-", "−") in found.gist
+
+
+def test_transfer_beside_pretraining_needs_networks(experiment: Any) -> None:
+    experiment.fill(["bn", "wa"])
+    runs = collect(Ledger(experiment.out))
+    found = start.section(transfer_matrix(runs), pretraining(runs.records))
+    assert not found.data and "cannot be told" in found.parts[0]
 
 
 def test_what_differs_between_experiments_is_named(experiment: Any, tmp_path: Any) -> None:

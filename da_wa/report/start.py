@@ -1,0 +1,59 @@
+"""What networks started from: how well they did where they were pre-trained, beside what they transfer."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from da_wa.report.content import Plot, Section
+from da_wa.report.figures import relation
+from da_wa.report.matrix import AVERAGE, Matrix
+from da_wa.report.statistics import p_text, rank_correlation
+from da_wa.report.wording import counted, signed
+
+TITLE = "Do better pre-trained networks transfer better?"
+X, Y = "accuracy where pre-trained (%)", "average accuracy on targets (%)"
+
+
+def section(matrix: Matrix, checkpoints: pd.DataFrame) -> Section:
+    """A norm may transfer well because it pre-trains well: one point for each norm.
+
+    Args:
+        matrix: norm × pair.
+        checkpoints: see :func:`da_wa.report.matrix.pretraining`.
+    """
+    points = start_points(matrix, checkpoints)
+    if len(points) < 3:
+        return Section(TITLE, ["Fewer than three norms started from pre-trained networks, so this cannot be told."])
+    told = (
+        "Where norms differ in how well they pre-train, their transfer differs for that reason, too. A norm above "
+        "others of the same accuracy in pre-training transfers better than that accuracy tells."
+    )
+    plot = start_plot("start", points)
+    return Section(TITLE, [told, plot], {"start": points}, plot.caption)
+
+
+def start_points(matrix: Matrix, checkpoints: pd.DataFrame) -> pd.DataFrame:
+    """One row for each norm that has both numbers: norm, epochs of pre-training, both accuracies in percent."""
+    started = checkpoints.groupby("label", sort=False)[["error", "epochs"]].mean()
+    rows = [
+        {"norm": label, "epochs": int(epochs), X: 100 - error, Y: matrix.mean.at[label, AVERAGE]}
+        for label, error, epochs in started.itertuples()
+        if label in matrix.mean.index
+    ]
+    return pd.DataFrame(rows, columns=["norm", "epochs", X, Y]).dropna()
+
+
+def start_plot(name: str, points: pd.DataFrame) -> Plot:
+    """The points, named by norm, and by epochs of pre-training where those differ."""
+    named = points["norm"]
+    if points["epochs"].nunique() > 1:
+        named = named + [f", {counted(epochs, 'epoch')}" for epochs in points["epochs"]]
+    tau, p = rank_correlation(points[X], points[Y])
+    chance = "" if p is None or math.isnan(p) else f" (p {p_text(p)})" if p < 0.001 else f" (p = {p_text(p)})"
+    caption = (
+        f"Over {counted(len(points), 'network')}, the order of accuracies in pre-training and that on the targets have "
+        f"Kendall's τ {signed(tau, 2)}{chance}."
+    )
+    return Plot(name, relation(points.assign(network=named), X, Y, "network"), caption, wide=False)
