@@ -46,6 +46,7 @@ from typing import Any
 from rich.console import Console
 
 from da_wa._conf import compose_experiment
+from da_wa.data.cache import Pixels
 from da_wa.errors import UserError
 from da_wa.report import write_report
 from da_wa.report.paper import TABLE_I
@@ -188,9 +189,10 @@ class Bench:
         ]
         return compose_experiment(["experiment=table6", *places, *self.options, *options])
 
-    def jobs(self, folder: str, cfg: Mapping[str, Any], norms: Mapping[str, Any]) -> list[Job]:
+    def jobs(
+        self, folder: str, cfg: Mapping[str, Any], norms: Mapping[str, Any], domains: Sequence[Pixels] = ()
+    ) -> list[Job]:
         """All jobs of an experiment."""
-        domains = load_domains(cfg["data"], Path(cfg["cache_dir"])) if cfg["sources"] else []
         return plan(cfg, norms, domains, Ledger(self.out / folder), Path(cfg["checkpoint_dir"]))
 
     def networks(self, options: Sequence[str] = ()) -> list[PretrainJob]:
@@ -201,26 +203,34 @@ class Bench:
     def pretrain(self, stage: str, options: Sequence[str] = ()) -> None:
         """Pre-train what is missing."""
         cfg, norms = self.compose("table", ["sources=[]", *options])
-        self._launch(stage, cfg, norms, self.networks(options))
+        self._launch(stage, cfg, norms, [], self.networks(options))
 
     def finetune(self, stage: str, folder: str, options: Sequence[str]) -> list[FinetuneJob]:
         """Fine-tune what is missing, from the networks that are there; gives all runs, also those left out."""
         cfg, norms = self.compose(folder, options)
-        runs = [job for job in self.jobs(folder, cfg, norms) if isinstance(job, FinetuneJob)]
+        domains = load_domains(cfg["data"], self.pixels)
+        runs = [job for job in self.jobs(folder, cfg, norms, domains) if isinstance(job, FinetuneJob)]
         ready = [job for job in runs if job.waits_for() is None]
         if absent := sorted({job.config["norm"] for job in runs} - {job.config["norm"] for job in ready}):
             self.console.print(f"{folder}: left out, since not pre-trained: {', '.join(absent)}", highlight=False)
-        self._launch(stage, cfg, norms, ready)
+        self._launch(stage, cfg, norms, domains, ready)
         return runs
 
-    def _launch(self, stage: str, cfg: dict[str, Any], norms: Mapping[str, Any], jobs: Sequence[Job]) -> None:
+    def _launch(
+        self,
+        stage: str,
+        cfg: dict[str, Any],
+        norms: Mapping[str, Any],
+        domains: Sequence[Pixels],
+        jobs: Sequence[Job],
+    ) -> None:
         pending = [job for job in jobs if not job.done()]
         if not pending:
             return
         left = self.ends - time.monotonic()
         if left <= 0:
             raise Paused
-        preflight(cfg, norms, jobs)
+        preflight(cfg, norms, domains, jobs)
         for job in jobs:
             job.register()
         self.console.print(f"== {stage}: {cfg['out']}", highlight=False)

@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from da_wa.errors import ConfigError, nearest
 
+SEARCHPATH = "hydra.searchpath=[file://"
+
 
 def conf_dir() -> Path:
     """The folder of ``config.yaml`` and the groups: ``conf/`` of a checkout, ``da_wa/conf/`` of a wheel."""
@@ -38,13 +40,14 @@ def compose_experiment(
     if extra_dir is not None:
         if not extra_dir.is_dir():
             raise ConfigError(f"--config-dir {extra_dir} is not a folder")
-        overrides = [*overrides, f"hydra.searchpath=[file://{extra_dir.resolve()}]"]
+        overrides = [*overrides, f"{SEARCHPATH}{extra_dir.resolve()}]"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = _compose(overrides)
+        _check_switches(cfg, OmegaConf.to_container(compose("config", _choices(overrides)), resolve=False))
         names = cfg["norms"]
         if not isinstance(names, list) or not names:
             raise ConfigError(f"norms={names} is not a list of norms; write norms=[bn,bn_wa]")
-        search = [o for o in overrides if o.startswith("hydra.searchpath=")]
+        search = [o for o in overrides if o.startswith(SEARCHPATH)]
         norms = {str(name): _compose([f"+norm={name}", *search])["norm"] for name in names}
     return cfg, norms
 
@@ -56,6 +59,22 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(_explain(str(error), overrides)) from error
 
 
+def _choices(overrides: Sequence[str]) -> list[str]:
+    """Those overrides that choose an option of a group, without the values that are set."""
+    groups = {str(path.relative_to(conf_dir())) for path in conf_dir().rglob("*") if path.is_dir()}
+    return [o for o in overrides if o.lstrip("+").split("=")[0] in groups or o.startswith(SEARCHPATH)]
+
+
+def _check_switches(cfg: Any, usual: Any, prefix: str = "") -> None:
+    """Refuse what is not true or false where the option itself says one of them: ``no`` would count as true."""
+    for name, value in cfg.items():
+        expected = usual.get(name)
+        if isinstance(value, dict) and isinstance(expected, dict):
+            _check_switches(value, expected, f"{prefix}{name}.")
+        elif isinstance(expected, bool) and not isinstance(value, bool):
+            raise ConfigError(f"{prefix}{name}={value} is neither true nor false; write {prefix}{name}=true or =false")
+
+
 def _explain(message: str, overrides: Sequence[str]) -> str:
     """Hydra's message, and the nearest names to the one that is wrong."""
     option = re.search(r"(?:Could not find|In '.*?': Could not find) '([\w/-]+)/([^'/]+)'", message)
@@ -65,16 +84,25 @@ def _explain(message: str, overrides: Sequence[str]) -> str:
         return f"{missing[1]} is not set; give it as {missing[1]}=…"
     if option:
         group, name = option.groups()
-        known = [p.stem for p in (conf_dir() / group).glob("*.yaml")]
+        known = [p.stem for folder in _folders(overrides) for p in (folder / group).glob("*.yaml")]
         return f"there is no {group} called {name!r}. {nearest(name, known)}"
     if key:
         wrong = next((o.lstrip("+~").split("=")[0] for o in overrides if (key[2] or key[1]) in o), key[2] or key[1])
-        return f"there is no option {wrong!r}. {_nearest_key(wrong)}"
+        return f"there is no option {wrong!r}. {_nearest_key(wrong, overrides)}"
     return f"{message}\nin the options: {' '.join(overrides)}"
 
 
-def _nearest_key(wrong: str) -> str:
-    cfg = compose("config")
+def _folders(overrides: Sequence[str]) -> list[Path]:
+    """Where options are looked for."""
+    more = [o.removeprefix(SEARCHPATH) for o in overrides if o.startswith(SEARCHPATH)]
+    return [conf_dir(), *(Path(path.removesuffix("]")) for path in more)]
+
+
+def _nearest_key(wrong: str, overrides: Sequence[str]) -> str:
+    try:
+        cfg = compose("config", _choices(overrides))
+    except HydraException:
+        cfg = compose("config")
     keys = _keys(OmegaConf.to_container(cfg, resolve=False))
     close = difflib.get_close_matches(wrong, keys, n=3, cutoff=0.6)
     if not close:  # a right word in the wrong place

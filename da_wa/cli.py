@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config-dir", type=Path, help="a folder with further options, laid out like conf/")
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     console = Console(soft_wrap=True)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("da_wa").setLevel(logging.INFO)
@@ -74,7 +74,7 @@ def run(cfg: dict[str, Any], norms: dict[str, Any], console: Console) -> int:
         domains = load_domains(cfg["data"], Path(cfg["cache_dir"]), progress) if cfg["sources"] else []
     jobs = plan(cfg, norms, domains, Ledger(out), checkpoint_dir)
     if not all(job.done() for job in jobs):
-        preflight(cfg, norms, jobs)
+        preflight(cfg, norms, domains, jobs)
         for job in jobs:
             job.register()
         with shown(jobs, console) as emit:

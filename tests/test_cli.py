@@ -239,9 +239,23 @@ def test_a_place_for_networks_that_cannot_be_written_is_told(experiment, cifar_r
     assert "checkpoint_dir=DIR" in capsys.readouterr().err
 
 
-def test_a_batch_larger_than_a_domain_is_told(experiment, capsys):
-    assert main([*experiment, "norms=[bn]", "finetune.batch_size=500"]) == 1
-    assert "fewer than one batch of 500" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("finetune.batch_size=500", "fewer than one batch of 500"),
+        ("protocol.holdout=1.5", "protocol.holdout=1.5"),
+        ("protocol.holdout=0.01", "no class has enough images"),
+        ("trainer.precision=bf17", "trainer.precision=bf17 is unknown"),
+        ("trainer.compile=reduce_overhead", "Did you mean 'reduce-overhead'"),
+        ("trainer.accelerator=cuda", "trainer.accelerator=cuda: there is none here"),
+        ("seeds=[]", "seeds=[0,1,2]"),
+    ],
+)
+def test_what_can_be_known_is_told_before_anything_runs(experiment, tmp_path, capsys, monkeypatch, option, said):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main([*experiment, "norms=[bn]", option]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_own_options_from_a_folder(experiment, tmp_path):
@@ -253,7 +267,7 @@ def test_own_options_from_a_folder(experiment, tmp_path):
         "activation": {"_target_": "torch.nn.BatchNorm2d", "_partial_": True, "momentum": 0.5},
     }
     (tmp_path / "mine" / "norm" / "mine.yaml").write_text(yaml.safe_dump(own))
-    assert main([*experiment, "norms=[mine]", "sources=[paper]", "--config-dir", str(tmp_path / "mine")]) == 0
+    assert main([*experiment, "--config-dir", str(tmp_path / "mine"), "norms=[mine]", "sources=[paper]"]) == 0
     assert {row["norm"] for row in accuracy(tmp_path / "out")} == {"mine"}
     assert r"Mine \& yours" in (tmp_path / "out" / "table.tex").read_text()
 

@@ -33,7 +33,7 @@ def test_every_option_composes(group, option):
 @pytest.mark.parametrize("model", options("model"))
 def test_every_network_can_be_made_with_every_norm(model):
     cfg, norms = compose_experiment([f"model={model}", f"norms=[{','.join(options('norm'))}]"])
-    preflight(cfg, norms, [])
+    preflight(cfg, norms, [], [])
 
 
 @pytest.mark.parametrize(("group", "key"), [("protocol", "protocol"), ("launcher", "launcher"), ("trainer", "trainer")])
@@ -64,6 +64,28 @@ def test_no_argument_is_the_papers_experiment():
     )
     assert cfg["finetune"]["optimizer"]["lr"] == 0.001
     assert cfg["sources"] == "all"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["report.images=no", "data.verify=off", "trainer.deterministic=maybe", "pretrain.download=null"]
+)
+def test_a_switch_is_true_or_false(wrong):
+    with pytest.raises(ConfigError, match=f"{wrong} is neither true nor false".replace("null", "None")):
+        compose_experiment([wrong])
+
+
+def test_the_nearest_option_is_looked_for_where_the_wrong_one_was_meant(tmp_path):
+    with pytest.raises(ConfigError, match=r"Did you mean 'data\.folders'"):
+        compose_experiment(["data=folders", "data.root=x", "data.folder=x"])
+    (tmp_path / "norm").mkdir()
+    (tmp_path / "norm" / "rms.yaml").write_text("label: RMS")
+    with pytest.raises(ConfigError, match="Did you mean 'rms'"):
+        compose_experiment(["norms=[rmss]"], tmp_path)
+
+
+def test_the_papers_counts_can_be_set():
+    cfg, _ = compose_experiment(["protocol=paper", "protocol.sizes={A:415,D:73,W:130}"])
+    assert part(cfg["protocol"]).sizes == {"A": 415, "D": 73, "W": 130}
 
 
 def test_a_missing_folder_of_options_is_told(tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor
 from da_wa.data.augment import Normalise
 from da_wa.data.cache import Pixels
 from da_wa.data.loader import Batch, Order, ResidentBatches, streamed_batches
-from da_wa.errors import ConfigError
+from da_wa.data.splits import check_batch
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,7 @@ class DomainDataModule(LightningDataModule):
         workers: int = 2,
     ) -> None:
         super().__init__()
-        if len(train) < batch_size:
-            raise ConfigError(
-                f"{train.domain.name} has {len(train)} training images, fewer than one batch of {batch_size}. "
-                f"Set the batch size to {len(train)} or less (finetune.batch_size=…)."
-            )
+        check_batch(train.domain.name, len(train), batch_size)
         self.train, self.evaluate, self.represent = train, tuple(evaluate), tuple(represent)
         height, width = train.domain.pixels.shape[2:]
         self.seed, self.batch_size = seed, batch_size

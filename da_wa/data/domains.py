@@ -187,7 +187,7 @@ def from_lists(
     """
     root = Path(root).expanduser()
     if not lists:
-        raise ConfigError("data.lists is empty: name a list file for each domain, e.g. data.lists.A=amazon.txt")
+        raise ConfigError("data.lists is empty: name a list file for each domain, e.g. +data.lists.A=amazon.txt")
     known = None if classes is None else _read_class_names(root / classes)
     read = {domain: _read_list(root, root / path, known) for domain, path in lists.items()}
     order = known or [str(label) for label in sorted({label for _, labels in read.values() for label in labels})]

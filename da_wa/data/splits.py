@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -99,7 +99,7 @@ class Paper:
     """
 
     holdout: float = 0.15
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] | None = None
     name: str = "paper"
 
     def source(self, name: str, labels: np.ndarray, seed: int) -> Split:
@@ -140,6 +140,15 @@ class Paper:
         if size == 0:
             raise DataError(f"{name}: {self.holdout:.0%} of {n} images is none. Add images or raise protocol.holdout.")
         return size
+
+
+def check_batch(name: str, images: int, batch_size: int) -> None:
+    """Raise a ConfigError when ``images`` training images of a domain do not fill one batch."""
+    if images < batch_size:
+        raise ConfigError(
+            f"{name} has {images} training images, fewer than one batch of {batch_size}. "
+            f"Set the batch size to {images} or less (finetune.batch_size=…)."
+        )
 
 
 def _split(n: int, held: np.ndarray) -> Split:

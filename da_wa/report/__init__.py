@@ -45,15 +45,17 @@ class Report:
         accuracy: one row per result, see :func:`da_wa.report.matrix.accuracy`.
         matrix: norm × pair.
         missing: planned results that are not there, e.g. ``BN + WA  A->W  seed 1: not finished``.
+        mixed: in what the runs were computed differently, a sentence or nothing.
     """
 
     accuracy: pd.DataFrame
     matrix: Matrix
     missing: list[str]
+    mixed: str = ""
 
     def summary(self) -> str:
-        """The matrix and what is missing, as plain text for a terminal."""
-        return tables.plain(self.matrix, self.missing)
+        """The matrix, in what its runs differ and what is missing, as plain text for a terminal."""
+        return "\n".join(part for part in (tables.plain(self.matrix, self.missing), self.mixed) if part)
 
 
 def write_report(out: Path, *, images: Mapping[str, np.ndarray] | None = None, compare: Sequence[Path] = ()) -> Report:
@@ -84,7 +86,7 @@ def write_report(out: Path, *, images: Mapping[str, np.ndarray] | None = None, c
         "pretraining.csv": tables.pretraining_csv(checkpoints).encode(),
         "pretraining.md": tables.pretraining_markdown(checkpoints).encode(),
         "pretraining.tex": tables.pretraining_latex(checkpoints).encode(),
-        "table.md": tables.markdown(matrix, runs.missing, runs.unreadable).encode(),
+        "table.md": tables.markdown(matrix, runs.missing, runs.unreadable, runs.mixed).encode(),
         "table.tex": tables.table_latex(tables.matrix_table(matrix)).encode(),
         **_files(sections),
     }
@@ -92,7 +94,7 @@ def write_report(out: Path, *, images: Mapping[str, np.ndarray] | None = None, c
         files[f"heatmap.{kind}"] = files[f"figures/heatmap.{kind}"]
     files["page.html"] = _page(runs, matrix, sections, files).encode()
     _write(out, files)
-    return Report(results, matrix, [*map(str, runs.missing), *runs.unreadable])
+    return Report(results, matrix, [*map(str, runs.missing), *runs.unreadable], runs.mixed)
 
 
 def _sections(

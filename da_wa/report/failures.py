@@ -79,6 +79,8 @@ def most_confidently_wrong(found: Sequence[Outcome]) -> list[tuple[int, int, int
     )
     rows["wrong"] = rows["truth"] != rows["predicted"]
     rows["score"] = rows["confidence"].where(rows["wrong"], 0.0)
+    if not rows["wrong"].any():
+        return []
     score = rows.groupby("image")["score"].mean()
     mistakes = rows[rows["wrong"]].groupby("image")
     images = mistakes.agg(truth=("truth", "first"), runs=("wrong", "size"), sure=("confidence", "mean"))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
 
 from da_wa.errors import DataError
 from da_wa.report import paper
+from da_wa.report.wording import listed
 from da_wa.runs.ledger import Ledger, Record, RunDir
 
 AVERAGE = "Avg"
@@ -53,6 +55,16 @@ class Collection:
     missing: list[Missing]
     unreadable: list[str]
     domains: list[str]
+
+    @property
+    def mixed(self) -> str:
+        """In what the runs were computed differently, which changes the rounding, as a sentence; or nothing."""
+        told = []
+        for field in ("device", "precision"):
+            counts = Counter(str((r.get("environment") or {}).get(field, "not told")) for r in self.records)
+            if len(counts) > 1:
+                told.append(f"{field} ({listed([f'{value} {n}' for value, n in sorted(counts.items())])})")
+        return f"Runs differ in {listed(told)}: their numbers differ for that reason, too." if told else ""
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ def collect(ledger: Ledger) -> Collection:
     """
     records: list[Record] = []
     spoilt: list[Missing] = []
-    awaited: list[Missing] = []
+    awaited: dict[tuple[str, str, str, int], tuple[float, Missing]] = {}  # of other options' runs only the latest
     unreadable: list[str] = []
     domains: dict[str, None] = {}
     for run in ledger.runs():
@@ -135,7 +147,9 @@ def collect(ledger: Ledger) -> Collection:
             if flaw:
                 spoilt += _planned(plan, flaw)
             elif record is None:
-                awaited += _planned(plan, _unfinished(run))
+                for hole in _planned(plan, _unfinished(run)):
+                    cell = (hole.label, hole.source, hole.target, hole.seed)
+                    awaited[cell] = max(awaited.get(cell, (0.0, hole)), (run.touched(), hole), key=itemgetter(0))
             elif record["status"] == "diverged":
                 spoilt += _planned(plan, _divergence(record))
             else:
@@ -147,7 +161,7 @@ def collect(ledger: Ledger) -> Collection:
         raise DataError(f"There are no runs to report in {ledger.path}.\n{told}")
     _refuse_mixture(ledger, records)
     filled = {(r["label"], r["source"], target, r["seed"]) for r in records for target in r["targets"]}
-    missing = spoilt + [m for m in awaited if (m.label, m.source, m.target, m.seed) not in filled]
+    missing = spoilt + [hole for cell, (_, hole) in awaited.items() if cell not in filled]
     domains |= dict.fromkeys(domain for m in missing for domain in (m.source, m.target))
     place = {domain: k for k, domain in enumerate(domains)}
     missing.sort(key=lambda m: (_rank(m.label), place[m.source], place[m.target], m.seed, m.reason))

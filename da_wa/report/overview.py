@@ -22,6 +22,8 @@ def section(runs: Collection, matrix: Matrix, resamples: Resamples) -> Section:
     parts.append(Plot("heatmap", matrix_heatmap(matrix), "Accuracy on the target, the lighter the higher.", wide=False))
     if (held_out := _held_out(runs)) is not None:
         parts.append(held_out)
+    if runs.mixed:
+        parts.append(runs.mixed)
     if runs.missing or runs.unreadable:
         absent = [*map(str, runs.missing), *runs.unreadable]
         parts.append(f"Missing, {len(absent)} in all: {listed(absent, 40)}.")

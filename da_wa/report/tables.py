@@ -63,8 +63,8 @@ def matrix_table(matrix: Matrix) -> Table:
     return Table("matrix", "Accuracy on the target in percent", header, rows, bold, notes(matrix)).upright()
 
 
-def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequence[str] = ()) -> str:
-    """The matrix as a GitHub table, and what is missing."""
+def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequence[str] = (), mixed: str = "") -> str:
+    """The matrix as a GitHub table, in what its runs differ, and what is missing."""
     table = matrix_table(matrix)
     holes = [*(_arrow(str(cell)) for cell in missing), *unreadable]
 
@@ -75,7 +75,7 @@ def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequen
 
     parts = [
         _pipe_table(table.header, _cells(table, cell, _escape_md)),
-        "\n".join(f"- {_escape_md(note)}" for note in table.notes),
+        "\n".join(f"- {_escape_md(note)}" for note in [*table.notes, *([mixed] if mixed else [])]),
         "\n".join(["Missing:\n", *(f"- {_escape_md(hole)}" for hole in holes)]) if holes else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

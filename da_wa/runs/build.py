@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 
 from da_wa.data.cache import Pixels, load_pixels
 from da_wa.data.domains import DomainSet
+from da_wa.data.splits import check_batch
 from da_wa.errors import ConfigError, Diverged, UserError
 from da_wa.runs.jobs import FinetuneJob, Job, PretrainJob
 
@@ -77,23 +78,27 @@ def _decode(
     ]
 
 
-def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any], jobs: Sequence[Job]) -> None:
+def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any], domains: Sequence[Pixels], jobs: Sequence[Job]) -> None:
     """Make every part once, networks without memory, so that a mistake is told before the first job.
 
     Args:
         cfg: the composed experiment.
         norms: the configuration of each norm, by name.
+        domains: the decoded domains.
         jobs: what is planned.
 
     Raises:
-        ConfigError: a part that cannot be made as configured, or images too small for the network.
+        ConfigError: a part that cannot be made as configured, a device that is not here, images too small for
+            the network or too few for a batch.
+        DataError: a domain that cannot be split as the protocol says.
         CheckpointError: a pre-trained network that cannot be used, or is of another norm or model.
         DataError: the images for pre-training are needed and not there.
     """
     import torch
 
-    part(cfg["trainer"])
+    part(cfg["trainer"]).check_device()
     part(cfg["launcher"])
+    _check_splits(cfg, domains, jobs)
     for key, node in {"finetune": cfg["finetune"], "pretrain.recipe": cfg["pretrain"]["recipe"]}.items():
         if node is not None:
             _check_recipe(key, node)
@@ -118,6 +123,20 @@ def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any], jobs: Sequence[J
             _check_checkpoint(job.checkpoint, job.config)
     if any(isinstance(job, PretrainJob) and not job.done() for job in jobs):
         part(cfg["pretrain"]["data"])
+
+
+def _check_splits(cfg: Mapping[str, Any], domains: Sequence[Pixels], jobs: Sequence[Job]) -> None:
+    """Split the domains as the runs will."""
+    protocol = part(cfg["protocol"])
+    for source, seed in dict.fromkeys(
+        (j.config["source"], j.config["seed"]) for j in jobs if isinstance(j, FinetuneJob)
+    ):
+        for domain in domains:
+            if domain.name == source:
+                kept, _ = protocol.source(source, domain.labels, seed)
+                check_batch(source, len(kept), cfg["finetune"]["batch_size"])
+            else:
+                protocol.target(domain.name, domain.labels, seed)
 
 
 def _check_checkpoint(path: Path, config: Mapping[str, Any]) -> None:

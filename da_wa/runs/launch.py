@@ -5,6 +5,7 @@ So one process, several, or the same command started twice on a shared folder al
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
@@ -166,6 +167,8 @@ def _work_here(jobs: Sequence[Job], emit: Emit, since: float, until: float, thre
     import torch
 
     torch.set_num_threads(threads)
+    for name in ("domains", "cache"):  # what the images are like was told when the work was planned
+        logging.getLogger(f"da_wa.data.{name}").setLevel(logging.ERROR)
     work(jobs, emit, since, until)
 
 

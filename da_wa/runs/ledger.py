@@ -22,7 +22,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -203,6 +203,14 @@ class RunDir:
         if not isinstance(config, dict):
             raise DataError(f"{path} holds no configuration.")
         return config
+
+    def touched(self) -> float:
+        """When it was last planned anew or tried, in seconds of the epoch; 0 when that cannot be told."""
+        times = []
+        for name in ("config.yaml", "failure.json", "last.ckpt"):
+            with suppress(OSError):
+                times.append((self.path / name).stat().st_mtime)
+        return max(times, default=0.0)
 
     def failure(self) -> str | None:
         """What the last attempt raised, if it did."""

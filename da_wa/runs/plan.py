@@ -161,7 +161,7 @@ def _sources(wanted: Any, names: Sequence[str]) -> list[str]:
 
 
 def _seeds(wanted: Any) -> list[int]:
-    if not isinstance(wanted, list) or not all(isinstance(seed, int) and seed >= 0 for seed in wanted):
+    if not isinstance(wanted, list) or not wanted or not all(isinstance(seed, int) and seed >= 0 for seed in wanted):
         raise ConfigError(f"seeds={wanted} is not a list of whole numbers; write seeds=[0,1,2]")
     return list(dict.fromkeys(wanted))
 

@@ -15,6 +15,7 @@ from torch import nn
 from da_wa.errors import ConfigError, nearest
 
 Auto = Literal["auto"]
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,21 @@ class Settings:
         resident_gb: domains up to this size are held in the memory of the device, larger ones are streamed.
 
     Raises:
-        ConfigError: ``compile`` names neither a mode nor a backend.
+        ConfigError: an unknown precision, or ``compile`` names neither a mode nor a backend.
     """
 
     accelerator: str = "auto"
     precision: str = "auto"
     channels_last: bool | Auto = "auto"
-    compile: bool | str = False
+    compile: bool | str | None = None
     fused: bool | Auto = "auto"
     deterministic: bool = True
     save_every_s: float = 20.0
     resident_gb: float = 8.0
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"trainer.precision={self.precision} is unknown. {nearest(self.precision, PRECISIONS)}")
         if isinstance(self.compile, str) and "mode" in (how := self._how_to_compile()):
             from torch._inductor import list_mode_options
 
@@ -81,6 +84,12 @@ class Settings:
             channels_last=not grouped if self.channels_last == "auto" else self.channels_last,
             fused=accelerator == "gpu" if self.fused == "auto" else self.fused,
         )
+
+    def check_device(self) -> None:
+        """Raise a ConfigError when the accelerator that is asked for is not here."""
+        here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not here.get(self.accelerator, self.accelerator != "gpu" or any(here.values())):
+            raise ConfigError(f"trainer.accelerator={self.accelerator}: there is none here; write auto or cpu")
 
     def prepare(self, model: nn.Module) -> None:
         """Lay out the weights of ``model`` as these settings say, and compile it where they say so."""

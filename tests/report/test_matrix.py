@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from typing import Any
 
 import pytest
 
 from da_wa.errors import DataError
+from da_wa.report import write_report
 from da_wa.report.matrix import accuracy, collect, pretraining, transfer_matrix
 from da_wa.runs.ledger import Ledger
 
@@ -144,6 +146,32 @@ def test_a_plan_is_no_longer_missing_when_another_run_filled_its_cells(experimen
     config = {key: record[key] for key in ("label", "source", "targets", "seed")}
     Ledger(experiment.out).plan("bn-A-s0-0000aaaa", config)
     assert collect(Ledger(experiment.out)).missing == []
+
+
+def test_of_attempts_with_other_options_the_latest_is_told(experiment: Any) -> None:
+    experiment.fill(["bn"])
+    record = experiment.record("ln", "A")
+    config = {key: record[key] for key in ("label", "source", "targets", "seed")}
+    ledger = Ledger(experiment.out)
+    for number, name in enumerate(["ln-A-s0-bbbb", "ln-A-s0-cccc", "ln-A-s0-aaaa"]):
+        run = ledger.plan(name, config)
+        run.fail(f"attempt {number}")
+        for file in run.path.iterdir():
+            os.utime(file, (number + 1, number + 1))
+    assert [m.reason for m in collect(ledger).missing] == ["failed: attempt 2"] * 2
+
+
+def test_runs_that_were_computed_differently_are_told(experiment: Any) -> None:
+    experiment.fill(["bn"])
+    assert collect(Ledger(experiment.out)).mixed == ""
+    environment = experiment.record("ln", "A")["environment"] | {"precision": "bf16-mixed"}
+    experiment.add("ln", "A", environment=environment)
+    mixed = collect(Ledger(experiment.out)).mixed
+    assert mixed.startswith("Runs differ in precision (32-true 3 and bf16-mixed 1)")
+    written = write_report(experiment.out)
+    assert mixed in written.summary()
+    assert mixed in (experiment.out / "table.md").read_text()
+    assert "bf16-mixed 1" in (experiment.out / "page.html").read_text()
 
 
 def test_the_order_of_domains_is_known_before_anything_is_finished(experiment: Any) -> None:

@@ -225,6 +225,11 @@ def test_confusions_are_those_of_scikit_learn(experiment: Any) -> None:
     assert "written without images" in words(section)
 
 
+def test_nothing_is_wrong() -> None:
+    perfect = Outcome("BN", "A", "W", 0, np.arange(3), np.arange(3), np.arange(3), np.full(3, 0.9, np.float32))
+    assert failures.most_confidently_wrong([perfect]) == []
+
+
 def test_the_most_confidently_wrong() -> None:
     def seen(predicted: list[int], confidence: list[float]) -> Outcome:
         return Outcome("BN", "A", "W", 0, np.arange(4), np.zeros(4, int), np.array(predicted), np.array(confidence))
