@@ -38,12 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="option=value", help="Hydra overrides; see conf/ for all options"
     )
-    parser.add_argument("--config-dir", type=Path, help="a folder with further options, laid out like conf/")
+    parser.add_argument(
+        "--config-dir", type=Path, help="a folder with further options, laid out like conf/, and with their code"
+    )
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     arguments = parser.parse_intermixed_args(argv)
     console = Console(soft_wrap=True)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("da_wa").setLevel(logging.INFO)
+    if arguments.config_dir is not None:
+        sys.path.insert(0, str(arguments.config_dir.resolve()))  # workers get it, too
     try:
         cfg, norms = compose_experiment(arguments.overrides, arguments.config_dir)
         if arguments.cfg:

@@ -1,0 +1,56 @@
+"""docs/extending.md: its files and code, as they stand there, do what the page says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from da_wa.cli import main
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()
+
+
+def block(language: str, mark: str) -> str:
+    """The one fenced block in ``language`` that contains ``mark``."""
+    (found,) = (b for b in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if mark in b)
+    return found
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the page's files, and the working directory."""
+    for name, content in re.findall(r"`(mine/\S+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_norm_the_network_and_what_a_run_leaves(here, capsys):
+    (command,) = re.findall(r"run_office31.py (--config-dir mine .*)", PAGE)
+    small = ["data.per_class=20", "sources=[H]", "finetune.epochs=1", "finetune.batch_size=20", "report.images=false"]
+    assert main([*command.split(), *small, "launcher.workers=2", "cache_dir=cache"]) == 0
+    records = [json.loads(path.read_text()) for path in here.glob("out/mine/runs/*/record.json")]
+    assert {(record["label"], record["model"]) for record in records} == {("BN", "plain"), ("RMS", "plain")}
+    capsys.readouterr()
+    exec(block("python", "predictions.npz"), {})
+    said = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    (bn,) = (record for record in records if record["label"] == "BN")
+    last = {r["domain"]: r["correct"] / r["n"] for r in bn["results"] if r["selection"] == "last"}
+    assert {domain: float(value) for domain, value in said.items()} == pytest.approx(last)
+
+
+def test_the_checkpoint(here, capsys):
+    exec(block("python", "Header(recipe, result)"), {})
+    options = [
+        "experiment=demo", "pretrain.checkpoint=networks", "data.per_class=20", "sources=[H]", "finetune.epochs=1",
+        "finetune.batch_size=20", "report.images=false", "launcher.workers=1", "cache_dir=cache", "out=out",
+    ]  # fmt: skip
+    assert main([*options, "norms=[bn]"]) == 0
+    record = json.loads(next(here.glob("out/runs/*/record.json")).read_text())
+    assert (record["pretrain"]["dataset"], record["pretrain"]["correct"]) == ("my images", 6012)
+    assert main([*options, "norms=[bn]", "normalise.mean=[0,0,0]", "out=other"]) == 2
+    assert "another normalise" in capsys.readouterr().err
