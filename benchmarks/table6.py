@@ -138,7 +138,7 @@ SCOPES = {
             "finetune.evaluations=3",
         ),
         start=Recipe(32, 0.05, "cosine", 15),
-        axes=(RATES, ({"size": 64},), ({"epochs": 30},)),
+        axes=(RATES, ({"size": 64},), ({"epochs": 8},)),
         protocols=("full",),
     ),
     "smoke": Scope(
