@@ -198,7 +198,7 @@ def _sheet(
             if cells:
                 sheets.setdefault(pair[0], []).append((arrow(*pair), cells))
     if not sheets:
-        return ["The images that were most confidently wrong are not known: the runs saved no confidences."]
+        return ["No image is shown: none was wrong, or the runs saved no confidences."]
     told = "what they are, what most runs that err take them for, how many runs err and how sure those are"
     return [
         Plot(
