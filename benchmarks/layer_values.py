@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from da_wa._conf import conf_dir
-from da_wa.data.augment import Normalise
+from da_wa.data.augment import Normalize
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import load_backbone, read_header
 from da_wa.models.resnet import init_kaiming
@@ -205,7 +205,7 @@ def trained_layers(checkpoints: dict[str, Path], images: Tensor) -> Iterator[Lay
         for number in numbers:
             weight = last_conv(blocks(fold(model))[number - 1]).weight.detach()
             yield Layer(label, f"block {number}", "weights", weight.flatten(1))
-        x = Normalise(**read_header(path).recipe["normalise"])(images)
+        x = Normalize(**read_header(path).recipe["normalise"])(images)
         *maps, logits = outputs(model, [*(last_response(blocks(model)[n - 1]) for n in numbers), model.head], x)
         for number, rows in zip(numbers, maps, strict=True):
             yield Layer(label, f"block {number}", "activations", rows)

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from da_wa._conf import compose_experiment
-from da_wa.runs.build import part
+from da_wa.runs.build import make
 from da_wa.train.environment import machine
 from da_wa.train.settings import Settings
 
@@ -44,7 +44,7 @@ def main() -> None:
     variants = list(product(("32-true", "bf16-mixed"), (False, True), (False, *arguments.compile)))
     settings = [Settings(arguments.device, precision, last, mode) for precision, last, mode in variants]
     for name, norm in norms.items():
-        models = [part(cfg["model"]["build"])(part(norm), 31).to(device) for _ in settings]
+        models = [make(cfg["model"]["build"])(make(norm), 31).to(device) for _ in settings]
         for model, how in zip(models, settings, strict=True):
             how.prepare(model)
         seconds: list[list[float]] = [[] for _ in settings]

@@ -46,11 +46,11 @@ from typing import Any
 from rich.console import Console
 
 from da_wa._conf import compose_experiment
-from da_wa.data.cache import Pixels
+from da_wa.data.cache import DecodedDomain
 from da_wa.errors import UserError
 from da_wa.report import write_report
 from da_wa.report.paper import TABLE_I
-from da_wa.runs.build import load_domains, part, preflight
+from da_wa.runs.build import load_domains, make, preflight
 from da_wa.runs.jobs import FinetuneJob, Job, PretrainJob
 from da_wa.runs.ledger import Ledger, write_atomically
 from da_wa.runs.plan import plan
@@ -190,7 +190,7 @@ class Bench:
         return compose_experiment(["experiment=table6", *places, *self.options, *options])
 
     def jobs(
-        self, folder: str, cfg: Mapping[str, Any], norms: Mapping[str, Any], domains: Sequence[Pixels] = ()
+        self, folder: str, cfg: Mapping[str, Any], norms: Mapping[str, Any], domains: Sequence[DecodedDomain] = ()
     ) -> list[Job]:
         """All jobs of an experiment."""
         return plan(cfg, norms, domains, Ledger(self.out / folder), Path(cfg["checkpoint_dir"]))
@@ -221,7 +221,7 @@ class Bench:
         stage: str,
         cfg: dict[str, Any],
         norms: Mapping[str, Any],
-        domains: Sequence[Pixels],
+        domains: Sequence[DecodedDomain],
         jobs: Sequence[Job],
     ) -> None:
         pending = [job for job in jobs if not job.done()]
@@ -238,7 +238,7 @@ class Bench:
         began, clock = time.time(), time.monotonic()
         try:
             with shown(jobs, self.console) as emit:
-                part(cfg["launcher"])(jobs, emit)
+                make(cfg["launcher"])(jobs, emit)
         finally:
             self._note(stage, cfg, pending, time.monotonic() - clock)
         failed = [job.id for job in pending if job.diverged() or (not job.done() and job.failed_since(began))]
@@ -432,16 +432,16 @@ def without_features(ledger: Ledger, lean: Ledger) -> None:
 
 def pack(bench: Bench) -> None:
     """Decode all that any scope needs, and leave index files beside it."""
-    from da_wa.data.cache import load_pixels
+    from da_wa.data.cache import load_decoded
     from da_wa.data.decoded import save_index
 
     for size in sorted({size for scope in SCOPES.values() for size in scope.sizes}):
         cfg, _ = bench.compose("table", [f"data.size={size}"])
         load_domains(cfg["data"], Path(cfg["cache_dir"]))
-    save_index(part(cfg["data"]["domains"]), bench.pixels / "office31.json")
-    cifar = part(cfg["pretrain"]["data"])
+    save_index(make(cfg["data"]["domains"]), bench.pixels / "office31.json")
+    cifar = make(cfg["pretrain"]["data"])
     for domain in cifar.domains:
-        load_pixels(domain, cifar.classes, cfg["pretrain"]["size"], cfg["cache_dir"])
+        load_decoded(domain, cifar.classes, cfg["pretrain"]["size"], cfg["cache_dir"])
     save_index(cifar, bench.pixels / "cifar100.json")
     bench.console.print(f"Packed in {bench.pixels}", highlight=False)
 

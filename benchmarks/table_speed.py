@@ -30,7 +30,7 @@ from torchvision.datasets import ImageFolder
 from da_wa._conf import compose_experiment
 from da_wa.data.splits import Full
 from da_wa.models.checkpoint import load_backbone
-from da_wa.runs.build import part
+from da_wa.runs.build import make
 from da_wa.runs.ledger import Ledger
 from da_wa.runs.plan import plan
 from da_wa.train.environment import machine
@@ -62,15 +62,15 @@ def usual(options: list[str], root: Path) -> float:
     (name, norm), tune = next(iter(norms.items())), cfg["finetune"]
     networks = plan(cfg, norms, [], Ledger(Path()), Path("missing"))
     size, device = cfg["data"]["size"], "cuda" if torch.cuda.is_available() else "cpu"
-    normalise = transforms.Normalize(**cfg["normalise"])
-    plain = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), normalise])
+    normalize = transforms.Normalize(**cfg["normalize"])
+    plain = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), normalize])
     augmented = transforms.Compose(
         [
             transforms.Resize((size, size)),
             transforms.RandomCrop(size, size // 8),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
-            normalise,
+            normalize,
         ]
     )
     started = time.perf_counter()
@@ -88,12 +88,12 @@ def usual(options: list[str], root: Path) -> float:
                 DataLoader(Subset(held, split.held.tolist()), 500, num_workers=2),
                 DataLoader(test, 500, num_workers=2),
             ]
-            model = part(cfg["model"]["build"])(part(norm), 2)
+            model = make(cfg["model"]["build"])(make(norm), 2)
             if networks:
                 load_backbone(networks[0].checkpoint, model)
             model.head = model.make_head(31)
             model.to(device)
-            optimizer = part(tune["optimizer"])(model.parameters())
+            optimizer = make(tune["optimizer"])(model.parameters())
             for epoch in range(1, tune["epochs"] + 1):
                 model.train()
                 for images, labels in loader:
@@ -142,9 +142,8 @@ def main() -> None:
     print(f"six pairs, {arguments.norm}, {setting}, {arguments.epochs} epochs, {arguments.root.name}")
     print(f"this project  {our_seconds:8.1f} s")
     computing = sum(t["train_s"] + t["eval_s"] for t in timings)
-    print(
-        f"  of it in steps and evaluations {computing:.1f} s, MFU {sum(t['floor_s'] for t in timings) / computing:.3f}"
-    )
+    mfu = sum(t["compute_bound_s"] for t in timings) / computing
+    print(f"  of it in steps and evaluations {computing:.1f} s, MFU {mfu:.3f}")
     print(f"  Table VI, 10 norms, 5 seeds, 30 epochs: {50 * computing * 30 / arguments.epochs:.0f} s of computing")
     if not arguments.ours_only:
         usual_seconds = usual(options, arguments.root)

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(cfg: dict[str, Any], norms: dict[str, Any], console: Console) -> int:
     """Plan, launch and report one experiment."""
-    from da_wa.runs.build import load_domains, part, preflight
+    from da_wa.runs.build import load_domains, make, preflight
     from da_wa.runs.ledger import Ledger
     from da_wa.runs.plan import plan
     from da_wa.runs.progress import decoding, shown
@@ -82,7 +82,7 @@ def run(cfg: dict[str, Any], norms: dict[str, Any], console: Console) -> int:
         for job in jobs:
             job.register()
         with shown(jobs, console) as emit:
-            part(cfg["launcher"])(jobs, emit)
+            make(cfg["launcher"])(jobs, emit)
     failed = [job.id for job in jobs if not job.done() or job.diverged()]
     if domains:
         from da_wa.report import write_report

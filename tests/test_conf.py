@@ -6,7 +6,7 @@ import pytest
 
 from da_wa._conf import compose_experiment, conf_dir
 from da_wa.errors import ConfigError
-from da_wa.runs.build import part, preflight
+from da_wa.runs.build import make, preflight
 
 GIVEN = {"folders": ["data.root=x"], "lists": ["data.root=x"]}
 
@@ -40,7 +40,7 @@ def test_every_network_can_be_made_with_every_norm(model):
 def test_every_part_can_be_made(group, key):
     for option in options(group):
         cfg, _ = compose_experiment([f"{group}={option}"])
-        assert part(cfg[key]) is not None
+        assert make(cfg[key]) is not None
 
 
 def test_labels_of_norms_are_all_different():
@@ -85,7 +85,7 @@ def test_the_nearest_option_is_looked_for_where_the_wrong_one_was_meant(tmp_path
 
 def test_the_papers_counts_can_be_set():
     cfg, _ = compose_experiment(["protocol=paper", "protocol.sizes={A:415,D:73,W:130}"])
-    assert part(cfg["protocol"]).sizes == {"A": 415, "D": 73, "W": 130}
+    assert make(cfg["protocol"]).sizes == {"A": 415, "D": 73, "W": 130}
 
 
 def test_a_missing_folder_of_options_is_told(tmp_path):

@@ -52,5 +52,5 @@ def test_the_checkpoint(here, capsys):
     assert main([*options, "norms=[bn]"]) == 0
     record = json.loads(next(here.glob("out/runs/*/record.json")).read_text())
     assert (record["pretrain"]["dataset"], record["pretrain"]["correct"]) == ("my images", 6012)
-    assert main([*options, "norms=[bn]", "normalise.mean=[0,0,0]", "out=other"]) == 2
-    assert "another normalise" in capsys.readouterr().err
+    assert main([*options, "norms=[bn]", "normalize.mean=[0,0,0]", "out=other"]) == 2
+    assert "another normalize" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the device: crop, flip, erase, then normalise.
+"""Augmentation of whole batches on the device: crop, flip, erase, then normalize.
 
 All randomness comes from torch's global generator of the batch's device, so that an epoch that starts
 from a known seed can be repeated.
@@ -84,7 +84,7 @@ class Augment:
 
 
 @dataclass(frozen=True)
-class Normalise:
+class Normalize:
     """uint8 in 0…255 -> float32 at zero mean and unit deviation per channel, given in units of 0…1."""
 
     mean: Sequence[float]

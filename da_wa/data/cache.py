@@ -47,7 +47,7 @@ _BLOCK = 16  # images that one thread decodes at a time
 
 
 @dataclass(frozen=True)
-class Pixels:
+class DecodedDomain:
     """A decoded domain.
 
     Args:
@@ -70,14 +70,14 @@ class Pixels:
         return len(self.pixels)
 
 
-def load_pixels(
+def load_decoded(
     domain: Domain,
     classes: Sequence[str],
     size: int,
     cache_dir: str | Path,
     on_bad: OnBad = "error",
     progress: Progress | None = None,
-) -> Pixels:
+) -> DecodedDomain:
     """A domain's pixels, decoded now or by an earlier call.
 
     Args:
@@ -119,14 +119,18 @@ def load_pixels(
     return _labelled(domain, tuple(classes), entry.digest, pixels, _without(n, bad))
 
 
-def _labelled(domain: Domain, classes: tuple[str, ...], digest: str, pixels: np.ndarray, kept: list[int]) -> Pixels:
+def _labelled(
+    domain: Domain, classes: tuple[str, ...], digest: str, pixels: np.ndarray, kept: list[int]
+) -> DecodedDomain:
     labels = domain.labels[kept]
     lost = np.setdiff1d(domain.labels, labels)
     if len(lost):
         raise DataError(f"{domain.name}: no readable image is left of {some(classes[label] for label in lost)}.")
     whole = hashlib.blake2b(f"{digest} {classes}".encode(errors="surrogateescape"), digest_size=16)
     whole.update(labels.data)
-    return Pixels(domain.name, pixels, labels, tuple(domain.images.name(i) for i in kept), whole.hexdigest(), classes)
+    return DecodedDomain(
+        domain.name, pixels, labels, tuple(domain.images.name(i) for i in kept), whole.hexdigest(), classes
+    )
 
 
 def _without(n: int, bad: Mapping[int, str]) -> list[int]:
@@ -158,7 +162,7 @@ class _Entry:
         return cls(cache_dir / f"{digest}-{size}", images, size, stamp, digest)
 
     def read(self) -> tuple[np.ndarray, dict[int, str]] | None:
-        """Pixels and bad images (index: reason); ``None`` if absent or not exactly what was written."""
+        """DecodedDomain and bad images (index: reason); ``None`` if absent or not exactly what was written."""
         try:
             meta = json.loads((self.folder / "meta.json").read_text())
             pixels = np.lib.format.open_memmap(self.folder / "pixels.npy", mode="r")

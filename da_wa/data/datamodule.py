@@ -10,17 +10,17 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from da_wa.data.augment import Normalise
-from da_wa.data.cache import Pixels
+from da_wa.data.augment import Normalize
+from da_wa.data.cache import DecodedDomain
 from da_wa.data.loader import Batch, Order, ResidentBatches, streamed_batches
 from da_wa.data.splits import check_batch
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Some images of a domain: ``index`` (n,) int64 are their numbers in it."""
 
-    domain: Pixels
+    domain: DecodedDomain
     index: np.ndarray
 
     def __len__(self) -> int:
@@ -34,7 +34,7 @@ class Part:
 
 
 class DomainDataModule(LightningDataModule):
-    """Trains on one part of a source domain and evaluates on parts of any domains.
+    """Trains on one subset of a source domain and evaluates on parts of any domains.
 
     Batches are ``(images, labels, numbers)``: float32 (n, 3, h, w), augmented when training and
     normalised, both on the device; int64 (n,); and the images' numbers in their domain, int64 (n,).
@@ -43,13 +43,13 @@ class DomainDataModule(LightningDataModule):
         train: the source's training images.
         evaluate: what is evaluated, in this order: validation gets a loader for each, testing one for
             each that is not of the source's domain.
-        represent: what prediction gets loaders for, for looking at features.
+        extract: what prediction gets loaders for, for looking at features.
         seed: with the epoch's number it fixes the order of the training images.
         batch_size: images per training step; a last, smaller batch is left out.
         eval_batch_size: images per evaluation step; by default as many as have the pixels of 500 at 32×32, but not
             fewer than 50.
         augment: uint8 batch -> uint8 batch, for training images.
-        normalise: uint8 batch -> float32 batch.
+        normalize: uint8 batch -> float32 batch.
         resident_gb: domains up to this size are held in the memory of the device that computes.
         workers: reading processes for a domain that is larger.
 
@@ -59,25 +59,25 @@ class DomainDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: Part,
-        evaluate: Sequence[Part],
-        represent: Sequence[Part] = (),
+        train: Subset,
+        evaluate: Sequence[Subset],
+        extract: Sequence[Subset] = (),
         *,
         seed: int,
         batch_size: int,
         eval_batch_size: int | None = None,
         augment: Callable[[Tensor], Tensor],
-        normalise: Normalise,
+        normalize: Normalize,
         resident_gb: float = 8.0,
         workers: int = 2,
     ) -> None:
         super().__init__()
         check_batch(train.domain.name, len(train), batch_size)
-        self.train, self.evaluate, self.represent = train, tuple(evaluate), tuple(represent)
+        self.train, self.evaluate, self.extract = train, tuple(evaluate), tuple(extract)
         height, width = train.domain.pixels.shape[2:]
         self.seed, self.batch_size = seed, batch_size
         self.eval_batch_size = eval_batch_size or max(50, 500 * 32**2 // (height * width))
-        self.augment, self.normalise = augment, normalise
+        self.augment, self.normalize = augment, normalize
         self.resident_bytes, self.workers = int(resident_gb * 2**30), workers
 
     @property
@@ -95,31 +95,31 @@ class DomainDataModule(LightningDataModule):
         return self._batches(self.train, self.epoch_order, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> list[Iterable[Batch]]:
-        return [self._in_order(part) for part in self.evaluate]
+        return [self._in_order(subset) for subset in self.evaluate]
 
     def test_dataloader(self) -> list[Iterable[Batch]]:
-        return [self._in_order(part) for part in self.evaluate if part.domain.name != self.train.domain.name]
+        return [self._in_order(subset) for subset in self.evaluate if subset.domain.name != self.train.domain.name]
 
     def predict_dataloader(self) -> list[Iterable[Batch]]:
-        return [self._in_order(part) for part in self.represent]
+        return [self._in_order(subset) for subset in self.extract]
 
-    def _in_order(self, part: Part) -> Iterable[Batch]:
-        return self._batches(part, lambda: torch.arange(len(part)), self.eval_batch_size, drop_last=False)
+    def _in_order(self, subset: Subset) -> Iterable[Batch]:
+        return self._batches(subset, lambda: torch.arange(len(subset)), self.eval_batch_size, drop_last=False)
 
-    def _batches(self, part: Part, order: Order, batch_size: int, drop_last: bool) -> Iterable[Batch]:
-        labels, numbers = torch.from_numpy(part.labels), torch.from_numpy(part.index)
-        if part.domain.pixels.nbytes > self.resident_bytes:
-            return streamed_batches(part.domain.pixels, labels, numbers, order, batch_size, drop_last, self.workers)
+    def _batches(self, subset: Subset, order: Order, batch_size: int, drop_last: bool) -> Iterable[Batch]:
+        labels, numbers = torch.from_numpy(subset.labels), torch.from_numpy(subset.index)
+        if subset.domain.pixels.nbytes > self.resident_bytes:
+            return streamed_batches(subset.domain.pixels, labels, numbers, order, batch_size, drop_last, self.workers)
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        images = torch.from_numpy(part.domain.pixels[part.index])
+        images = torch.from_numpy(subset.domain.pixels[subset.index])
         return ResidentBatches(images.to(device), labels.to(device), numbers.to(device), order, batch_size, drop_last)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment and normalise on the device, a whole batch at a time."""
+        """Augment and normalize on the device, a whole batch at a time."""
         images, labels, numbers = batch
         if self.trainer is not None and self.trainer.training:
             images = self.augment(images)
-        return self.normalise(images), labels, numbers
+        return self.normalize(images), labels, numbers
 
 
 def epoch_seed(seed: int, epoch: int, stream: int = 0) -> int:

@@ -18,10 +18,10 @@ from da_wa.errors import ConfigError, DataError, nearest
 
 
 class Split(NamedTuple):
-    """Images of a source domain, by number: ``train`` and ``held``, sorted int64, disjoint."""
+    """Images of a source domain, by number: ``train`` and ``holdout``, sorted int64, disjoint."""
 
     train: np.ndarray
-    held: np.ndarray
+    holdout: np.ndarray
 
 
 class Evaluation(Protocol):
@@ -50,11 +50,11 @@ def stratified_holdout(labels: np.ndarray, fraction: float, seed: int) -> Split:
     """
     _check_fraction(fraction)
     draw = np.random.default_rng(seed)
-    held = [np.empty(0, np.int64)]
+    holdout = [np.empty(0, np.int64)]
     for label in np.unique(labels):
         members = draw.permutation(np.flatnonzero(labels == label))
-        held.append(members[: min(_rounded(fraction * len(members)), len(members) - 1)])
-    return _split(len(labels), np.concatenate(held))
+        holdout.append(members[: min(_rounded(fraction * len(members)), len(members) - 1)])
+    return _split(len(labels), np.concatenate(holdout))
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Full:
             DataError: the held-out part would be empty.
         """
         split = stratified_holdout(labels, self.holdout, seed)
-        if len(split.held) == 0:
+        if len(split.holdout) == 0:
             raise DataError(
                 f"{name}: no class has enough images to hold out {self.holdout:.0%} for validation. "
                 "Add images, or raise protocol.holdout (0.5 needs two images in a class)."
@@ -120,7 +120,7 @@ class Paper:
 
     def target(self, name: str, labels: np.ndarray, seed: int) -> np.ndarray:
         """The domain's held-out part: the same images as when the domain is the source."""
-        return self._split(name, labels, seed).held
+        return self._split(name, labels, seed).holdout
 
     def _split(self, name: str, labels: np.ndarray, seed: int) -> Split:
         size = self._size(name, len(labels))
@@ -151,8 +151,8 @@ def check_batch(name: str, images: int, batch_size: int) -> None:
         )
 
 
-def _split(n: int, held: np.ndarray) -> Split:
-    return Split(np.setdiff1d(np.arange(n), held), np.sort(held))
+def _split(n: int, holdout: np.ndarray) -> Split:
+    return Split(np.setdiff1d(np.arange(n), holdout), np.sort(holdout))
 
 
 def _rounded(x: float) -> int:

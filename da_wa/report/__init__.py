@@ -146,12 +146,12 @@ def _page(runs: Collection, matrix: Matrix, sections: Sequence[Section], files: 
         for name, content in files.items()
         if name.startswith("figures/") and name.endswith("png")
     }
-    gists = [section.gist for section in sections if section.gist]
+    summaries = [section.summary for section in sections if section.summary]
     if absent := len(runs.missing) + len(runs.unreadable):
-        gists.append(f"{counted(absent, 'planned result')} missing; they are named in section 1.")
+        summaries.append(f"{counted(absent, 'planned result')} missing; they are named in section 1.")
     setting = matrix.setting
     if setting is None:
-        return page.html("Transfer across domains", "No run is finished yet.", gists, sections, figures)
+        return page.html("Transfer across domains", "No run is finished yet.", summaries, sections, figures)
     title = f"{setting.dataset}: which normalisation transfers best?"
     lead = (
         f"{setting.model}, {setting.size}×{setting.size} pixels, "
@@ -160,7 +160,7 @@ def _page(runs: Collection, matrix: Matrix, sections: Sequence[Section], files: 
         f"{spanned(matrix.least_seeds, matrix.most_seeds, 'seed')}. Trained on the "
         "source alone, evaluated on the target after the last epoch."
     )
-    return page.html(title, lead, gists, sections, figures)
+    return page.html(title, lead, summaries, sections, figures)
 
 
 def _write(out: Path, files: Mapping[str, bytes]) -> None:

@@ -72,11 +72,11 @@ def section(matrix: Matrix, resamples: Resamples, checkpoints: pd.DataFrame) -> 
             "binomial intervals of its 130, 415 and 73 images.",
         ),
     ]
-    order, gist = _order(frame, labels)
+    order, summary = _order(frame, labels)
     parts += order
     if (error := _pretraining(checkpoints)) is not None:
         parts.append(error)
-    return Section(TITLE, parts, {"paper": frame.drop(columns="zero_outside")}, gist)
+    return Section(TITLE, parts, {"paper": frame.drop(columns="zero_outside")}, summary)
 
 
 def _ours(labels: Sequence[str], pairs: Sequence[tuple[str, str]], resamples: Resamples) -> dict[object, Interval]:

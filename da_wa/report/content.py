@@ -38,7 +38,7 @@ class Table:
     bold: frozenset[tuple[int, int]] = frozenset()
     notes: Sequence[str] = ()
 
-    def upright(self, corner: str = "Pair") -> Table:
+    def transposed_if_wide(self, corner: str = "Pair") -> Table:
         """The same table, its columns as rows named ``corner`` where they are too many to stand side by side."""
         if len(self.header) - 1 <= WIDE:
             return self
@@ -72,10 +72,10 @@ class Section:
         title: the question.
         parts: paragraphs, tables and figures in reading order.
         data: exact numbers, one CSV file each.
-        gist: the answer in one or two sentences, for the head of the page.
+        summary: the answer in one or two sentences, for the head of the page.
     """
 
     title: str
     parts: Sequence[str | Table | Plot]
     data: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    gist: str = ""
+    summary: str = ""

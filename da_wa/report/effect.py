@@ -179,11 +179,11 @@ def section(matrix: Matrix, resamples: Resamples, outcomes: Sequence[Outcome]) -
     title = f"Does {additions[0]} help?" if len(additions) == 1 else f"Do {listed(additions)} help?"
     parts: list[str | Table | Plot] = []
     data: dict[str, pd.DataFrame] = {}
-    gist = ""
+    summary = ""
     if found:
-        gist = _verdict(found)
+        summary = _verdict(found)
         pretrained = matrix.setting is not None and matrix.setting.pretraining is not None
-        parts += [gist, _averages(found, pretrained)]
+        parts += [summary, _averages(found, pretrained)]
         data["effect"] = _frame(found)
         by_pair = pairwise(found, resamples, outcomes)
         data["effect_pairs"] = by_pair
@@ -194,7 +194,7 @@ def section(matrix: Matrix, resamples: Resamples, outcomes: Sequence[Outcome]) -
             "is nothing to compare in pairs. Norms to run together are, for example, norms=[bn,bn_wa]."
         )
     parts += _ranks(matrix)
-    return Section(title, parts, data, gist)
+    return Section(title, parts, data, summary)
 
 
 def _verdict(found: Sequence[Effect]) -> str:
@@ -334,7 +334,7 @@ def _per_pair(by_pair: pd.DataFrame) -> list[str | Table | Plot]:
             "out 0, the corrected p is below 0.05, and there are two seeds at least.",
         ],
     )
-    return [table.upright()]
+    return [table.transposed_if_wide()]
 
 
 def _forest(found: Sequence[Effect]) -> Plot:

@@ -119,7 +119,7 @@ def _worst(recall: pd.DataFrame, classes: Sequence[str]) -> Table:
         ["Class", *(arrow(*pair) for pair in recall.columns), "Mean"],
         rows,
         notes=["Over all norms and seeds, after the last epoch."],
-    ).upright()
+    ).transposed_if_wide()
 
 
 def _recall_plot(recall: pd.DataFrame, classes: Sequence[str]) -> list[Plot]:

@@ -149,7 +149,7 @@ def collect(ledger: Ledger) -> Collection:
             elif record is None:
                 for hole in _planned(plan, _unfinished(run)):
                     cell = (hole.label, hole.source, hole.target, hole.seed)
-                    awaited[cell] = max(awaited.get(cell, (0.0, hole)), (run.touched(), hole), key=itemgetter(0))
+                    awaited[cell] = max(awaited.get(cell, (0.0, hole)), (run.last_modified(), hole), key=itemgetter(0))
             elif record["status"] == "diverged":
                 spoilt += _planned(plan, _divergence(record))
             else:

@@ -83,7 +83,7 @@ def _held_out(runs: Collection) -> Table | None:
         ["Norm", *domains],
         cells,
         notes=["The same domain, other images: what is lost from here to a target is the cost of the shift."],
-    ).upright("Domain")
+    ).transposed_if_wide("Domain")
 
 
 def _gist(matrix: Matrix) -> str:

@@ -18,8 +18,8 @@ h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: an
 h2 { font-size: 1.3rem; margin: 3rem 0 .75rem; padding-top: .75rem; border-top: 2px solid var(--ink); }
 p, ul, .notes { max-width: 46rem; overflow-wrap: anywhere; }
 .lead { color: var(--soft); margin: 0 0 1rem; }
-.gist { background: var(--wash); border-left: 4px solid var(--link); padding: .75rem 1rem; max-width: none; }
-.gist ul { margin: 0; padding-left: 1.1rem; max-width: none; }
+.summary { background: var(--wash); border-left: 4px solid var(--link); padding: .75rem 1rem; max-width: none; }
+.summary ul { margin: 0; padding-left: 1.1rem; max-width: none; }
 nav ol { columns: 2; padding-left: 1.3rem; margin: .5rem 0 0; }
 a { color: var(--link); }
 figure { margin: 1.5rem 0; }
@@ -59,19 +59,21 @@ td.prose, th.prose { min-width: 16rem; max-width: 40rem; }
 """
 
 
-def html(title: str, lead: str, gists: Sequence[str], sections: Sequence[Section], images: Mapping[str, bytes]) -> str:
+def html(
+    title: str, lead: str, summaries: Sequence[str], sections: Sequence[Section], images: Mapping[str, bytes]
+) -> str:
     """The page.
 
     Args:
         title: its heading.
         lead: one sentence below.
-        gists: the answers that stand first.
+        summaries: the answers that stand first.
         sections: in reading order.
         images: the PNG of every figure, by its name.
     """
     contents = "".join(f'<li><a href="#s{k}">{escape(s.title)}</a></li>' for k, s in enumerate(sections, 1))
     body = "\n".join(_section(k, section, images) for k, section in enumerate(sections, 1))
-    summary = "".join(f"<li>{escape(gist)}</li>" for gist in gists)
+    summary = "".join(f"<li>{escape(summary)}</li>" for summary in summaries)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -85,7 +87,7 @@ def html(title: str, lead: str, gists: Sequence[str], sections: Sequence[Section
 <header>
 <h1>{escape(title)}</h1>
 <p class="lead">{escape(lead)}</p>
-<div class="gist"><ul>{summary}</ul></div>
+<div class="summary"><ul>{summary}</ul></div>
 <nav aria-label="Contents"><ol>{contents}</ol></nav>
 </header>
 <main>

@@ -35,10 +35,10 @@ def section(matrices: Mapping[str, Matrix], records: Sequence[Record]) -> Sectio
     epochs = sorted({result["epoch"] for record in records for result in record.get("evaluations") or []})
     labels = list(headline.mean.index)
     parts: list[str | Table | Plot] = [_table(rule, matrix, headline) for rule, matrix in others.items()]
-    gist = ""
+    summary = ""
     if ORACLE in others:
-        gist = _flattery(others[ORACLE].mean - headline.mean, headline, epochs)
-        parts.insert(0, gist)
+        summary = _flattery(others[ORACLE].mean - headline.mean, headline, epochs)
+        parts.insert(0, summary)
     averaged = [label for label in labels if pd.notna(headline.mean.at[label, AVERAGE])]
     if averaged:
         series = {
@@ -66,7 +66,7 @@ def section(matrices: Mapping[str, Matrix], records: Sequence[Record]) -> Sectio
         .to_numpy()
     )
     order = ["label", "pair", "selection", "mean", "less_last"]
-    return Section(TITLE, parts, {"selection": data[order]}, gist)
+    return Section(TITLE, parts, {"selection": data[order]}, summary)
 
 
 def _table(rule: str, matrix: Matrix, headline: Matrix) -> Table:
@@ -86,7 +86,7 @@ def _table(rule: str, matrix: Matrix, headline: Matrix) -> Table:
         notes.append("It is no result of a method that is given no target labels.")
     caption = f"Accuracy in percent on the target, selection {rule}"
     header = ["Norm", *(arrow(*pair) for pair in matrix.pairs), AVERAGE]
-    return Table(f"selection_{rule}", caption, header, rows, notes=notes).upright()
+    return Table(f"selection_{rule}", caption, header, rows, notes=notes).transposed_if_wide()
 
 
 def _flattery(flattery: pd.DataFrame, headline: Matrix, epochs: Sequence[int]) -> str:

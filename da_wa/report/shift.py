@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from da_wa.report.content import Plot, Section, Table
-from da_wa.report.figures import clouds, heatmap, relation
+from da_wa.report.figures import embedding_scatter, heatmap, relation
 from da_wa.report.matrix import Matrix
 from da_wa.report.outcomes import Array
 from da_wa.report.statistics import rank_correlation
@@ -133,7 +133,7 @@ def _table(matrix: Matrix, distance: pd.DataFrame, discrepancy: pd.DataFrame) ->
         for label in matrix.mean.index
     ]
     caption = "Proxy A-distance of source and target, and squared MMD below it"
-    return Table("shift", caption, ["Norm", *distance.columns], rows).upright()
+    return Table("shift", caption, ["Norm", *distance.columns], rows).transposed_if_wide()
 
 
 def _against_accuracy(matrix: Matrix, means: pd.DataFrame) -> list[str | Table | Plot]:
@@ -175,8 +175,12 @@ def _embeddings(matrix: Matrix, drawn: dict[str, dict[str, Array]], source: str)
         return []
     told = f"of networks trained on {source}, one seed each, by domain"
     return [
-        Plot("tsne", clouds(local), f"t-SNE of the features {told}. Distances between clouds mean little in it."),
-        Plot("pca", clouds(linear), f"The first two principal components of the features {told}."),
+        Plot(
+            "tsne",
+            embedding_scatter(local),
+            f"t-SNE of the features {told}. Distances between clusters mean little in it.",
+        ),
+        Plot("pca", embedding_scatter(linear), f"The first two principal components of the features {told}."),
     ]
 
 

@@ -41,18 +41,18 @@ def section(out: Path, compare: Sequence[Path]) -> Section:
         experiments.append((name, runs.records, transfer_matrix(runs)))
     settings = _settings(experiments)
     differing = [name for name, values in settings.items() if len(set(values)) > 1]
-    gist = (
+    summary = (
         f"The experiments differ in {listed([name.lower() for name in differing])}, so their averages are not ranked."
         if differing
         else "The experiments agree in all that makes their averages comparable."
     )
     parts: list[str | Table | Plot] = [
-        gist,
+        summary,
         _settings_table(experiments, settings, differing),
         _averages(experiments, ranked=not differing),
         *_starts(experiments),
     ]
-    return Section("Beside other experiments", parts, {"compare": _long(experiments)}, gist)
+    return Section("Beside other experiments", parts, {"compare": _long(experiments)}, summary)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -60,7 +60,7 @@ def matrix_table(matrix: Matrix) -> Table:
         rows.append(row)
     header = ["Norm", *(arrow(*pair) for pair in matrix.pairs), AVERAGE]
     bold = frozenset((int(i), int(j) + 1) for i, j in zip(*best.nonzero(), strict=True))
-    return Table("matrix", "Accuracy on the target in percent", header, rows, bold, notes(matrix)).upright()
+    return Table("matrix", "Accuracy on the target in percent", header, rows, bold, notes(matrix)).transposed_if_wide()
 
 
 def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequence[str] = (), mixed: str = "") -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from da_wa.data.cache import Pixels, load_pixels
+from da_wa.data.cache import DecodedDomain, load_decoded
 from da_wa.data.domains import DomainSet
 from da_wa.data.splits import check_batch
 from da_wa.errors import ConfigError, Diverged, UserError
@@ -24,7 +24,7 @@ DomainProgress = Callable[[str, int, int], None]
 """Called with a domain's name, its images decoded so far, and its images."""
 
 
-def part(node: Any) -> Any:
+def make(node: Any) -> Any:
     """What a configuration node describes.
 
     Raises:
@@ -41,7 +41,7 @@ def part(node: Any) -> Any:
 
 def load_domains(
     data: Mapping[str, Any], cache_dir: Path, progress: DomainProgress = lambda name, done, total: None
-) -> list[Pixels]:
+) -> list[DecodedDomain]:
     """The decoded domains of a ``data`` configuration, in display order.
 
     Raises:
@@ -49,7 +49,7 @@ def load_domains(
     """
     if not isinstance(data["size"], int):
         raise ConfigError(f"data.size={data['size']} is not a whole number of pixels")
-    domains: DomainSet = part(data["domains"])
+    domains: DomainSet = make(data["domains"])
     for name, path in data["extra"].items():
         domains = domains.with_folder(name, path)
     if len(domains.domains) < 2:
@@ -57,16 +57,16 @@ def load_domains(
     return _decode(domains, data["size"], cache_dir, data["on_bad"], progress)
 
 
-def load_pretraining(data: Mapping[str, Any], size: int, cache_dir: Path) -> list[Pixels]:
+def load_pretraining(data: Mapping[str, Any], size: int, cache_dir: Path) -> list[DecodedDomain]:
     """The decoded training and test images of a configuration's ``pretrain.data``."""
-    return _decode(part(data), size, cache_dir, "error")
+    return _decode(make(data), size, cache_dir, "error")
 
 
 def _decode(
     domains: DomainSet, size: int, cache_dir: Path, on_bad: Any, progress: DomainProgress | None = None
-) -> list[Pixels]:
+) -> list[DecodedDomain]:
     return [
-        load_pixels(
+        load_decoded(
             domain,
             domains.classes,
             size,
@@ -78,7 +78,9 @@ def _decode(
     ]
 
 
-def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any], domains: Sequence[Pixels], jobs: Sequence[Job]) -> None:
+def preflight(
+    cfg: Mapping[str, Any], norms: Mapping[str, Any], domains: Sequence[DecodedDomain], jobs: Sequence[Job]
+) -> None:
     """Make every part once, networks without memory, so that a mistake is told before the first job.
 
     Args:
@@ -96,8 +98,8 @@ def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any], domains: Sequenc
     """
     import torch
 
-    part(cfg["trainer"]).check_device()
-    part(cfg["launcher"])
+    make(cfg["trainer"]).check_device()
+    make(cfg["launcher"])
     _check_splits(cfg, domains, jobs)
     for key, node in {"finetune": cfg["finetune"], "pretrain.recipe": cfg["pretrain"]["recipe"]}.items():
         if node is not None:
@@ -105,7 +107,7 @@ def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any], domains: Sequenc
     for name, norm in norms.items():
         with torch.device("meta"):
             try:
-                model = part(cfg["model"]["build"])(part(norm), 2)
+                model = make(cfg["model"]["build"])(make(norm), 2)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"{cfg['model']['name']} cannot be made with norm {name}: {error}") from error
         sizes = {"data.size": cfg["data"]["size"]} if cfg["sources"] else {}
@@ -122,12 +124,12 @@ def preflight(cfg: Mapping[str, Any], norms: Mapping[str, Any], domains: Sequenc
         if isinstance(job, FinetuneJob) and job.checkpoint is not None and job.checkpoint.exists():
             _check_checkpoint(job.checkpoint, job.config)
     if any(isinstance(job, PretrainJob) and not job.done() for job in jobs):
-        part(cfg["pretrain"]["data"])
+        make(cfg["pretrain"]["data"])
 
 
-def _check_splits(cfg: Mapping[str, Any], domains: Sequence[Pixels], jobs: Sequence[Job]) -> None:
+def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DecodedDomain], jobs: Sequence[Job]) -> None:
     """Split the domains as the runs will."""
-    protocol = part(cfg["protocol"])
+    protocol = make(cfg["protocol"])
     for source, seed in dict.fromkeys(
         (j.config["source"], j.config["seed"]) for j in jobs if isinstance(j, FinetuneJob)
     ):
@@ -147,7 +149,7 @@ def _check_checkpoint(path: Path, config: Mapping[str, Any]) -> None:
     pairs = {
         "norm": ({**trained.get("norm", {}), "label": None}, {**details["norm"], "label": None}),
         "model": (trained.get("model", {}).get("name"), details["model"]["name"]),
-        "normalise": (trained.get("normalise"), details["normalise"]),
+        "normalize": (trained.get("normalise"), details["normalise"]),
     }
     differ = [what for what, (there, wanted) in pairs.items() if there != wanted]
     if differ:
@@ -185,9 +187,9 @@ def run_pretraining(config: Mapping[str, Any], path: Path, notify: Notify) -> di
             train,
             test,
             recipe=_recipe(described["recipe"]),
-            normalise=_normalise(described),
+            normalize=_normalize(described),
             seed=described["seed"],
-            settings=part(config["trainer"]),
+            settings=make(config["trainer"]),
             path=path,
             described=described,
             dtype=getattr(torch, described["dtype"]),
@@ -235,14 +237,14 @@ def run_finetuning(
             model,
             domains,
             config["source"],
-            protocol=part(details["protocol"]),
+            protocol=make(details["protocol"]),
             recipe=_recipe(details["finetune"]),
-            normalise=_normalise(details),
+            normalize=_normalize(details),
             seed=seed,
-            settings=part(config["trainer"]),
+            settings=make(config["trainer"]),
             workdir=workdir,
             notify=notify,
-            loggers=[part(node)(save_dir=workdir) for node in config["logger"].values()],
+            loggers=[make(node)(save_dir=workdir) for node in config["logger"].values()],
             logged={key: config[key] for key in LOGGED} | {"finetune": details["finetune"]},
         )
     except Diverged as error:
@@ -269,19 +271,19 @@ def _model(described: Mapping[str, Any], num_classes: int, seed: int) -> Any:
     from da_wa.data.datamodule import epoch_seed
 
     torch.manual_seed(epoch_seed(seed, 0, stream=2))
-    return part(described["model"]["build"])(part(described["norm"]), num_classes)
+    return make(described["model"]["build"])(make(described["norm"]), num_classes)
 
 
 def _recipe(node: Mapping[str, Any]) -> Any:
     from da_wa.train.recipe import Recipe
 
-    return Recipe(**{str(key): part(value) if isinstance(value, dict) else value for key, value in node.items()})
+    return Recipe(**{str(key): make(value) if isinstance(value, dict) else value for key, value in node.items()})
 
 
-def _normalise(described: Mapping[str, Any]) -> Any:
-    from da_wa.data.augment import Normalise
+def _normalize(described: Mapping[str, Any]) -> Any:
+    from da_wa.data.augment import Normalize
 
-    return Normalise(**described["normalise"])
+    return Normalize(**described["normalise"])
 
 
 def _pretrained(checkpoint: Path) -> dict[str, Any]:
@@ -299,7 +301,7 @@ def _pretrained(checkpoint: Path) -> dict[str, Any]:
     }
 
 
-def _check_unchanged(domains: Sequence[Pixels], planned: Mapping[str, str]) -> None:
+def _check_unchanged(domains: Sequence[DecodedDomain], planned: Mapping[str, str]) -> None:
     changed = [domain.name for domain in domains if planned.get(domain.name) != domain.digest]
     if changed:
         raise UserError(f"the images of {', '.join(changed)} changed after the experiment was planned; start it again")

@@ -204,7 +204,7 @@ class RunDir:
             raise DataError(f"{path} holds no configuration.")
         return config
 
-    def touched(self) -> float:
+    def last_modified(self) -> float:
         """When it was last planned anew or tried, in seconds of the epoch; 0 when that cannot be told."""
         times = []
         for name in ("config.yaml", "failure.json", "last.ckpt"):

@@ -9,15 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from da_wa.data.cache import Pixels
+from da_wa.data.cache import DecodedDomain
 from da_wa.errors import ConfigError, nearest
-from da_wa.runs.build import load_pretraining, part
+from da_wa.runs.build import load_pretraining, make
 from da_wa.runs.jobs import FinetuneJob, Job, PretrainJob
 from da_wa.runs.ledger import Ledger
 
 
 def plan(
-    cfg: Mapping[str, Any], norms: Mapping[str, Any], domains: Sequence[Pixels], ledger: Ledger, checkpoint_dir: Path
+    cfg: Mapping[str, Any],
+    norms: Mapping[str, Any],
+    domains: Sequence[DecodedDomain],
+    ledger: Ledger,
+    checkpoint_dir: Path,
 ) -> list[Job]:
     """All jobs of an experiment; a job that is finished already is among them.
 
@@ -90,7 +94,7 @@ def _pretrain_job(cfg: Mapping[str, Any], name: str, norm: Any, folder: Path, im
         "seed": pretrain["seed"],
         "model": cfg["model"],
         "norm": norm,
-        "normalise": cfg["normalise"],
+        "normalise": cfg["normalize"],
         **({"images": dict(images)} if images else {}),
     }
     stem = f"{cfg['model']['name']}-{pretrain['name']}-{name}-{digest(described)}"
@@ -109,7 +113,7 @@ def _finetune_job(
     norm: Any,
     source: str,
     seed: int,
-    domains: Sequence[Pixels],
+    domains: Sequence[DecodedDomain],
     checkpoint: Path | None,
     ledger: Ledger,
 ) -> FinetuneJob:
@@ -117,7 +121,7 @@ def _finetune_job(
         "finetune": cfg["finetune"],
         "protocol": cfg["protocol"],
         "model": cfg["model"],
-        "normalise": cfg["normalise"],
+        "normalise": cfg["normalize"],
         "size": cfg["data"]["size"],
         "pretrain": _pretrained_how(cfg["pretrain"]),
         "domains": {domain.name: domain.digest for domain in domains},
@@ -132,7 +136,7 @@ def _finetune_job(
         "targets": [domain.name for domain in domains if domain.name != source],
         "domains": [domain.name for domain in domains],
         "dataset": cfg["data"]["name"],
-        "protocol": part(cfg["protocol"]).name,
+        "protocol": make(cfg["protocol"]).name,
         "size": cfg["data"]["size"],
         "recipe": digest(recipe),
         "checkpoint": None if checkpoint is None else checkpoint.name,

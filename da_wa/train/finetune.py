@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.loggers import Logger
 
-from da_wa.data.augment import Normalise
-from da_wa.data.cache import Pixels
-from da_wa.data.datamodule import DomainDataModule, Part
+from da_wa.data.augment import Normalize
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.datamodule import DomainDataModule, Subset
 from da_wa.data.splits import Evaluation
 from da_wa.models.backbone import Backbone
 from da_wa.train.classifier import Classifier
@@ -44,12 +44,12 @@ class Finetuned:
 
 def finetune(
     model: Backbone,
-    domains: Sequence[Pixels],
+    domains: Sequence[DecodedDomain],
     source: str,
     *,
     protocol: Evaluation,
     recipe: Recipe,
-    normalise: Normalise,
+    normalize: Normalize,
     seed: int,
     settings: Settings,
     workdir: Path,
@@ -65,7 +65,7 @@ def finetune(
         source: the name of the domain to train on.
         protocol: which images train and which are evaluated.
         recipe: how to train.
-        normalise: of the images.
+        normalize: of the images.
         seed: of splits, order and augmentation.
         settings: how to compute.
         workdir: holds the state to resume from.
@@ -76,26 +76,26 @@ def finetune(
     Raises:
         Diverged: the training loss is not finite.
     """
-    evaluated: list[Part] = []
-    train: Part | None = None
+    evaluated: list[Subset] = []
+    train: Subset | None = None
     for domain in domains:
         if domain.name == source:
-            kept, held = protocol.source(domain.name, domain.labels, seed)
-            train = Part(domain, kept)
-            evaluated.append(Part(domain, held))
+            kept, holdout = protocol.source(domain.name, domain.labels, seed)
+            train = Subset(domain, kept)
+            evaluated.append(Subset(domain, holdout))
         else:
-            evaluated.append(Part(domain, protocol.target(domain.name, domain.labels, seed)))
+            evaluated.append(Subset(domain, protocol.target(domain.name, domain.labels, seed)))
     assert train is not None, f"{source} is none of {[d.name for d in domains]}"
 
-    represented = [Part(domain, feature_sample(domain)) for domain in domains]
+    extracted = [Subset(domain, feature_sample(domain)) for domain in domains]
     data = DomainDataModule(
         train,
         evaluated,
-        represented,
+        extracted,
         seed=seed,
         batch_size=recipe.batch_size,
         augment=recipe.augment,
-        normalise=normalise,
+        normalize=normalize,
         resident_gb=settings.resident_gb,
     )
     module = Classifier(
@@ -103,7 +103,7 @@ def finetune(
         len(train.domain.classes),
         recipe.optimizer,
         recipe.schedule,
-        [part.domain.name for part in evaluated],
+        [subset.domain.name for subset in evaluated],
         seed=seed,
         label_smoothing=recipe.label_smoothing,
     )
@@ -121,24 +121,24 @@ def finetune(
     epochs = sorted(module.predictions)
     predictions: dict[str, np.ndarray] = {"epochs": np.array(epochs, np.int32)}
     evaluations = []
-    for k, part in enumerate(evaluated):
+    for k, subset in enumerate(evaluated):
         predicted = np.stack([module.predictions[epoch][k].numpy() for epoch in epochs]).astype(np.int16)
-        predictions[f"index_{k}"] = part.index.astype(np.int32)
-        predictions[f"label_{k}"] = part.labels.astype(np.int16)
+        predictions[f"index_{k}"] = subset.index.astype(np.int32)
+        predictions[f"label_{k}"] = subset.labels.astype(np.int16)
         predictions[f"predicted_{k}"] = predicted
         predictions[f"confidence_{k}"] = module.confidences[k].numpy().astype(np.float16)
-        predictions[f"feature_index_{k}"] = represented[k].index.astype(np.int32)
+        predictions[f"feature_index_{k}"] = extracted[k].index.astype(np.int32)
         predictions[f"feature_{k}"] = fitted.features[k].numpy().astype(np.float16)
-        correct = (predicted == part.labels).sum(axis=1)
-        role = "source" if part.domain.name == source else "target"
+        correct = (predicted == subset.labels).sum(axis=1)
+        role = "source" if subset.domain.name == source else "target"
         evaluations += [
-            {"epoch": epoch, "domain": part.domain.name, "role": role, "correct": int(c), "n": len(part)}
+            {"epoch": epoch, "domain": subset.domain.name, "role": role, "correct": int(c), "n": len(subset)}
             for epoch, c in zip(epochs, correct, strict=True)
         ]
     return Finetuned(select(evaluations), evaluations, module.curve, predictions, fitted)
 
 
-def feature_sample(domain: Pixels, most: int = 200) -> np.ndarray:
+def feature_sample(domain: DecodedDomain, most: int = 200) -> np.ndarray:
     """Numbers of the images whose features are kept: the same for every norm and seed, (m,) sorted int64."""
     drawn = np.random.default_rng(0).choice(len(domain), min(most, len(domain)), replace=False)
     return np.sort(drawn)

@@ -23,7 +23,7 @@ from torch import Tensor
 from da_wa.data.datamodule import DomainDataModule
 from da_wa.errors import Diverged, UserError
 from da_wa.train.classifier import Classifier
-from da_wa.train.floor import count_flops, matrix_rate, matrix_type, wait
+from da_wa.train.flops import count_flops, matrix_rate, matrix_type, wait
 from da_wa.train.settings import Settings
 
 
@@ -32,7 +32,7 @@ class Fitted:
     """What a fit took. Of an earlier, interrupted process all that was not lost is counted.
 
     ``flops`` are those of training and evaluation, ``matrix_rate`` the device's operations per second (see
-    ``floor.py``). ``features`` holds one tensor (n, d) for each part that the data wants represented.
+    ``floor.py``). ``features`` holds one tensor (n, d) for each part that the data is asked to extract.
     """
 
     settings: Settings
@@ -48,14 +48,14 @@ class Fitted:
     features: list[Tensor]
 
     @property
-    def floor_s(self) -> float:
+    def compute_bound_s(self) -> float:
         """The least seconds that training and evaluation could take on this device."""
         return self.flops / self.matrix_rate
 
     @property
     def mfu(self) -> float:
         """The share of the floor in the seconds that they took."""
-        return self.floor_s / max(self.train_s + self.eval_s, 1e-9)
+        return self.compute_bound_s / max(self.train_s + self.eval_s, 1e-9)
 
     def timing(self) -> dict[str, float]:
         """Seconds, images per second, operations and what share of them was unavoidable, for a record."""
@@ -66,7 +66,7 @@ class Fitted:
             "images_per_s": round(self.images_per_s, 1),
             "flops": self.flops,
             "matrix_rate": round(self.matrix_rate),
-            "floor_s": round(self.floor_s, 4),
+            "compute_bound_s": round(self.compute_bound_s, 4),
             "mfu": round(self.mfu, 5),
         }
 
@@ -154,7 +154,7 @@ def fit(
 
     Args:
         module: the network and how it learns.
-        data: what it learns from, and what is evaluated and represented.
+        data: what it learns from, and what is evaluated and extracted.
         epochs: passes over the training images.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         settings: how to compute.
@@ -224,10 +224,10 @@ def fit(
 
 def _per_loader(trainer: pl.Trainer, module: Classifier, data: DomainDataModule) -> list[list[Tensor]]:
     """Predicted batches of every loader; Lightning leaves out the outer list when there is one loader."""
-    if not data.represent:
+    if not data.extract:
         return []
     batches: Any = trainer.predict(module, data)
-    return [batches] if len(data.represent) == 1 else batches
+    return [batches] if len(data.extract) == 1 else batches
 
 
 def _epochs_in(path: Path) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from da_wa.data.augment import Normalise
-from da_wa.data.cache import Pixels
-from da_wa.data.datamodule import DomainDataModule, Part
+from da_wa.data.augment import Normalize
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.datamodule import DomainDataModule, Subset
 from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
 from da_wa.train.classifier import Classifier
@@ -23,11 +23,11 @@ from da_wa.train.settings import Settings
 
 def pretrain(
     model: Backbone,
-    train: Pixels,
-    test: Pixels,
+    train: DecodedDomain,
+    test: DecodedDomain,
     *,
     recipe: Recipe,
-    normalise: Normalise,
+    normalize: Normalize,
     seed: int,
     settings: Settings,
     path: Path,
@@ -42,7 +42,7 @@ def pretrain(
         train: the training images.
         test: the test images, evaluated when the training ends and used for nothing else.
         recipe: how to train.
-        normalise: of the images.
+        normalize: of the images.
         seed: of order and augmentation.
         settings: how to compute.
         path: where the checkpoint goes; the state to resume from lies beside it meanwhile.
@@ -56,12 +56,12 @@ def pretrain(
     resume_from = path.with_suffix(".ckpt")
     path.parent.mkdir(parents=True, exist_ok=True)
     data = DomainDataModule(
-        Part(train, np.arange(len(train.labels))),
-        [Part(test, np.arange(len(test.labels)))],
+        Subset(train, np.arange(len(train.labels))),
+        [Subset(test, np.arange(len(test.labels)))],
         seed=seed,
         batch_size=recipe.batch_size,
         augment=recipe.augment,
-        normalise=normalise,
+        normalize=normalize,
         resident_gb=settings.resident_gb,
     )
     module = Classifier(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from da_wa.data.augment import Augment, Normalise, random_crop, random_erase, random_flip
+from da_wa.data.augment import Augment, Normalize, random_crop, random_erase, random_flip
 
 
 def batch(n: int = 64, size: int = 8) -> torch.Tensor:
@@ -49,18 +49,18 @@ def test_erasing_blanks_one_rectangle_of_the_right_size():
     images = batch(300, 32)
     torch.manual_seed(1)
     erased = random_erase(images, 0.5)
-    touched = 0
+    last_modified = 0
     for before, after in zip(images, erased, strict=True):
         blank = (after == 0).all(0)
         if not blank.any():
             assert torch.equal(before, after)
             continue
-        touched += 1
+        last_modified += 1
         rows, cols = blank.any(1), blank.any(0)
         assert torch.equal(blank, rows[:, None] & cols[None, :])  # a rectangle
         assert torch.equal(after[:, ~blank], before[:, ~blank])
         assert blank.sum() <= 0.33 * 32 * 32 * 1.2  # sides are rounded
-    assert 100 < touched < 200
+    assert 100 < last_modified < 200
 
 
 def test_every_part_can_be_switched_off():
@@ -80,7 +80,7 @@ def test_normalising_gives_zero_mean_and_unit_deviation():
     images = batch(200)
     scaled = images.double() / 255
     mean, std = scaled.mean((0, 2, 3)), scaled.std((0, 2, 3))
-    out = Normalise(mean.tolist(), std.tolist())(images)
+    out = Normalize(mean.tolist(), std.tolist())(images)
     assert out.dtype == torch.float32
     expected = (scaled - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from da_wa.data.cache import Pixels, load_pixels
+from da_wa.data.cache import DecodedDomain, load_decoded
 from da_wa.data.domains import Domain, DomainSet, from_folders
 from da_wa.data.images import ImageArray, ImageFiles
 from da_wa.errors import ConfigError, DataError
@@ -35,9 +35,9 @@ def cache_dir(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def load(root: Path, cache_dir: Path, **options: object) -> Pixels:
+def load(root: Path, cache_dir: Path, **options: object) -> DecodedDomain:
     domains = from_folders(root)
-    return load_pixels(domains["a"], domains.classes, SIZE, cache_dir, **options)  # type: ignore[arg-type]
+    return load_decoded(domains["a"], domains.classes, SIZE, cache_dir, **options)  # type: ignore[arg-type]
 
 
 def entries(cache_dir: Path) -> list[Path]:
@@ -95,7 +95,7 @@ def test_a_moved_folder_is_not_decoded_again(root: Path, cache_dir: Path, monkey
 def test_another_size_is_another_entry(root: Path, cache_dir: Path) -> None:
     domains = from_folders(root)
     for size in (8, 24):
-        assert load_pixels(domains["a"], domains.classes, size, cache_dir).pixels.shape == (12, 3, size, size)
+        assert load_decoded(domains["a"], domains.classes, size, cache_dir).pixels.shape == (12, 3, size, size)
     assert len(entries(cache_dir)) == 2
 
 
@@ -132,7 +132,7 @@ def test_a_change_that_keeps_length_and_modification_time_is_seen(root: Path, ca
 def test_the_digest_tells_labels_and_classes_apart(cache_dir: Path) -> None:
     images = ImageArray(np.zeros((2, 3, SIZE, SIZE), np.uint8), ("x", "y"))
     digests = {
-        load_pixels(Domain("d", images, np.array(labels)), classes, SIZE, cache_dir).digest
+        load_decoded(Domain("d", images, np.array(labels)), classes, SIZE, cache_dir).digest
         for labels, classes in (([0, 1], "ab"), ([1, 0], "ab"), ([0, 1], "ac"))
     }
     assert len(digests) == 3
@@ -304,12 +304,12 @@ def test_a_full_disk_is_told_and_leaves_nothing(cache_dir: Path) -> None:
     images = ImageArray(np.zeros((200, 3, SIZE, SIZE), np.uint8), tuple(str(i) for i in range(200)))
     domain = Domain("d", images, np.zeros(200, np.int64))
     with pytest.raises(DataError) as told, files_limited_to(40_000):
-        load_pixels(domain, ("c",), SIZE, cache_dir)
+        load_decoded(domain, ("c",), SIZE, cache_dir)
     assert "153,600 bytes" in str(told.value)  # 200 · 3 · 16 · 16
     assert str(cache_dir) in str(told.value)
     assert "cache_dir=PATH" in str(told.value)
     assert entries(cache_dir) == []
-    assert len(load_pixels(domain, ("c",), SIZE, cache_dir)) == 200
+    assert len(load_decoded(domain, ("c",), SIZE, cache_dir)) == 200
 
 
 def test_an_unusable_cache_folder_is_told(root: Path, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_progress_ends_with_all_images(cache_dir: Path) -> None:
     images = ImageArray(np.zeros((300, 3, 4, 4), np.uint8), tuple(str(i) for i in range(300)))
     told: list[tuple[int, int]] = []
     domain = Domain("d", images, np.zeros(300, np.int64))
-    load_pixels(domain, ("c",), 4, cache_dir, progress=lambda done, total: told.append((done, total)))
+    load_decoded(domain, ("c",), 4, cache_dir, progress=lambda done, total: told.append((done, total)))
     assert told == sorted(told)
     assert told[-1] == (300, 300)
     assert len(told) > 2
@@ -350,18 +350,18 @@ def test_progress_ends_with_all_images(cache_dir: Path) -> None:
 def test_images_stay_in_order_when_some_decode_slowly(cache_dir: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5000, 3, 2, 2), dtype=np.uint8)
     images = ImageArray(pixels, tuple(str(i) for i in range(5000)))
-    loaded = load_pixels(Domain("d", images, np.zeros(5000, np.int64)), ("c",), 2, cache_dir)
+    loaded = load_decoded(Domain("d", images, np.zeros(5000, np.int64)), ("c",), 2, cache_dir)
     assert np.array_equal(loaded.pixels, pixels)
 
 
 def test_senseless_arguments_are_told(root: Path, cache_dir: Path) -> None:
     domains = from_folders(root)
     with pytest.raises(ConfigError, match=r"data\.size=0"):
-        load_pixels(domains["a"], domains.classes, 0, cache_dir)
+        load_decoded(domains["a"], domains.classes, 0, cache_dir)
     with pytest.raises(ConfigError, match="Did you mean 'skip'"):
         load(root, cache_dir, on_bad="skipp")
     with pytest.raises(DataError, match="Domain e has no images"):
-        load_pixels(Domain("e", ImageFiles(root, ()), np.empty(0, np.int64)), ("c",), SIZE, cache_dir)
+        load_decoded(Domain("e", ImageFiles(root, ()), np.empty(0, np.int64)), ("c",), SIZE, cache_dir)
 
 
 def test_numpy_reads_the_pixel_file(root: Path, cache_dir: Path) -> None:

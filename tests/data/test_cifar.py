@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from da_wa.data.cache import load_pixels
+from da_wa.data.cache import load_decoded
 from da_wa.data.cifar import cifar10, cifar100
 from da_wa.data.domains import DomainSet
 from da_wa.errors import DataError
@@ -72,7 +72,7 @@ def test_the_official_files(
     domains = make(tmp_path, download=False, verify=False)
     assert domains.classes == ("cow", "bee", "ant")  # the archive's numbering
     assert domains["test"].labels.tolist() == [0, 1, 2, 0, 1, 2]
-    pixels = load_pixels(domains["train"], domains.classes, 32, tmp_path / "cache").pixels
+    pixels = load_decoded(domains["train"], domains.classes, 32, tmp_path / "cache").pixels
     assert np.array_equal(pixels, train["data"].reshape(9, 3, 32, 32))
     (folder / "train").write_bytes(b"torn")
     with pytest.raises(DataError, match="not found or corrupted"):

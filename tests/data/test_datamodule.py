@@ -6,34 +6,34 @@ import numpy as np
 import pytest
 import torch
 
-from da_wa.data.augment import Augment, Normalise
-from da_wa.data.cache import Pixels
-from da_wa.data.datamodule import DomainDataModule, Part, epoch_seed
+from da_wa.data.augment import Augment, Normalize
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.datamodule import DomainDataModule, Subset, epoch_seed
 from da_wa.errors import ConfigError
 
-NORMALISE = Normalise([0.5] * 3, [0.25] * 3)
+NORMALIZE = Normalize([0.5] * 3, [0.25] * 3)
 
 
-def domain(name: str, n: int = 23, seed: int = 0) -> Pixels:
+def domain(name: str, n: int = 23, seed: int = 0) -> DecodedDomain:
     """Images whose first pixel is their number."""
     pixels = np.random.default_rng(seed).integers(0, 256, (n, 3, 8, 8), np.uint8)
     pixels[:, 0, 0, 0] = np.arange(n)
     labels = np.arange(n) % 3
-    return Pixels(name, pixels, labels, tuple(map(str, range(n))), f"digest-{name}", ("a", "b", "c"))
+    return DecodedDomain(name, pixels, labels, tuple(map(str, range(n))), f"digest-{name}", ("a", "b", "c"))
 
 
 def module(batch_size: int = 5, **kwargs) -> DomainDataModule:
     source, target = domain("S"), domain("T", 11, seed=1)
-    train, held = np.arange(0, 20), np.arange(20, 23)
-    parts = [Part(source, held), Part(target, np.arange(11))]
+    train, holdout = np.arange(0, 20), np.arange(20, 23)
+    parts = [Subset(source, holdout), Subset(target, np.arange(11))]
     return DomainDataModule(
-        Part(source, train),
+        Subset(source, train),
         parts,
-        [Part(target, np.arange(3))],
+        [Subset(target, np.arange(3))],
         seed=0,
         batch_size=batch_size,
         eval_batch_size=4,
-        normalise=NORMALISE,
+        normalize=NORMALIZE,
         **{"augment": Augment(), **kwargs},
     )
 
@@ -94,7 +94,7 @@ def test_only_training_batches_are_augmented():
     data = module(augment=lambda images: images + 1)
     batch = next(iter(data.val_dataloader()[1]))
     images, _, _ = data.on_after_batch_transfer(batch, 0)
-    torch.testing.assert_close(images, NORMALISE(batch[0]))
+    torch.testing.assert_close(images, NORMALIZE(batch[0]))
 
 
 def test_seeds_of_epochs_and_streams_differ():

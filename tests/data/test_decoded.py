@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from da_wa.data.cache import load_pixels
+from da_wa.data.cache import load_decoded
 from da_wa.data.cifar import cifar100
 from da_wa.data.decoded import from_index, save_index
 from da_wa.data.domains import from_folders
@@ -19,18 +19,18 @@ def test_pixels_names_and_digests_are_those_of_the_files(tmp_path, draw_tree):
     root = draw_tree(tmp_path / "images")
     domains = from_folders(root)
     save_index(domains, tmp_path / "moved" / "set.json")
-    before = [load_pixels(d, domains.classes, 16, tmp_path / "cache") for d in domains.domains]
+    before = [load_decoded(d, domains.classes, 16, tmp_path / "cache") for d in domains.domains]
     shutil.rmtree(root)
     shutil.rmtree(tmp_path / "cache" / "digests")
     moved = from_index(tmp_path / "moved" / "set.json")
     assert (moved.name, moved.classes, moved.names) == (domains.name, domains.classes, domains.names)
     for domain, known in zip(moved.domains, before, strict=True):
-        found = load_pixels(domain, moved.classes, 16, tmp_path / "cache")
+        found = load_decoded(domain, moved.classes, 16, tmp_path / "cache")
         np.testing.assert_array_equal(found.pixels, known.pixels)
         np.testing.assert_array_equal(found.labels, known.labels)
         assert (found.digest, found.names) == (known.digest, known.names)
     with pytest.raises(DataError, match="does not have it at 24 pixels"):
-        load_pixels(moved.domains[0], moved.classes, 24, tmp_path / "cache")
+        load_decoded(moved.domains[0], moved.classes, 24, tmp_path / "cache")
 
 
 def test_it_stands_for_a_dataset_wherever_a_root_is_asked_for(tmp_path, domains_root, cifar_root):

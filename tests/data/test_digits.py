@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.linear_model import LogisticRegression
 
-from da_wa.data.cache import load_pixels
+from da_wa.data.cache import load_decoded
 from da_wa.data.digits import digits
 from da_wa.data.domains import DomainSet
 from da_wa.errors import ConfigError
@@ -31,7 +31,7 @@ def test_three_domains_of_ten_classes(domains: DomainSet, tmp_path: Path) -> Non
     assert domains.classes == tuple("0123456789")
     for domain in domains.domains:
         assert np.bincount(domain.labels).tolist() == [87] * 10
-    decoded = load_pixels(domains["N"], domains.classes, 32, tmp_path)
+    decoded = load_decoded(domains["N"], domains.classes, 32, tmp_path)
     assert np.array_equal(decoded.pixels, pixels_of(domains, "N"))
     assert len(set(decoded.names)) == 870
 

@@ -34,11 +34,11 @@ def test_a_stratified_holdout_is_a_partition_with_the_right_sizes(
     labels: np.ndarray, percent: int, seed: int, random: object
 ) -> None:
     labels = np.random.default_rng(seed).permutation(labels)
-    train, held = stratified_holdout(labels, percent / 100, seed)
-    assert sorted([*train, *held]) == list(range(len(labels)))
-    assert train.dtype == held.dtype == np.int64
-    assert np.all(np.diff(train) > 0) and np.all(np.diff(held) > 0)
-    total, out = Counter(labels.tolist()), Counter(labels[held].tolist())
+    train, holdout = stratified_holdout(labels, percent / 100, seed)
+    assert sorted([*train, *holdout]) == list(range(len(labels)))
+    assert train.dtype == holdout.dtype == np.int64
+    assert np.all(np.diff(train) > 0) and np.all(np.diff(holdout) > 0)
+    total, out = Counter(labels.tolist()), Counter(labels[holdout].tolist())
     for label, n in total.items():
         assert out[label] == min(rounded_half_up(percent, n), n - 1)
 
@@ -47,26 +47,26 @@ def test_a_stratified_holdout_is_a_partition_with_the_right_sizes(
 def test_parts_depend_on_the_seed_alone(protocol: Evaluation) -> None:
     labels = office31_labels("D")
     first, again, other = (protocol.source("D", labels, seed) for seed in (3, 3, 4))
-    assert np.array_equal(first.held, again.held) and np.array_equal(first.train, again.train)
-    assert not np.array_equal(first.held, other.held)
+    assert np.array_equal(first.holdout, again.holdout) and np.array_equal(first.train, again.train)
+    assert not np.array_equal(first.holdout, other.holdout)
 
 
 def test_full_evaluates_every_target_image() -> None:
     for domain, n in (("A", 2817), ("W", 795), ("D", 498)):
         labels = office31_labels(domain)
         assert np.array_equal(Full().target(domain, labels, 0), np.arange(n))
-        train, held = Full().source(domain, labels, 0)
-        assert len(train) + len(held) == n
+        train, holdout = Full().source(domain, labels, 0)
+        assert len(train) + len(holdout) == n
         assert set(labels[train]) == set(range(31))
 
 
 @pytest.mark.parametrize(("domain", "n"), [("A", 423), ("W", 119), ("D", 75)])  # 15 % of 2817, 795 and 498
 def test_paper_holds_out_15_percent(domain: str, n: int) -> None:
     labels = office31_labels(domain)
-    train, held = Paper().source(domain, labels, 0)
-    assert len(held) == n
-    assert sorted([*train, *held]) == list(range(len(labels)))
-    assert np.array_equal(Paper().target(domain, labels, 0), held)
+    train, holdout = Paper().source(domain, labels, 0)
+    assert len(holdout) == n
+    assert sorted([*train, *holdout]) == list(range(len(labels)))
+    assert np.array_equal(Paper().target(domain, labels, 0), holdout)
 
 
 def test_paper_can_hold_out_the_papers_own_counts() -> None:
@@ -90,7 +90,7 @@ def test_the_papers_holdout_is_unstratified() -> None:
 
 def test_every_image_is_held_out_equally_often() -> None:
     labels = np.repeat(np.arange(5), 20)
-    counts = sum(np.bincount(stratified_holdout(labels, 0.1, seed).held, minlength=100) for seed in range(500))
+    counts = sum(np.bincount(stratified_holdout(labels, 0.1, seed).holdout, minlength=100) for seed in range(500))
     assert abs(np.mean(counts) - 50) < 1e-9  # 500 draws of 2 of 20
     assert np.max(np.abs(counts - 50)) < 5 * math.sqrt(500 * 0.1 * 0.9)
 

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from da_wa._conf import compose_experiment
 from da_wa.norm import group_norm
-from da_wa.runs.build import part
+from da_wa.runs.build import make
 
 TEN = ["none", "wa", "bn", "bn_wa", "gn", "gn_wa", "in", "in_wa", "ln", "ln_wa"]
 
@@ -41,7 +41,7 @@ def test_group_norm_keeps_the_type_of_its_input_where_torchs_does_not() -> None:
 @pytest.mark.parametrize("norm", TEN)
 def test_the_residual_stream_is_bfloat16_under_every_norm(model: str, norm: str) -> None:
     cfg, norms = compose_experiment([f"model={model}", f"norms=[{norm}]"])
-    network = part(cfg["model"]["build"])(part(norms[norm]), 31)
+    network = make(cfg["model"]["build"])(make(norms[norm]), 31)
     types: list[torch.dtype] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:

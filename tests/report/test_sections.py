@@ -137,8 +137,8 @@ def test_a_large_effect_is_resolved_and_none_is_not(experiment: Any) -> None:
     data = section.data["effect"].set_index("contrast")
     assert data.loc["BN → BN + WA", "resolved"]
     assert not data.loc["LN → LN + WA", "resolved"]
-    assert "resolved for BN → BN + WA." in section.gist
-    assert "Not resolved: GN → GN + WA and LN → LN + WA." in section.gist
+    assert "resolved for BN → BN + WA." in section.summary
+    assert "Not resolved: GN → GN + WA and LN → LN + WA." in section.summary
     shown = table(section, "effect")
     assert {row for row, _ in shown.bold} == set(np.flatnonzero(data["resolved"]))
     assert section.title == "Does WA help?"
@@ -164,7 +164,7 @@ def test_the_mean_over_norms_is_of_those_with_the_most_seeds(experiment: Any) ->
         (data.loc["BN → BN + WA", "effect"] + data.loc["LN → LN + WA", "effect"]) / 2
     )
     assert (mean["seeds"], mean["runs"]) == (3, 9)
-    assert "Too few runs to tell (it takes 3 seeds at least): GN → GN + WA." in section.gist
+    assert "Too few runs to tell (it takes 3 seeds at least): GN → GN + WA." in section.summary
     assert data.at["GN → GN + WA", "seeds_needed"] == "≥ 3"
     told = words(section)
     assert "With one seed the intervals are of the images alone." in told
@@ -198,11 +198,13 @@ def test_flattery_is_the_oracle_less_the_last_epoch(experiment: Any) -> None:
     section = selection.section(matrices, read.runs.records)
     gain = (matrices["target_oracle"].mean - matrices["last"].mean).drop(columns="Avg")
     assert (gain >= 0).all(axis=None)
-    assert section.gist.startswith("Among the 6 evaluated epochs (5, 10, 15, 20, 25 and 30), choosing by")
-    assert f"by up to {gain.max(axis=None):.1f} " in section.gist
+    assert section.summary.startswith("Among the 6 evaluated epochs (5, 10, 15, 20, 25 and 30), choosing by")
+    assert f"by up to {gain.max(axis=None):.1f} " in section.summary
     cell = table(section, "selection_target_oracle").rows[0][1]
     assert cell == f"{matrices['target_oracle'].mean.at['BN', 'A->W']:.1f}\n{gain.at['BN', 'A->W']:+.1f}"
-    assert "raised no number" in selection.section(dict.fromkeys(SELECTIONS, matrices["last"]), read.runs.records).gist
+    assert (
+        "raised no number" in selection.section(dict.fromkeys(SELECTIONS, matrices["last"]), read.runs.records).summary
+    )
     data = section.data["selection"]
     mine = data[(data["selection"] == "source_val") & (data["label"] == "BN") & (data["pair"] == "A->W")].iloc[0]
     assert mine["less_last"] == pytest.approx(
@@ -335,7 +337,7 @@ def test_transfer_beside_pretraining(experiment: Any) -> None:
     agree = sum(np.sign((a - c) * (b - d)) for (a, b), (c, d) in pairs)
     ties = [sum(one[k] == other[k] for one, other in pairs) for k in (0, 1)]
     tau = agree / np.sqrt((len(pairs) - ties[0]) * (len(pairs) - ties[1]))  # Kendall's tau-b
-    assert f"τ {tau:+.2f}".replace("-", "−") in found.gist
+    assert f"τ {tau:+.2f}".replace("-", "−") in found.summary
 
 
 def test_transfer_beside_pretraining_needs_networks(experiment: Any) -> None:
@@ -353,7 +355,7 @@ def test_what_differs_between_experiments_is_named(experiment: Any, tmp_path: An
     section = side_by_side.section(first, [experiment.out])
     rows = table(section, "compare_settings").rows
     assert [row[0] for row in rows if "differ" in row[0]] == ["Size (differs)", "Recipe (differs)"]
-    assert section.gist == "The experiments differ in size and recipe, so their averages are not ranked."
+    assert section.summary == "The experiments differ in size and recipe, so their averages are not ranked."
     assert table(section, "compare").bold == frozenset()
 
 
@@ -365,8 +367,8 @@ def test_second_lines_of_cells_are_small_in_latex() -> None:
 
 def test_wide_tables_are_turned() -> None:
     wide = Table("t", "", ["Norm", *map(str, range(20))], [["a", *map(str, range(20))]], frozenset({(0, 3)}))
-    turned = wide.upright()
+    turned = wide.transposed_if_wide()
     assert turned.header == ["Pair", "a"]
     assert turned.rows[2] == ["2", "2"]
     assert turned.bold == {(2, 1)}
-    assert turned.upright() is turned
+    assert turned.transposed_if_wide() is turned

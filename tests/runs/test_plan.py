@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from da_wa._conf import compose_experiment
-from da_wa.data.cache import Pixels
+from da_wa.data.cache import DecodedDomain
 from da_wa.errors import ConfigError
 from da_wa.runs.jobs import FinetuneJob, PretrainJob
 from da_wa.runs.ledger import Ledger
@@ -18,10 +18,10 @@ from da_wa.runs.plan import plan, slug
 TEN = ["none", "wa", "bn", "bn_wa", "gn", "gn_wa", "in", "in_wa", "ln", "ln_wa"]
 
 
-def domains(names: str = "AWD", digest: str = "x") -> list[Pixels]:
+def domains(names: str = "AWD", digest: str = "x") -> list[DecodedDomain]:
     classes = ("a", "b")
     pixels = np.zeros((4, 3, 8, 8), np.uint8)
-    return [Pixels(n, pixels, np.arange(4) % 2, tuple("0123"), f"{n}-{digest}", classes) for n in names]
+    return [DecodedDomain(n, pixels, np.arange(4) % 2, tuple("0123"), f"{n}-{digest}", classes) for n in names]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_where_and_how_it_is_computed_does_not_rename_a_job(composed, tmp_path, 
         ("pretrain.recipe.epochs", 61, True),
         ("pretrain.seed", 1, True),
         ("model.gain_init", "fixup", False),
-        ("normalise.mean", [0.5, 0.5, 0.5], True),
+        ("normalize.mean", [0.5, 0.5, 0.5], True),
     ],
 )
 def test_what_determines_the_numbers_renames_every_run(composed, tmp_path, key, value, networks_too):

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from da_wa.data.augment import Augment, Normalise
-from da_wa.data.cache import Pixels
-from da_wa.data.datamodule import DomainDataModule, Part
+from da_wa.data.augment import Augment, Normalize
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.datamodule import DomainDataModule, Subset
 from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
@@ -28,14 +28,14 @@ def job(folder: Path, seed: int, activation: type[nn.Module], compiled: bool | s
     rng = np.random.default_rng(seed)
     labels = np.arange(20) % 3
     pixels = rng.integers(0, 255, (20, 3, 8, 8), np.uint8)
-    domain = Pixels("A", pixels, labels, tuple(map(str, range(20))), "A", ("r", "g", "b"))
+    domain = DecodedDomain("A", pixels, labels, tuple(map(str, range(20))), "A", ("r", "g", "b"))
     data = DomainDataModule(
-        Part(domain, np.arange(12)),
-        [Part(domain, np.arange(12, 20))],
+        Subset(domain, np.arange(12)),
+        [Subset(domain, np.arange(12, 20))],
         seed=seed,
         batch_size=4,
         augment=Augment(),
-        normalise=Normalise([0.5] * 3, [0.25] * 3),
+        normalize=Normalize([0.5] * 3, [0.25] * 3),
     )
     torch.manual_seed(seed)
     norm = Norm("X + WA", WeightAlignConv2d, activation)

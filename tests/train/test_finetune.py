@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from da_wa.data.augment import Augment, Normalise
-from da_wa.data.cache import Pixels
+from da_wa.data.augment import Augment, Normalize
+from da_wa.data.cache import DecodedDomain
 from da_wa.data.splits import Full
 from da_wa.errors import ConfigError, Diverged
 from da_wa.models.resnet import BasicBlock, ResNet
@@ -27,7 +27,7 @@ SETTINGS = Settings(accelerator="cpu", precision="32-true", channels_last=True, 
 BN_WA = Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d)
 
 
-def domains(n: int = 40) -> list[Pixels]:
+def domains(n: int = 40) -> list[DecodedDomain]:
     """Three classes told by which colour channel is bright; the domains differ in contrast."""
     made = []
     for k, (name, contrast) in enumerate([("A", 200), ("W", 150), ("D", 100)]):
@@ -35,7 +35,7 @@ def domains(n: int = 40) -> list[Pixels]:
         labels = np.arange(n) % 3
         pixels = draw.integers(0, 50, (n, 3, 8, 8), np.uint8)
         pixels[np.arange(n), labels] += np.uint8(contrast)
-        made.append(Pixels(name, pixels, labels, tuple(map(str, range(n))), name, ("r", "g", "b")))
+        made.append(DecodedDomain(name, pixels, labels, tuple(map(str, range(n))), name, ("r", "g", "b")))
     return made
 
 
@@ -63,7 +63,7 @@ def run(
         "A",
         protocol=Full(0.1),
         recipe=recipe,
-        normalise=Normalise([0.5] * 3, [0.25] * 3),
+        normalize=Normalize([0.5] * 3, [0.25] * 3),
         seed=seed,
         settings=SETTINGS,
         workdir=workdir,

@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 
 from da_wa._conf import compose_experiment
-from da_wa.runs.build import part
+from da_wa.runs.build import make
 
 
 def test_wandb_names_the_run_after_its_folder_and_keeps_runs_apart(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     cfg, _ = compose_experiment(["logger=wandb", "+logger.wandb.offline=true", "norms=[bn]"])
-    made = [part(cfg["logger"]["wandb"])(save_dir=tmp_path / name) for name in ("bn-A-s0", "bn-A-s1")]
+    made = [make(cfg["logger"]["wandb"])(save_dir=tmp_path / name) for name in ("bn-A-s0", "bn-A-s1")]
     for logger in made:
         Path(logger.save_dir).mkdir()
     runs = [logger.experiment for logger in made]
@@ -23,7 +23,7 @@ def test_mlflow_names_the_run_after_its_folder(tmp_path: Path) -> None:
     cfg, _ = compose_experiment(
         ["logger=mlflow", f"logger.mlflow.tracking_uri=sqlite:///{tmp_path}/m.db", "norms=[bn]"]
     )
-    logger = part(cfg["logger"]["mlflow"])(save_dir=tmp_path / "bn-A-s0")
+    logger = make(cfg["logger"]["mlflow"])(save_dir=tmp_path / "bn-A-s0")
     run = logger.experiment.get_run(logger.run_id)
     assert run.info.run_name == "bn-A-s0"
     logger.finalize("success")
@@ -33,7 +33,7 @@ def test_what_a_run_is_reaches_its_loggers(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     cfg, _ = compose_experiment(["logger=tensorboard", "norms=[bn]"])
     assert set(cfg["logger"]) == {"csv", "tensorboard"}
-    logger = part(cfg["logger"]["tensorboard"])(save_dir=tmp_path)
+    logger = make(cfg["logger"]["tensorboard"])(save_dir=tmp_path)
     logger.log_hyperparams({"norm": "bn"})
     logger.save()
     assert "bn" in (tmp_path / "tensorboard" / "hparams.yaml").read_text()

@@ -2,7 +2,7 @@ import pytest
 
 from da_wa._conf import compose_experiment
 from da_wa.errors import ConfigError
-from da_wa.runs.build import part
+from da_wa.runs.build import make
 from da_wa.train.settings import Settings
 
 
@@ -11,14 +11,14 @@ from da_wa.train.settings import Settings
 )
 def test_the_layout_is_the_faster_one_in_results_benchmarks(norm: str, channels_last: bool) -> None:
     cfg, norms = compose_experiment(["model=resnet20", f"norms=[{norm}]"])
-    model = part(cfg["model"]["build"])(part(norms[norm]), 2)
+    model = make(cfg["model"]["build"])(make(norms[norm]), 2)
     assert Settings(accelerator="cpu").resolve(model).channels_last is channels_last
 
 
 def test_what_is_given_stays() -> None:
     given = Settings("cpu", precision="32-true", channels_last=False, fused=True)
     cfg, norms = compose_experiment(["model=resnet20", "norms=[bn]"])
-    assert given.resolve(part(cfg["model"]["build"])(part(norms["bn"]), 2)) == given
+    assert given.resolve(make(cfg["model"]["build"])(make(norms["bn"]), 2)) == given
 
 
 def test_a_mode_or_backend_that_is_not_there_is_told_at_once() -> None:

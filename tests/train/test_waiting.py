@@ -15,16 +15,16 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from da_wa.data.augment import Augment, Normalise
-from da_wa.data.cache import Pixels
-from da_wa.data.datamodule import DomainDataModule, Part
+from da_wa.data.augment import Augment, Normalize
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.datamodule import DomainDataModule, Subset
 from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.train import schedule
 from da_wa.train.classifier import Classifier
 from da_wa.train.fitting import Fitted, fit
-from da_wa.train.floor import count_flops
+from da_wa.train.flops import count_flops
 from da_wa.train.settings import Settings
 
 WAITS = ("aten._local_scalar_dense", "aten.lift_fresh")
@@ -47,14 +47,14 @@ def fitted(tmp_path, n: int, settings: Settings, make=torch.optim.SGD) -> tuple[
     """One epoch of ``n`` images in batches of four."""
     labels = np.arange(n) % 3
     pixels = np.random.default_rng(0).integers(0, 255, (n, 3, 8, 8), np.uint8)
-    domain = Pixels("A", pixels, labels, tuple(map(str, range(n))), "A", ("r", "g", "b"))
+    domain = DecodedDomain("A", pixels, labels, tuple(map(str, range(n))), "A", ("r", "g", "b"))
     data = DomainDataModule(
-        Part(domain, np.arange(n)),
-        [Part(domain, np.arange(8))],
+        Subset(domain, np.arange(n)),
+        [Subset(domain, np.arange(8))],
         seed=0,
         batch_size=4,
         augment=Augment(erase=0.5),
-        normalise=Normalise([0.5] * 3, [0.25] * 3),
+        normalize=Normalize([0.5] * 3, [0.25] * 3),
     )
     torch.manual_seed(0)
     model = ResNet(Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d), 3, block=BasicBlock, depths=[1], widths=[4])
@@ -81,9 +81,9 @@ def test_the_recorded_operations_are_those_of_steps_and_evaluations(tmp_path):
     took, module = fitted(tmp_path, 18, PLAIN)
     each = count_flops(module.model, (3, 8, 8))
     assert took.flops == 16 * each.training + 8 * each.prediction  # two images are left out of the last batch
-    assert took.floor_s == pytest.approx(took.flops / took.matrix_rate)
-    assert took.mfu == pytest.approx(took.floor_s / (took.train_s + took.eval_s))
-    assert {"flops", "matrix_rate", "floor_s", "mfu"} <= took.timing().keys()
+    assert took.compute_bound_s == pytest.approx(took.flops / took.matrix_rate)
+    assert took.mfu == pytest.approx(took.compute_bound_s / (took.train_s + took.eval_s))
+    assert {"flops", "matrix_rate", "compute_bound_s", "mfu"} <= took.timing().keys()
 
 
 def test_an_optimiser_that_can_is_fused_where_asked(tmp_path):

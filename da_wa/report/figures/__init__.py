@@ -5,15 +5,15 @@ from da_wa.report.figures.heatmap import heatmap, matrix_heatmap
 from da_wa.report.figures.images import contact_sheet
 from da_wa.report.figures.lines import learning_curves
 from da_wa.report.figures.ranks import critical_difference
-from da_wa.report.figures.scatter import clouds, relation
+from da_wa.report.figures.scatter import embedding_scatter, relation
 from da_wa.report.figures.style import rendered
 
 __all__ = [
     "Panel",
-    "clouds",
     "contact_sheet",
     "critical_difference",
     "dots",
+    "embedding_scatter",
     "heatmap",
     "learning_curves",
     "matrix_heatmap",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NAMES_IN_A_COLUMN = 15
 
 
-def clouds(parts: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+def embedding_scatter(parts: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """One small plot for each title, one cloud for each domain.
 
     Args:

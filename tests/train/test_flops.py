@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from da_wa._conf import compose_experiment, conf_dir
-from da_wa.runs.build import part
-from da_wa.train.floor import count_flops, matrix_rate, matrix_type
+from da_wa.runs.build import make
+from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 
 NORMS = sorted(path.stem for path in (conf_dir() / "norm").glob("*.yaml"))
 
@@ -37,7 +37,7 @@ def test_grouped_convolutions():
 
 def network(model: str, norm: str):
     cfg, norms = compose_experiment([f"model={model}", f"norms=[{norm}]"])
-    return part(cfg["model"]["build"])(part(norms[norm]), 10)
+    return make(cfg["model"]["build"])(make(norms[norm]), 10)
 
 
 def test_resnet20_has_its_known_41_million_multiply_adds():
