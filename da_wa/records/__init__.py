@@ -1,0 +1,1 @@
+"""What was planned and what came out: typed records, saved outputs, identities. Never imports torch."""

@@ -1,0 +1,250 @@
+"""``record.json``, schema 2: what one unit of work was and what came of it, as frozen, validated types.
+
+A record holds facts. Whatever follows from them is computed when it is asked for: results under a selection rule
+from the evaluations, accuracies from counts. Numbers of images are counts, accuracies fractions, times seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from da_wa.errors import DataError
+
+SCHEMA = 2
+"""The version of ``record.json``, raised when a field changes its meaning; see ``migrate.py`` for older ones."""
+
+Selection = Literal["last", "source_val", "target_oracle"]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Factors(_Frozen):
+    """Every property of a unit that a table may vary; ``None`` where it does not apply or is not known.
+
+    Attributes:
+        norm: the name of the norm, e.g. ``bn_wa``.
+        weight: how it normalises weights: ``plain``, ``align``, …
+        activation: how it normalises activations: ``none``, ``bn``, ``gn``, …
+        method: the adaptation method; ``none`` trains on the source alone.
+        model: the backbone.
+        dataset: the display name of the set of domains.
+        protocol: which images train and which are evaluated.
+        size: side of the images in pixels.
+        batch_size: images per step of the fine-tuning.
+        epochs: of the fine-tuning.
+        lr: learning rate of the fine-tuning.
+        seed: of split, order, augmentation and head.
+        pretraining: the name of the pre-training, ``None`` without any.
+        pretraining_epochs: its epochs.
+        pretraining_seed: its seed.
+    """
+
+    norm: str
+    weight: str = "plain"
+    activation: str = "none"
+    method: str = "none"
+    model: str
+    dataset: str
+    protocol: str
+    size: int
+    batch_size: int | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    seed: Count
+    pretraining: str | None = None
+    pretraining_epochs: int | None = None
+    pretraining_seed: int | None = None
+
+
+class Images(_Frozen):
+    """The images of a domain: a hash of pixels, labels and classes, and their number."""
+
+    digest: str
+    n: Count | None = None
+
+
+class Evaluation(_Frozen):
+    """How many images of a domain were right after an epoch; of the source these are held-out images."""
+
+    domain: str
+    role: Literal["source", "target"]
+    epoch: Count
+    correct: Count
+    n: Annotated[int, Field(gt=0)]
+
+    @property
+    def accuracy(self) -> float:
+        """A fraction."""
+        return self.correct / self.n
+
+
+class Result(Evaluation):
+    """An evaluation and the rule that selected its epoch."""
+
+    selection: Selection
+
+
+class EpochCurve(_Frozen):
+    """One epoch of training: mean loss, accuracy on augmented training images (a fraction), learning rate."""
+
+    epoch: int
+    loss: float | None = None
+    accuracy: float | None = None
+    lr: float | None = None
+
+
+class Pretraining(_Frozen):
+    """The network that a unit started from and its accuracy on the test images of its own dataset."""
+
+    name: str
+    dataset: str
+    epochs: int
+    correct: Count | None = None
+    n: Count | None = None
+    recipe: str | None = None
+
+
+class Divergence(_Frozen):
+    """In which epoch a training loss stopped being finite."""
+
+    epoch: int
+    message: str
+
+
+class Checksum(_Frozen):
+    """Of the file ``outputs.npz`` that belongs to the record."""
+
+    crc32: int
+    bytes: int
+
+
+class Record(_Frozen):
+    """What one unit was, what came of it, what it cost and what it ran on.
+
+    Attributes:
+        id: the name of the unit and of its directory.
+        status: ``diverged`` units have a curve but no evaluations.
+        factors: see :class:`Factors`.
+        labels: display names of factor levels, e.g. ``{"norm": "BN + WA"}``.
+        source: the domain with labels.
+        target: the one target of the unit; ``None`` for a unit evaluated on every other domain.
+        seen: domains whose unlabelled images were used in training.
+        domains: all domains in display order.
+        classes: class names; label *i* means ``classes[i]``.
+        images: by domain.
+        experiment: a hash of all that units of one table share, see ``identity.py``.
+        versions: declared versions of norm and model, e.g. ``{"norm": 1}``.
+        evaluations: every evaluated epoch × domain.
+        curve: one row an epoch.
+        pretraining: the network it started from.
+        parameters: trained numbers.
+        cost: seconds, images per second, operations; see ``train/fitting.py``.
+        provenance: versions of packages, processor, device, precision, commit, command, ``started``, ``finished``.
+        outputs: the checksum of ``outputs.npz``.
+        error: of a unit that diverged.
+    """
+
+    schema_: Literal[2] = Field(2, alias="schema")
+    id: str
+    status: Literal["finished", "diverged"]
+    factors: Factors
+    labels: dict[str, str] = {}
+    source: str
+    target: str | None = None
+    seen: list[str] = []
+    domains: list[str]
+    classes: list[str]
+    images: dict[str, Images]
+    experiment: str
+    versions: dict[str, int] = {}
+    evaluations: list[Evaluation]
+    curve: list[EpochCurve] = []
+    pretraining: Pretraining | None = None
+    parameters: int | None = None
+    cost: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+    outputs: Checksum | None = None
+    error: Divergence | None = None
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True)
+
+    @property
+    def label(self) -> str:
+        """The display name of the norm."""
+        return self.labels.get("norm", self.factors.norm)
+
+    @property
+    def targets(self) -> list[str]:
+        """The domains that the unit transfers to, in display order."""
+        return [d for d in self.domains if d != self.source] if self.target is None else [self.target]
+
+    @property
+    def results(self) -> list[Result]:
+        """Every evaluated domain's row under every selection rule, see :func:`select`."""
+        return select(self.evaluations)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Record:
+        if unknown := {self.source, *self.targets, *self.images}.difference(self.domains):
+            raise ValueError(f"{', '.join(sorted(unknown))} not among its domains")
+        if any(row.correct > row.n for row in self.evaluations):
+            raise ValueError("an evaluation has more correct images than images")
+        evaluated = {row.domain for row in self.evaluations}
+        if self.status == "finished" and (absent := [t for t in self.targets if t not in evaluated]):
+            raise ValueError(f"no evaluation of {', '.join(absent)}")
+        if (self.status == "diverged") != (self.error is not None):
+            raise ValueError("a diverged unit has an error, a finished one has none")
+        return self
+
+
+def select(evaluations: Sequence[Evaluation]) -> list[Result]:
+    """The rows of every domain under every selection rule; none without evaluations.
+
+    ``last``: the last epoch. ``source_val``: the epoch with the best accuracy on held-out source images.
+    ``target_oracle``: for each target the epoch with the best accuracy on that target, which uses its labels. Of
+    equally good epochs the latest counts.
+
+    >>> rows = [Evaluation(domain=d, role=r, epoch=e, correct=c, n=10)
+    ...         for d, r, e, c in [("A", "source", 1, 9), ("A", "source", 2, 8), ("W", "target", 1, 4), ("W", "target", 2, 5)]]
+    >>> [(row.selection, row.epoch, row.correct) for row in select(rows) if row.domain == "W"]
+    [('last', 2, 5), ('source_val', 1, 4), ('target_oracle', 2, 5)]
+    """
+    if not evaluations:
+        return []
+
+    def best(rows: Sequence[Evaluation]) -> int:
+        return max(rows, key=lambda row: (row.correct, row.epoch)).epoch
+
+    last = max(row.epoch for row in evaluations)
+    on_source = [row for row in evaluations if row.role == "source"]
+    chosen: dict[Selection, Callable[[str], int]] = {"last": lambda domain: last}
+    if on_source:
+        source_val = best(on_source)
+        chosen["source_val"] = lambda domain: source_val
+    chosen["target_oracle"] = lambda domain: best([row for row in evaluations if row.domain == domain])
+    return [
+        Result(**row.model_dump(), selection=selection)
+        for selection, epoch_for in chosen.items()
+        for row in evaluations
+        if row.epoch == epoch_for(row.domain) and not (selection == "target_oracle" and row.role == "source")
+    ]
+
+
+def parse(content: bytes, where: str) -> Record:
+    """A record from JSON of schema 2.
+
+    Raises:
+        DataError: it is not valid JSON, or not a valid record; names the field.
+    """
+    try:
+        return Record.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the record"
+        raise DataError(f"{where} is not a valid record: {field}: {first['msg']}.") from None
