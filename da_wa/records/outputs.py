@@ -71,7 +71,7 @@ def round_logits(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:
     rounded = np.clip(logits, -_MAX, _MAX).astype(np.float16)
     highest = np.take_along_axis(rounded, top, axis=-1)
     tied = (rounded >= highest) & (np.arange(logits.shape[-1]) != top)
-    return np.where(tied, np.nextafter(highest, np.float16(-np.inf)), rounded)
+    return np.asarray(np.where(tied, np.nextafter(highest, np.float16(-np.inf)), rounded), np.float16)
 
 
 def from_logits(

@@ -7,7 +7,7 @@ from the evaluations, accuracies from counts. Numbers of images are counts, accu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ SCHEMA = 2
 """The version of ``record.json``, raised when a field changes its meaning; see ``migrate.py`` for older ones."""
 
 Selection = Literal["last", "source_val", "target_oracle"]
+_Model = TypeVar("_Model", bound=BaseModel)
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -182,7 +183,7 @@ class Record(_Frozen):
     @property
     def targets(self) -> list[str]:
         """The domains that the unit transfers to, in display order."""
-        return [d for d in self.domains if d != self.source] if self.target is None else [self.target]
+        return _targets(self.source, self.target, self.domains)
 
     @property
     def results(self) -> list[Result]:
@@ -236,15 +237,54 @@ def select(evaluations: Sequence[Evaluation]) -> list[Result]:
     ]
 
 
-def parse(content: bytes, where: str) -> Record:
-    """A record from JSON of schema 2.
+class Plan(_Frozen):
+    """A unit as it was planned, whether or not it was run; see :class:`Record` for the fields."""
+
+    factors: Factors
+    labels: dict[str, str] = {}
+    source: str
+    target: str | None = None
+    domains: list[str]
+
+    @property
+    def label(self) -> str:
+        """The display name of the norm."""
+        return self.labels.get("norm", self.factors.norm)
+
+    @property
+    def targets(self) -> list[str]:
+        """The domains that the unit transfers to, in display order."""
+        return _targets(self.source, self.target, self.domains)
+
+
+def _targets(source: str, target: str | None, domains: Sequence[str]) -> list[str]:
+    return [domain for domain in domains if domain != source] if target is None else [target]
+
+
+def parse(raw: Any, where: str) -> Record:
+    """A record from plain values of schema 2.
 
     Raises:
-        DataError: it is not valid JSON, or not a valid record; names the field.
+        DataError: it is not a valid record; names the field.
     """
+    if isinstance(raw, dict) and raw.get("schema") != SCHEMA:
+        raise DataError(f"{where} has schema {raw.get('schema')!r}; this version of da_wa reads 1 and {SCHEMA}.")
+    return _validated(Record, raw, f"{where} is not a valid record")
+
+
+def parse_plan(raw: Any, where: str) -> Plan:
+    """A plan from plain values.
+
+    Raises:
+        DataError: it is not a valid plan; names the field.
+    """
+    return _validated(Plan, raw, f"{where} is not a valid plan")
+
+
+def _validated(kind: type[_Model], raw: Any, complaint: str) -> _Model:
     try:
-        return Record.model_validate_json(content)
+        return kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the record"
-        raise DataError(f"{where} is not a valid record: {field}: {first['msg']}.") from None
+        field = ".".join(map(str, first["loc"]))
+        raise DataError(f"{complaint}: {field + ': ' if field else ''}{first['msg']}.") from None

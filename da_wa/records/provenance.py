@@ -1,4 +1,4 @@
-"""What a run ran on and with: kept in every record, so that a number can be traced and repeated."""
+"""Versions, processor, commit and command: kept in every record, so that a number can be traced and repeated."""
 
 from __future__ import annotations
 
@@ -12,25 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from da_wa.train.fitting import Fitted
-
 PACKAGES = ("da-wa", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "pillow")
-
-
-def environment(fitted: Fitted) -> dict[str, Any]:
-    """Versions, processor, device, precision, commit and command of a fit, as plain values."""
-    return {
-        **machine(),
-        "device": fitted.device,
-        "precision": fitted.settings.precision,
-        "channels_last": fitted.settings.channels_last,
-        "compile": fitted.settings.compile,
-        "fused": fitted.settings.fused,
-        "threads": torch.get_num_threads(),
-        "command": command(),
-    }
 
 
 def machine() -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from da_wa.errors import DataError
+
+MAKE_ROOM = "Make room there or choose another folder with out=DIR, then rerun the command."
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Make ``path`` hold what ``write`` writes: all of it or, on any error, what it held before.
+
+    The folder is made where it is missing.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error.strerror or error}. {MAKE_ROOM}") from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Like ``Path.write_bytes``, atomically.
+
+    Raises:
+        DataError: see :func:`write_atomically`.
+    """
+    write_atomically(path, lambda file: file.write(content))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file, atomically.
+
+    Raises:
+        DataError: see :func:`write_atomically`.
+    """
+    write_bytes(path, json.dumps(value, indent=1, allow_nan=False).encode())
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """The content of a file, or None where there is none.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error

@@ -1,0 +1,200 @@
+"""Names of units and networks: hashes of declared facts.
+
+A fact is a name, a parameter, a seed, or a digest of images or weights. Display labels, class paths and file layout are
+no facts: a class that moves or a norm that is relabelled changes no name. Code of the user's own has a ``version`` that
+is raised when the code changes what it computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Facts = dict[str, Any]
+_NOT_FACTS = frozenset({"label", "factors"})
+
+
+def digest(value: Any) -> str:
+    """Eight hex digits of a nested plain value; the order of keys does not matter.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def slug(name: str) -> str:
+    """A name as part of a file name.
+
+    >>> slug("two words/ü")
+    'two_words_ü'
+    """
+    return re.sub(r"[^\w.]+", "_", name)[:40]
+
+
+def parameters(node: Any) -> Any:
+    """The facts in a configuration node: everything but class paths (``_target_``), labels and factors.
+
+    A callable that has no ``name`` is known by its path: that of a user's own optimiser, for example.
+
+    >>> parameters({"_target_": "a.B", "name": "b", "label": "B!", "eps": 1e-5})
+    {'name': 'b', 'eps': 1e-05}
+    """
+    if isinstance(node, Mapping):
+        return {k: parameters(v) for k, v in node.items() if not str(k).startswith("_") and k not in _NOT_FACTS}
+    if isinstance(node, (list, tuple)):
+        return [parameters(v) for v in node]
+    return node
+
+
+def norm_facts(name: str, node: Mapping[str, Any]) -> Facts:
+    """Name, version and parameters of a norm.
+
+    >>> node = {"_target_": "x.Norm", "label": "GN", "activation": {"_target_": "x.group_norm", "groups": 32}, "conv": {}}
+    >>> norm_facts("gn", node)
+    {'name': 'gn', 'version': 1, 'activation': {'groups': 32}}
+    """
+    found = {k: v for k, v in parameters(node).items() if v not in (None, {})}
+    return {"name": name, "version": 1} | found
+
+
+def model_facts(node: Mapping[str, Any]) -> Facts:
+    """Name, version and parameters of a backbone."""
+    return {"version": 1, **parameters(node)}
+
+
+def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:
+    """Parameters of a training recipe; a callable given by its path (``_target_``) is known by that path."""
+    if node is None:
+        return None
+    return {key: _named(value) if isinstance(value, Mapping) else value for key, value in node.items()}
+
+
+def _named(node: Mapping[str, Any]) -> Facts:
+    path = node.get("_target_")
+    known: Facts = parameters(node)
+    return known if path is None else {**known, "name": path}
+
+
+def network_facts(
+    *,
+    norm: Facts,
+    model: Facts,
+    dataset: str,
+    size: int,
+    recipe: Facts,
+    normalize: Mapping[str, Any],
+    dtype: str,
+    seed: int,
+    images: Mapping[str, str] | None = None,
+    holdout: float = 0.0,
+) -> Facts:
+    """What a pre-trained network depends on.
+
+    Args:
+        norm: see :func:`norm_facts`.
+        model: see :func:`model_facts`.
+        dataset: of the pre-training, by its display name.
+        size: side of the images in pixels.
+        recipe: see :func:`recipe_facts`.
+        normalize: mean and standard deviation of the input.
+        dtype: the type that weights are stored in.
+        seed: of initialisation, order and augmentation.
+        images: digests by name where the images need not be the original ones.
+        holdout: the fraction of training images that is held out.
+    """
+    facts = {
+        "norm": norm,
+        "model": model,
+        "dataset": dataset,
+        "size": size,
+        "recipe": recipe,
+        "normalize": dict(normalize),
+        "dtype": dtype,
+        "seed": seed,
+    }
+    return facts | ({"images": dict(images)} if images else {}) | ({"holdout": holdout} if holdout else {})
+
+
+def network_name(pretraining: str, facts: Facts) -> str:
+    """The name of a network and of its file, e.g. ``resnet20-cifar100-bn-4d6a7dd6``."""
+    return f"{facts['model']['name']}-{pretraining}-{facts['norm']['name']}-{digest(facts)}"
+
+
+def unit_name(facts: Facts) -> str:
+    """The name of a unit and of its folder, e.g. ``bn-A-s0-23f917cc``; see :func:`unit_facts`."""
+    method, target = facts["method"]["name"], facts["target"]
+    stem = [facts["norm"]["name"]]
+    stem += [] if method == "none" else [method]
+    stem += [slug(facts["source"])] + ([] if target is None else [slug(target)])
+    return "-".join([*stem, f"s{facts['seed']}", digest(facts)])
+
+
+def unit_facts(
+    *,
+    norm: Facts,
+    model: Facts,
+    method: Facts,
+    source: str,
+    target: str | None,
+    seed: int,
+    start: str | None,
+    shared: Facts,
+) -> Facts:
+    """What the numbers of a unit depend on.
+
+    Args:
+        norm: see :func:`norm_facts`.
+        model: see :func:`model_facts`.
+        method: name and parameters of the adaptation method.
+        source: the domain with labels.
+        target: the one target, ``None`` for every other domain.
+        seed: of split, order, augmentation and head.
+        start: the name of the pre-trained network, or the digest of a given file.
+        shared: see :func:`shared_facts`.
+    """
+    return {
+        "norm": norm,
+        "model": model,
+        "method": method,
+        "source": source,
+        "target": target,
+        "seed": seed,
+        "start": start,
+        "shared": shared,
+    }
+
+
+def shared_facts(
+    *,
+    recipe: Facts,
+    protocol: Mapping[str, Any],
+    normalize: Mapping[str, Any],
+    size: int,
+    pretraining: Any,
+    images: Mapping[str, str],
+    classes: Sequence[str],
+) -> Facts:
+    """What all units of one table have in common; its digest is a record's ``experiment``.
+
+    Args:
+        recipe: of the fine-tuning, see :func:`recipe_facts`.
+        protocol: name and parameters.
+        normalize: mean and standard deviation of the input.
+        size: side of the images in pixels.
+        pretraining: what all networks' pre-training has in common.
+        images: the digest of every domain, in display order.
+        classes: class names.
+    """
+    return {
+        "recipe": recipe,
+        "protocol": parameters(protocol),
+        "normalize": dict(normalize),
+        "size": size,
+        "pretraining": pretraining,
+        "images": dict(images),
+        "classes": list(classes),
+    }

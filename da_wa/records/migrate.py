@@ -1,0 +1,216 @@
+"""Schema 1 read as schema 2: records, plans, predictions, and the headers of pre-trained networks.
+
+In schema 1 a run was a source, results stood in the record beside the evaluations they follow from, arrays were numbered
+by domain, and names were hashes of class paths and labels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from da_wa.errors import DataError
+from da_wa.records import identity
+from da_wa.records.identity import Facts
+from da_wa.records.outputs import DomainOutputs, Outputs
+from da_wa.records.schema import Plan, Record, parse, parse_plan
+
+OUTPUTS = "predictions.npz"
+"""Where schema 1 kept its outputs."""
+
+NO_EPOCHS = np.zeros(0, np.int32)
+
+_LEVELS = {
+    "none": ("plain", "none"),
+    "bn": ("plain", "bn"),
+    "bn_cwn": ("center", "bn"),
+    "bn_wa": ("align", "bn"),
+    "bn_ws": ("standardize", "bn"),
+    "brn": ("plain", "brn"),
+    "cwn": ("center", "none"),
+    "evonorm_s0": ("plain", "evonorm_s0"),
+    "frn": ("plain", "frn"),
+    "gn": ("plain", "gn"),
+    "gn_wa": ("align", "gn"),
+    "gn_ws": ("standardize", "gn"),
+    "in": ("plain", "in"),
+    "in_wa": ("align", "in"),
+    "ln": ("plain", "ln"),
+    "ln_wa": ("align", "ln"),
+    "scaled_ws": ("scaled_standardize", "none"),
+    "wa": ("align", "none"),
+    "wa_double": ("align_double", "none"),
+    "wa_half": ("align_half", "none"),
+    "wa_mean": ("align_mean", "none"),
+    "wa_std": ("align_std", "none"),
+    "wn": ("weight_norm", "none"),
+}
+"""Weight and activation normalisation of the norms that schema 1 knew by name alone."""
+
+_PROVENANCE = ("started", "finished")
+
+
+def is_schema_1(raw: Any) -> bool:
+    """Whether plain values of a ``record.json`` are of schema 1."""
+    return isinstance(raw, dict) and raw.get("schema") == 1
+
+
+def record(raw: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Record:
+    """A record of schema 1, and its ``config.yaml``, as schema 2.
+
+    Raises:
+        DataError: a field is missing or invalid; results that do not follow from the evaluations.
+    """
+    try:
+        pretrain = raw.get("pretrain")
+        upgraded = {
+            "schema": 2,
+            "id": raw["id"],
+            "status": raw["status"],
+            "factors": _factors(raw, config, pretrain),
+            "labels": {"norm": raw["label"]},
+            "source": raw["source"],
+            "target": None,
+            "domains": raw["domains"],
+            "classes": raw["classes"],
+            "images": {name: {k: data.get(k) for k in ("digest", "n")} for name, data in raw["data"].items()},
+            "experiment": raw["recipe"],
+            "evaluations": raw.get("evaluations") or [],
+            "curve": raw.get("curve") or [],
+            "pretraining": pretrain,
+            "parameters": raw.get("parameters"),
+            "cost": _cost(raw),
+            "provenance": (raw.get("environment") or {}) | {k: raw[k] for k in _PROVENANCE if k in raw},
+            "outputs": raw["predictions"],
+            "error": raw.get("error"),
+        }
+    except (KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{where} is not a valid record of schema 1 ({error!r}).") from error
+    found = parse(upgraded, where)
+    stored = [tuple(row.get(k) for k in ("selection", "domain", "epoch", "correct", "n")) for row in raw["results"]]
+    derived = {(r.selection, r.domain, r.epoch, r.correct, r.n) for r in found.results}
+    if found.status == "finished" and set(stored) != derived:
+        raise DataError(f"{where}: its results do not follow from its evaluations.")
+    return found
+
+
+def plan(config: Mapping[str, Any], where: str) -> Plan:
+    """A ``config.yaml`` of schema 1 as the plan of a unit.
+
+    Raises:
+        DataError: a field is missing or invalid.
+    """
+    try:
+        raw = {
+            "factors": _factors(config, config, None),
+            "labels": {"norm": config["label"]},
+            "source": config["source"],
+            "domains": config.get("domains") or [config["source"], *config["targets"]],
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{where} does not say what was planned ({error!r}).") from error
+    return parse_plan(raw, where)
+
+
+def outputs(content: bytes, domains: Sequence[str], where: str) -> Outputs:
+    """The content of a ``predictions.npz``, whose arrays are numbered in the order of ``domains``.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = dict(file)
+        found = {}
+        for k, domain in enumerate(domains):
+            if f"predicted_{k}" in arrays:
+                optional = {
+                    new: arrays.get(f"{old}_{k}")
+                    for new, old in (
+                        ("confidence", "confidence"),
+                        ("feature_index", "feature_index"),
+                        ("features", "feature"),
+                    )
+                }
+                found[domain] = DomainOutputs(
+                    arrays[f"index_{k}"], arrays[f"label_{k}"], None, arrays[f"predicted_{k}"], **optional
+                )
+        return Outputs(arrays.get("epochs", NO_EPOCHS), found)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{where} cannot be read ({error}).") from error
+
+
+def network(old: Mapping[str, Any], norm: str) -> Facts:
+    """The facts of a pre-trained network from a header of schema 1.
+
+    Args:
+        old: the header's recipe.
+        norm: the file name of its norm, which the header does not hold.
+    """
+    return identity.network_facts(
+        norm=identity.norm_facts(norm, old["norm"]),
+        model=identity.model_facts(_model(old["model"])),
+        dataset=old["dataset"],
+        size=old["size"],
+        recipe=recipe(old["recipe"]),
+        normalize=old["normalise"],
+        dtype=old["dtype"],
+        seed=old["seed"],
+        images=old.get("images"),
+        holdout=old.get("holdout", 0.0),
+    )
+
+
+def recipe(old: Mapping[str, Any]) -> Facts:
+    """A training recipe of schema 1, whose callables were class paths, with their names.
+
+    >>> recipe({"epochs": 6, "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}})
+    {'epochs': 6, 'optimizer': {'name': 'sgd', 'lr': 0.1}}
+    """
+    found = {}
+    for key, value in old.items():
+        if isinstance(value, Mapping):
+            name = str(value["_target_"]).rpartition(".")[2].lower()
+            value = ({} if key == "augment" else {"name": name}) | identity.parameters(value)
+        found[key] = value
+    return found
+
+
+def _model(old: Mapping[str, Any]) -> Facts:
+    """A model of schema 1, whose block was a class path, with the block's name."""
+    build = dict(old["build"])
+    if isinstance(build.get("block"), Mapping):
+        build["block"] = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}[build["block"]["path"].rpartition(".")[2]]
+    return {**old, "build": build}
+
+
+def _factors(raw: Mapping[str, Any], config: Mapping[str, Any], pretrain: Mapping[str, Any] | None) -> Facts:
+    norm = raw["norm"]
+    weight, activation = _LEVELS.get(norm, (norm, norm))
+    details = config.get("details") or {}
+    finetune, before = details.get("finetune") or {}, details.get("pretrain")
+    before = before if isinstance(before, Mapping) else {}
+    return {
+        "norm": norm,
+        "weight": weight,
+        "activation": activation,
+        "model": raw["model"],
+        "dataset": raw["dataset"],
+        "protocol": raw["protocol"],
+        "size": raw["size"],
+        "batch_size": finetune.get("batch_size"),
+        "epochs": finetune.get("epochs"),
+        "lr": (finetune.get("optimizer") or {}).get("lr"),
+        "seed": raw["seed"],
+        "pretraining": before.get("name") or (pretrain and pretrain.get("dataset")),
+        "pretraining_epochs": (pretrain or {}).get("epochs") or (before.get("recipe") or {}).get("epochs"),
+        "pretraining_seed": before.get("seed"),
+    }
+
+
+def _cost(raw: Mapping[str, Any]) -> Facts:
+    timing = {("compute_bound_s" if k == "floor_s" else k): v for k, v in (raw.get("timing") or {}).items()}
+    return timing | ({"peak_memory_mb": raw["peak_memory_mb"]} if "peak_memory_mb" in raw else {})

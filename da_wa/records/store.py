@@ -1,0 +1,279 @@
+"""The records of one ``out`` folder: a directory per unit under ``out/runs/<id>/``.
+
+========================  =====================================================================================
+``config.yaml``           the plan of the unit, written before it runs
+``last.ckpt``             the training state after the last epoch, while the unit is running
+``outputs.npz``           logits or predictions of every evaluated image, see ``outputs.py``
+``weights.safetensors``   the trained network, where it was asked to be kept
+``record.json``           everything else, see ``schema.py``; appears last: a unit with a record is finished
+``failure.json``          why the last attempt failed; the unit is tried again by the next command
+``lock``                  held by the process that works on the unit
+========================  =====================================================================================
+
+Every file is written beside its place and then moved there: a crash at any moment leaves the old file or the new one.
+What is read is checked, and a record that cannot be trusted counts as missing. Records of schema 1 are migrated as they
+are read.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from da_wa.errors import ConfigError, DataError
+from da_wa.records import migrate
+from da_wa.records.files import MAKE_ROOM, read_bytes, write_bytes, write_json
+from da_wa.records.outputs import Outputs, pack, unpack
+from da_wa.records.plain import plain
+from da_wa.records.schema import Checksum, Plan, Record, parse, parse_plan
+
+_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is installed
+
+
+class Store:
+    """All units of one ``out`` folder."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = Path(out) / "runs"
+
+    def run(self, run_id: str) -> RunDir:
+        """The directory of a unit, which need not exist yet.
+
+        Raises:
+            ConfigError: ``run_id`` cannot name a folder.
+        """
+        if run_id in ("", "..") or Path(run_id).name != run_id or "\0" in run_id:
+            raise ConfigError(f"{run_id!r} is not a valid name of a run: it must be the name of a folder.")
+        return RunDir(self.path / run_id)
+
+    def runs(self) -> list[RunDir]:
+        """Every planned unit, ordered by id."""
+        return [RunDir(config.parent) for config in sorted(self.path.glob("*/config.yaml"))]
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The directory of one unit; its name is the unit's id."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The unit's id."""
+        return self.path.name
+
+    def plan(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.yaml`` where it is new or differs; a finished unit keeps the one it was run with.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True).encode(errors="surrogateescape")
+        target = self.path / "config.yaml"
+        known = read_bytes(target)
+        if known is None or (known != text and not self.finished):
+            write_bytes(target, text)
+
+    @contextmanager
+    def claim(self) -> Iterator[bool]:
+        """Hold the unit: ``with run.claim() as mine`` gives False at once when another process holds it.
+
+        The operating system frees the claim of a process that dies. Ask :attr:`finished` *after* claiming: the other
+        process may have finished the unit in between.
+
+        Raises:
+            DataError: the lock cannot be written.
+        """
+        with claimed(self.path / "lock") as mine:
+            yield mine
+
+    @property
+    def finished(self) -> bool:
+        """Whether a record that can be trusted is there; its training may have diverged."""
+        return self.record() is not None
+
+    def record(self) -> Record | None:
+        """The record, or None where there is none; one that cannot be trusted gives a warning and None."""
+        try:
+            return self.verified()
+        except DataError as error:
+            warnings.warn(f"{error} The run counts as unfinished.", stacklevel=2)
+            return None
+
+    def verified(self) -> Record | None:
+        """The record, or None where there is none.
+
+        Raises:
+            DataError: the record or its outputs are damaged, belong to another unit, or have an unknown schema.
+        """
+        path = self.path / "record.json"
+        content = read_bytes(path)
+        if content is None:
+            return None
+        try:
+            raw = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is damaged ({error}).") from error
+        old = migrate.is_schema_1(raw)
+        record = migrate.record(raw, self._raw_config(), str(path)) if old else parse(raw, str(path))
+        if record.id != self.id:
+            raise DataError(f"{path} belongs to the run {record.id!r}.")
+        self._checked_outputs(record)
+        return record
+
+    def outputs(self, record: Record | None = None) -> Outputs:
+        """What the network of a finished unit said of every evaluated image; empty for one that diverged.
+
+        Args:
+            record: the unit's, where it has been read already.
+
+        Raises:
+            DataError: the unit is not finished, its files cannot be trusted, or the counts in the record are not
+                those of the outputs.
+        """
+        record = record or self.verified()
+        if record is None:
+            raise DataError(f"{self.path} holds no finished run: rerun the command that planned it.")
+        content, path = self._checked_outputs(record), self.path / "outputs.npz"
+        if content is None:
+            return Outputs(epochs=migrate.NO_EPOCHS)
+        old = self.path / migrate.OUTPUTS
+        outputs = unpack(content, str(path)) if path.exists() else migrate.outputs(content, record.domains, str(old))
+        _check_counts(record, outputs, self.path)
+        return outputs
+
+    def planned(self) -> Plan:
+        """The unit as it was planned.
+
+        Raises:
+            DataError: ``config.yaml`` cannot be read.
+        """
+        raw = self._raw_config()
+        where = str(self.path / "config.yaml")
+        return parse_plan(raw["unit"], where) if "unit" in raw else migrate.plan(raw, where)
+
+    def last_modified(self) -> float:
+        """When the unit was last planned anew or tried, in seconds of the epoch; 0 when that is not known."""
+        times = []
+        for name in ("config.yaml", "failure.json", "last.ckpt"):
+            with suppress(OSError):
+                times.append((self.path / name).stat().st_mtime)
+        return max(times, default=0.0)
+
+    def failure(self) -> str | None:
+        """What the last attempt raised, if it did."""
+        return failure(self.path / "failure.json")
+
+    def finish(self, record: Record, outputs: Outputs) -> Record:
+        """Write the record and its outputs; from then on the unit is finished and never run again.
+
+        Args:
+            record: ``outputs``, the checksum, is filled in.
+            outputs: of every evaluated image.
+
+        Returns:
+            The record as it was written.
+
+        Raises:
+            DataError: the files cannot be written; the unit stays unfinished.
+            ValueError: the record belongs to another unit, or its counts are not those of the outputs.
+        """
+        if record.id != self.id:
+            raise ValueError(f"the record of {record.id} does not belong into {self.path}")
+        try:
+            _check_counts(record, outputs, self.path)
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        content = pack(outputs)
+        record = record.model_copy(update={"outputs": Checksum(crc32=zlib.crc32(content), bytes=len(content))})
+        write_bytes(self.path / "outputs.npz", content)
+        write_json(self.path / "record.json", record.model_dump(mode="json", by_alias=True))
+        for name in ("last.ckpt", "failure.json"):
+            (self.path / name).unlink(missing_ok=True)
+        return record
+
+    def _raw_config(self) -> dict[str, Any]:
+        path = self.path / "config.yaml"
+        try:
+            config = yaml.load(read_bytes(path) or b"", _YamlLoader)
+        except (ValueError, yaml.YAMLError) as error:
+            raise DataError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
+        if not isinstance(config, dict):
+            raise DataError(f"{path} holds no configuration.")
+        return config
+
+    def _checked_outputs(self, record: Record) -> bytes | None:
+        """The content of the outputs' file, exactly what was written with ``record``."""
+        if record.outputs is None:
+            return None
+        path = self.path / "outputs.npz"
+        content = read_bytes(path)
+        if content is None:
+            content = read_bytes(self.path / migrate.OUTPUTS)
+        if content is None:
+            raise DataError(f"{path} is missing.")
+        if (record.outputs.crc32, record.outputs.bytes) != (zlib.crc32(content), len(content)):
+            raise DataError(f"{path} is damaged or not the one that record.json refers to.")
+        return content
+
+
+@contextmanager
+def claimed(lock_file: Path) -> Iterator[bool]:
+    """Hold a lock without waiting: gives False when another process holds it.
+
+    Raises:
+        DataError: the lock cannot be written.
+    """
+    lock = FileLock(lock_file)
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        mine = False
+    except OSError as error:
+        raise DataError(f"Cannot lock {lock_file.parent}: {error.strerror}. {MAKE_ROOM}") from error
+    else:
+        mine = True
+    try:
+        yield mine
+    finally:
+        lock.release()
+
+
+def failure(path: Path) -> str | None:
+    """The message in a ``failure.json``, None where there is none.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    content = read_bytes(path)
+    if content is None:
+        return None
+    try:
+        return str(json.loads(content)["message"])
+    except (ValueError, TypeError, KeyError):
+        return "it failed, and failure.json cannot be read"
+
+
+def _check_counts(record: Record, outputs: Outputs, where: Path) -> None:
+    """Compare the counts of a record with the outputs that they were counted from."""
+    position = {int(epoch): k for k, epoch in enumerate(outputs.epochs)}
+    for row in record.evaluations:
+        domain, k = outputs.domains.get(row.domain), position.get(row.epoch)
+        if domain is None or k is None:
+            raise DataError(f"{where}: there are no outputs of {row.domain} in epoch {row.epoch}.")
+        found = (int(domain.correct[k]), len(domain.index))
+        if found != (row.correct, row.n):
+            raise DataError(
+                f"{where}: the record says {row.correct} of {row.n} images of {row.domain} are right in epoch "
+                f"{row.epoch}, the outputs say {found[0]} of {found[1]}. Delete the folder and rerun the command."
+            )
