@@ -28,11 +28,11 @@ class Header:
     """What a checkpoint says of itself.
 
     Attributes:
-        recipe: everything that determined the weights, as nested plain values.
-        result: what came of it: correct, n, epochs, curve, seconds, environment.
+        facts: everything that determined the weights, as nested plain values.
+        result: correct, n, epochs, curve, cost, provenance.
     """
 
-    recipe: Mapping[str, Any]
+    facts: Mapping[str, Any]
     result: Mapping[str, Any]
 
 
@@ -52,7 +52,7 @@ def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torc
         state[key] = stored
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    metadata = {"recipe": json.dumps(header.recipe, sort_keys=True), "result": json.dumps(header.result)}
+    metadata = {"facts": json.dumps(header.facts, sort_keys=True), "result": json.dumps(header.result)}
     try:
         save_file(state, draft, metadata)
         draft.chmod(0o644)  # safetensors makes files that only their owner can read
@@ -79,9 +79,11 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); delete it to train it again"
         ) from error
-    if not {"recipe", "result"} <= metadata.keys():
-        raise CheckpointError(f"{path} has no recipe in its header: it was not written by this package")
-    return Header(json.loads(metadata["recipe"]), json.loads(metadata["result"]))
+    if "recipe" in metadata:
+        raise CheckpointError(f"{path} was written by an earlier version; convert it with: da-wa migrate {path.parent}")
+    if not {"facts", "result"} <= metadata.keys():
+        raise CheckpointError(f"{path} has no facts in its header: it was not written by this package")
+    return Header(json.loads(metadata["facts"]), json.loads(metadata["result"]))
 
 
 def load_backbone(path: Path, model: nn.Module) -> None:

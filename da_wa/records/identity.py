@@ -53,7 +53,7 @@ def parameters(node: Any) -> Any:
 def norm_facts(name: str, node: Mapping[str, Any]) -> Facts:
     """Name, version and parameters of a norm.
 
-    >>> node = {"_target_": "x.Norm", "label": "GN", "activation": {"_target_": "x.group_norm", "groups": 32}, "conv": {}}
+    >>> node = {"_target_": "x.Norm", "label": "GN", "activation": {"_target_": "x.group_norm", "groups": 32}}
     >>> norm_facts("gn", node)
     {'name': 'gn', 'version': 1, 'activation': {'groups': 32}}
     """

@@ -1,7 +1,7 @@
 """Schema 1 read as schema 2: records, plans, predictions, and the headers of pre-trained networks.
 
-In schema 1 a run was a source, results stood in the record beside the evaluations they follow from, arrays were numbered
-by domain, and names were hashes of class paths and labels.
+In schema 1 a run was a source, results stood in the record beside the evaluations they follow from, arrays were
+numbered by domain, and names were hashes of class paths and labels.
 """
 
 from __future__ import annotations
@@ -164,6 +164,12 @@ def network(old: Mapping[str, Any], norm: str) -> Facts:
     )
 
 
+def network_result(old: Mapping[str, Any]) -> Facts:
+    """The result in a header of schema 1 under the present names."""
+    kept = {k: v for k, v in old.items() if k not in ("timing", "environment")}
+    return kept | {"cost": _cost(old), "provenance": old.get("environment") or {}}
+
+
 def recipe(old: Mapping[str, Any]) -> Facts:
     """A training recipe of schema 1, whose callables were class paths, with their names.
 
@@ -205,7 +211,7 @@ def _factors(raw: Mapping[str, Any], config: Mapping[str, Any], pretrain: Mappin
         "epochs": finetune.get("epochs"),
         "lr": (finetune.get("optimizer") or {}).get("lr"),
         "seed": raw["seed"],
-        "pretraining": before.get("name") or (pretrain and pretrain.get("dataset")),
+        "pretraining": before.get("name") or ((pretrain or {}).get("dataset")),
         "pretraining_epochs": (pretrain or {}).get("epochs") or (before.get("recipe") or {}).get("epochs"),
         "pretraining_seed": before.get("seed"),
     }

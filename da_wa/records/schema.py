@@ -212,7 +212,8 @@ def select(evaluations: Sequence[Evaluation]) -> list[Result]:
     equally good epochs the latest counts.
 
     >>> rows = [Evaluation(domain=d, role=r, epoch=e, correct=c, n=10)
-    ...         for d, r, e, c in [("A", "source", 1, 9), ("A", "source", 2, 8), ("W", "target", 1, 4), ("W", "target", 2, 5)]]
+    ...         for d, r, e, c in [("A", "source", 1, 9), ("A", "source", 2, 8),
+    ...                            ("W", "target", 1, 4), ("W", "target", 2, 5)]]
     >>> [(row.selection, row.epoch, row.correct) for row in select(rows) if row.domain == "W"]
     [('last', 2, 5), ('source_val', 1, 4), ('target_oracle', 2, 5)]
     """

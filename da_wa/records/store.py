@@ -124,7 +124,7 @@ class RunDir:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is damaged ({error}).") from error
         old = migrate.is_schema_1(raw)
-        record = migrate.record(raw, self._raw_config(), str(path)) if old else parse(raw, str(path))
+        record = migrate.record(raw, self.config(), str(path)) if old else parse(raw, str(path))
         if record.id != self.id:
             raise DataError(f"{path} belongs to the run {record.id!r}.")
         self._checked_outputs(record)
@@ -151,13 +151,28 @@ class RunDir:
         _check_counts(record, outputs, self.path)
         return outputs
 
+    def config(self) -> dict[str, Any]:
+        """The plan as it was written, all of it.
+
+        Raises:
+            DataError: ``config.yaml`` cannot be read.
+        """
+        path = self.path / "config.yaml"
+        try:
+            config = yaml.load(read_bytes(path) or b"", _YamlLoader)
+        except (ValueError, yaml.YAMLError) as error:
+            raise DataError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
+        if not isinstance(config, dict):
+            raise DataError(f"{path} holds no configuration.")
+        return config
+
     def planned(self) -> Plan:
         """The unit as it was planned.
 
         Raises:
             DataError: ``config.yaml`` cannot be read.
         """
-        raw = self._raw_config()
+        raw = self.config()
         where = str(self.path / "config.yaml")
         return parse_plan(raw["unit"], where) if "unit" in raw else migrate.plan(raw, where)
 
@@ -200,16 +215,6 @@ class RunDir:
         for name in ("last.ckpt", "failure.json"):
             (self.path / name).unlink(missing_ok=True)
         return record
-
-    def _raw_config(self) -> dict[str, Any]:
-        path = self.path / "config.yaml"
-        try:
-            config = yaml.load(read_bytes(path) or b"", _YamlLoader)
-        except (ValueError, yaml.YAMLError) as error:
-            raise DataError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
-        if not isinstance(config, dict):
-            raise DataError(f"{path} holds no configuration.")
-        return config
 
     def _checked_outputs(self, record: Record) -> bytes | None:
         """The content of the outputs' file, exactly what was written with ``record``."""

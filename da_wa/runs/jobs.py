@@ -1,97 +1,166 @@
-"""The two kinds of job: pre-train a network, fine-tune it from one source.
+"""Jobs as plain data: pre-train a network, run one unit of the table.
 
-A job is a plain description that another process can take up: whether it is done, whether it can
-start, and a lock are all found on disk. Torch is imported only where a job runs.
+A job can be pickled, and its state is found on disk: any process may ask for it, and any process may take the job up.
+Jobs do not run themselves; ``execute.py`` runs them.
 """
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from da_wa.errors import DataError
-from da_wa.runs.ledger import RunDir, write_atomically
+from da_wa.records.files import read_bytes, write_json
+from da_wa.records.store import RunDir, claimed, failure
 
-Notify = Callable[[int, int], None]
+PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints"
+"""Pre-trained networks that are shipped with the package."""
 
 
 @dataclass(frozen=True)
-class Job(ABC):
+class Waiting:
+    """It starts from the outcome of another job, which is not there yet."""
+
+    job: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """It can start."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """Another process works on it."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Its outcome is there."""
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """Its training loss stopped being finite; it is not tried again, since it would diverge again."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last attempt failed; the next command tries again."""
+
+    reason: str
+    time: float  # seconds of the epoch
+
+
+State = Waiting | Ready | Running | Done | Diverged | Failed
+
+
+@dataclass(frozen=True)
+class Job:
     """Something to run once.
 
     Attributes:
         id: its name, and that of the file or folder it leaves.
-        config: nested plain values.
+        config: what ``execute`` needs, as nested plain values.
+        cost: image passes, for estimating the remaining time.
     """
 
     id: str
     config: Mapping[str, Any]
+    cost: float
 
     @property
-    @abstractmethod
-    def cost(self) -> float:
-        """Image passes, for telling the time that is left."""
+    def failure_file(self) -> Path:
+        """The file that says why the last attempt failed."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def register(self) -> None:
-        """Make the place for its outcome, where a report finds that it is missing."""
+    @property
+    def lock_file(self) -> Path:
+        """The file that a process holds while it works on the job."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def done(self) -> bool:
-        """Whether its outcome is there."""
+    def outcome(self) -> Done | Diverged | None:
+        """How it ended, None while it has not."""
+        raise NotImplementedError
 
-    def diverged(self) -> str | None:
-        """Why its outcome is that there are no numbers, if so."""
-        return None
-
-    @abstractmethod
     def waits_for(self) -> str | None:
         """The job whose outcome it needs and lacks."""
+        return None
 
-    @abstractmethod
-    def claim(self) -> AbstractContextManager[bool]:
-        """A context that gives True when this process alone may run the job."""
+    def register(self) -> None:
+        """Make the place for its outcome.
 
-    @abstractmethod
-    def run(self, notify: Notify) -> None:
-        """Run it and leave its outcome, whole."""
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        raise NotImplementedError
+
+    def state(self) -> State:
+        """What can be seen of it on disk.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        if ended := self.outcome():
+            return ended
+        if self.lock_file.exists():
+            with self.claim() as mine:
+                if not mine:
+                    return Running()
+        if failed := self.failed():
+            return failed
+        needed = self.waits_for()
+        return Ready() if needed is None else Waiting(needed)
 
     @property
-    @abstractmethod
-    def note(self) -> Path:
-        """The file that tells why the last attempt failed."""
+    def done(self) -> bool:
+        """Whether it ended, be it by divergence."""
+        return self.outcome() is not None
 
-    def fail(self, message: str) -> None:
-        """Leave that note; the job is tried again by the next command."""
-        note = {"message": message, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        write_atomically(self.note, lambda file: file.write(json.dumps(note, indent=1).encode()))
+    @contextmanager
+    def claim(self) -> Iterator[bool]:
+        """Hold the job: gives False at once when another process holds it.
 
-    def failed_since(self, moment: float) -> str | None:
-        """Why an attempt failed at or after ``moment`` (seconds of the epoch), if one did."""
+        Raises:
+            DataError: the lock cannot be written.
+        """
+        with claimed(self.lock_file) as mine:
+            yield mine
+
+    def fail(self, reason: str) -> None:
+        """Note why an attempt failed.
+
+        Raises:
+            DataError: the note cannot be written.
+        """
+        write_json(self.failure_file, {"message": reason, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+
+    def failed(self, since: float = 0.0) -> Failed | None:
+        """How the last attempt failed, if it did so at or after ``since`` (seconds of the epoch)."""
         try:
-            if self.note.stat().st_mtime < moment:
-                return None
-            return str(json.loads(self.note.read_bytes())["message"])
-        except FileNotFoundError:
+            time = self.failure_file.stat().st_mtime
+        except OSError:
             return None
-        except OSError as error:
-            raise DataError(f"{self.note} cannot be read: {error.strerror}") from error
+        reason = failure(self.failure_file)
+        return None if time < since or reason is None else Failed(reason, time)
 
 
 @dataclass(frozen=True)
 class PretrainJob(Job):
-    """Trains a network on CIFAR and leaves a checkpoint; one that is shipped with the package counts as done.
+    """Trains a network and leaves a checkpoint; one that is shipped with the package counts as done.
 
-    A training that diverges leaves a ``.diverged.json`` in its place. It is not tried again: the same recipe
-    would diverge again, and another recipe has another name.
+    A training that diverges leaves a ``.diverged.json`` instead. It is not tried again: the same recipe would diverge
+    again, and another recipe has another name.
+
+    Attributes:
+        path: of the checkpoint.
     """
 
     path: Path
@@ -99,115 +168,83 @@ class PretrainJob(Job):
     @property
     def checkpoint(self) -> Path:
         """Where the checkpoint is, or will be."""
-        shipped = Path(__file__).resolve().parents[1] / "checkpoints" / self.path.name
-        return shipped if shipped.is_file() else self.path
+        packaged = PACKAGED / self.path.name
+        return packaged if packaged.is_file() else self.path
 
     @property
-    def cost(self) -> float:
-        return 50_000.0 * int(self.config["described"]["recipe"]["epochs"])
-
-    @property
-    def note(self) -> Path:
+    def failure_file(self) -> Path:
         return self.path.with_suffix(".failure.json")
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path.with_suffix(".lock")
+
+    @property
+    def diverged_file(self) -> Path:
+        """Written by a training that diverged: error, curve, provenance."""
+        return self.path.with_suffix(".diverged.json")
 
     def register(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(
-                f"pre-trained networks cannot be kept in {self.path.parent}: {error.strerror}. "
-                "Choose another folder with checkpoint_dir=DIR, then run the same command again."
+                f"Pre-trained networks cannot be kept in {self.path.parent}: {error.strerror}. "
+                "Choose another folder with checkpoint_dir=DIR, then rerun the command."
             ) from error
 
-    def done(self) -> bool:
-        return self.checkpoint.is_file() or self._diverged.is_file()
-
-    @property
-    def _diverged(self) -> Path:
-        return self.path.with_suffix(".diverged.json")
+    def outcome(self) -> Done | Diverged | None:
+        if self.checkpoint.is_file():
+            return Done()
+        known = self.divergence()
+        if known is None:
+            return None
+        return Diverged(f"{known['error']['message']}; delete {self.diverged_file} to try again with the same recipe")
 
     def divergence(self) -> dict[str, Any] | None:
-        """What there is to tell of a training that diverged: error, curve, environment."""
-        if self.checkpoint.is_file():
+        """Error, curve and provenance of a training that diverged.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        content = None if self.checkpoint.is_file() else read_bytes(self.diverged_file)
+        if content is None:
             return None
         try:
-            known: dict[str, Any] = json.loads(self._diverged.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self._diverged} cannot be read ({error}); delete it to train again") from error
+            known: dict[str, Any] = json.loads(content)
+        except ValueError as error:
+            raise DataError(f"{self.diverged_file} cannot be read ({error}); delete it to train again.") from error
         return known
-
-    def diverged(self) -> str | None:
-        known = self.divergence()
-        return None if known is None else f"{known['error']['message']}; delete {self._diverged} to try again as it is"
-
-    def waits_for(self) -> str | None:
-        return None
-
-    @contextmanager
-    def claim(self) -> Iterator[bool]:
-        lock = FileLock(self.path.with_suffix(".lock"))
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield False
-            return
-        except OSError as error:
-            raise DataError(
-                f"{self.path} cannot be written: {error.strerror}. "
-                "Choose another folder with checkpoint_dir=DIR, then run the same command again."
-            ) from error
-        try:
-            yield True
-        finally:
-            lock.release()
-
-    def run(self, notify: Notify) -> None:
-        from da_wa.runs.build import run_pretraining
-
-        divergence = run_pretraining(self.config, self.path, notify)
-        if divergence is not None:
-            write_atomically(self._diverged, lambda file: file.write(json.dumps(divergence, indent=1).encode()))
-        self.note.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
-class FinetuneJob(Job):
-    """Fine-tunes from one source and leaves a record."""
+class UnitJob(Job):
+    """Runs one unit and leaves a record.
+
+    Attributes:
+        directory: where its files are.
+        start: the checkpoint of the network it starts from, None for an untrained one.
+    """
 
     directory: RunDir
-    checkpoint: Path | None
-    images: int
+    start: Path | None
 
     @property
-    def cost(self) -> float:
-        return float(self.images * int(self.config["details"]["finetune"]["epochs"]))
-
-    @property
-    def note(self) -> Path:
+    def failure_file(self) -> Path:
         return self.directory.path / "failure.json"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.directory.path / "lock"
 
     def register(self) -> None:
         self.directory.plan(self.config)
 
-    def done(self) -> bool:
-        return self.directory.finished
-
-    def diverged(self) -> str | None:
-        error = (self.directory.record() or {}).get("error")
-        return None if error is None else f"{error['message']} (epoch {error['epoch']})"
+    def outcome(self) -> Done | Diverged | None:
+        record = self.directory.record()
+        if record is None:
+            return None
+        return Done() if record.error is None else Diverged(f"{record.error.message} (epoch {record.error.epoch})")
 
     def waits_for(self) -> str | None:
-        return self.checkpoint.stem if self.checkpoint is not None and not self.checkpoint.exists() else None
-
-    def claim(self) -> AbstractContextManager[bool]:
-        return self.directory.claim()
-
-    def run(self, notify: Notify) -> None:
-        from da_wa.runs.build import run_finetuning
-
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        record, predictions = run_finetuning(self.config, self.checkpoint, self.directory.path, notify)
-        finished = datetime.now(UTC).isoformat(timespec="seconds")
-        self.directory.finish({**record, "started": started, "finished": finished}, predictions)
+        return self.start.stem if self.start is not None and not self.start.exists() else None

@@ -1,73 +1,226 @@
-"""An experiment's configuration -> its jobs, pre-training before fine-tuning, each with a stable name."""
+"""An experiment -> its jobs, pre-training before fine-tuning, each with a stable name."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from da_wa.config.compose import Experiment
 from da_wa.data.cache import DecodedDomain
 from da_wa.errors import ConfigError, nearest
-from da_wa.runs.build import load_pretraining, make
-from da_wa.runs.jobs import FinetuneJob, Job, PretrainJob
-from da_wa.runs.ledger import Ledger
+from da_wa.records import identity
+from da_wa.records.identity import Facts
+from da_wa.records.store import Store
+from da_wa.runs.inputs import load_pretraining
+from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 
 
-def plan(
-    cfg: Mapping[str, Any],
-    norms: Mapping[str, Any],
-    domains: Sequence[DecodedDomain],
-    ledger: Ledger,
-    checkpoint_dir: Path,
-) -> list[Job]:
-    """All jobs of an experiment; a job that is finished already is among them.
+def plan(experiment: Experiment, domains: Sequence[DecodedDomain], out: Path, checkpoint_dir: Path) -> list[Job]:
+    """All jobs of an experiment; jobs that are finished already are among them.
 
-    A pre-trained network is shared by all sources and seeds of its norm. What a job's numbers depend on
-    is hashed into its name; where and how it is computed (``trainer``, ``launcher``, folders) is not.
+    A pre-trained network is shared by all sources and seeds of its norm. The facts that a job's numbers depend on are
+    hashed into its name; where and how it is computed (``trainer``, ``launcher``, folders) is not.
 
     Args:
-        cfg: the composed experiment, as nested plain values.
-        norms: the configuration of each norm, by name.
-        domains: the decoded domains in display order; empty for pre-training alone.
-        ledger: where fine-tuning runs are kept.
+        experiment: what was asked for.
+        domains: the domains in display order; empty for pre-training alone.
+        out: the folder of the experiment.
         checkpoint_dir: where pre-trained networks are kept.
 
     Raises:
-        ConfigError: a source that is not a domain, or no target for it; or ``ledger`` holds finished runs
-            of another experiment.
+        ConfigError: a source that is not a domain, a checkpoint that cannot be read, or ``out`` contains finished runs
+            with different settings.
     """
-    pretraining: dict[str, PretrainJob] = {}
-    jobs: list[Job] = []
-    images = _own_images(cfg["pretrain"], cfg["cache_dir"])
-    for name, norm in norms.items():
-        if cfg["pretrain"]["recipe"] is not None and cfg["pretrain"]["checkpoint"] is None:
-            pretraining[name] = _pretrain_job(cfg, name, norm, checkpoint_dir, images)
-            jobs.append(pretraining[name])
-    names = [domain.name for domain in domains]
-    sources = _sources(cfg["sources"], names) if domains else []
-    for seed in _seeds(cfg["seeds"]):
-        for name, norm in norms.items():
-            checkpoint = pretraining[name].checkpoint if name in pretraining else _given(cfg["pretrain"], name)
-            for source in sources:
-                jobs.append(_finetune_job(cfg, name, norm, source, seed, domains, checkpoint, ledger))
-    _refuse_another_experiment(ledger, [job.config for job in jobs if isinstance(job, FinetuneJob)])
+    cfg = experiment.cfg
+    networks = _pretraining(experiment, checkpoint_dir)
+    jobs: list[Job] = list(networks.values())
+    store, shared = Store(out), _shared(cfg, domains) if domains else {}
+    sources = _sources(cfg["sources"], [domain.name for domain in domains]) if domains else []
+    for seed, network_seed in product(dict.fromkeys(cfg["seeds"]), _network_seeds(cfg["pretrain"])):
+        for (model, model_node), (norm, norm_node), source in product(
+            experiment.models.items(), experiment.norms.items(), sources
+        ):
+            network = networks.get((model, norm, network_seed))
+            start = network.checkpoint if network else _given(cfg["pretrain"], norm)
+            facts = identity.unit_facts(
+                norm=identity.norm_facts(norm, norm_node),
+                model=identity.model_facts(model_node),
+                method={"name": "none"},
+                source=source,
+                target=None,
+                seed=seed,
+                start=network.id if network else _content(start),
+                shared=shared,
+            )
+            run_id = identity.unit_name(facts)
+            config = {
+                "unit": _unit(cfg, model_node, norm, norm_node, source, seed, network_seed, domains),
+                "experiment": identity.digest(shared),
+                "facts": facts,
+                **_computing(cfg),
+                "norm": norm_node,
+                "model": model_node,
+                "finetune": cfg["finetune"],
+                "protocol": cfg["protocol"],
+                "normalize": cfg["normalize"],
+                "data": cfg["data"],
+                "logger": cfg["logger"],
+                "keep": cfg["keep"],
+            }
+            images = next(len(domain) for domain in domains if domain.name == source)
+            cost = float(images * cfg["finetune"]["epochs"])
+            jobs.append(UnitJob(run_id, config, cost, store.run(run_id), start))
+    _refuse_other_settings(store, [job for job in jobs if isinstance(job, UnitJob)])
     return jobs
 
 
-def _refuse_another_experiment(ledger: Ledger, planned: Sequence[Mapping[str, Any]]) -> None:
-    """Raise before anything is trained that could not stand in one table with what is there."""
-    there = next((run.config() for run in ledger.runs() if run.finished), None) if planned else None
-    if there is None or there["recipe"] == planned[0]["recipe"]:
-        return
-    old, new = (_flat({**config["details"], "norm": None}) for config in (there, planned[0]))
-    differ = [f"{k}: {old.get(k)} there, {new.get(k)} now" for k in {**old, **new} if old.get(k) != new.get(k)]
-    raise ConfigError(
-        f"{ledger.path} holds runs of another experiment, which cannot stand in one table with this one "
-        f"({'; '.join(differ[:5])}). Choose another folder with out=DIR."
+def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, int | None], PretrainJob]:
+    """The pre-training of every (model, norm, seed); nothing where networks are given or start untrained."""
+    cfg = experiment.cfg
+    pretrain = cfg["pretrain"]
+    if not _trains(pretrain):
+        return {}
+    images = _own_images(pretrain, cfg["cache_dir"])
+    jobs = {}
+    for seed, (model, model_node), (norm, norm_node) in product(
+        _network_seeds(pretrain), experiment.models.items(), experiment.norms.items()
+    ):
+        facts = identity.network_facts(
+            norm=identity.norm_facts(norm, norm_node),
+            model=identity.model_facts(model_node),
+            dataset=pretrain["label"],
+            size=pretrain["size"],
+            recipe=identity.recipe_facts(pretrain["recipe"]) or {},
+            normalize=cfg["normalize"],
+            dtype=pretrain["dtype"],
+            seed=seed or 0,
+            images=images,
+            holdout=pretrain["holdout"],
+        )
+        name = identity.network_name(pretrain["name"], facts)
+        config = {
+            "facts": facts,
+            "norm": norm_node,
+            "model": model_node,
+            "recipe": pretrain["recipe"],
+            "data": pretrain["data"],
+            **_computing(cfg),
+        }
+        cost = 50_000.0 * pretrain["recipe"]["epochs"]
+        jobs[model, norm, seed] = PretrainJob(name, config, cost, folder / f"{name}.safetensors")
+    return jobs
+
+
+def _computing(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Where and how: no part of a job's name."""
+    return {"trainer": cfg["trainer"], "cache_dir": cfg["cache_dir"]}
+
+
+def _trains(pretrain: Mapping[str, Any]) -> bool:
+    """Whether networks are pre-trained, and not given or untrained."""
+    return pretrain["recipe"] is not None and pretrain["checkpoint"] is None
+
+
+def _network_seeds(pretrain: Mapping[str, Any]) -> list[int | None]:
+    """The seeds of the pre-training; one None where there is none."""
+    if not _trains(pretrain):
+        return [None]
+    return list(dict.fromkeys(pretrain["seeds"] or [pretrain["seed"]]))
+
+
+def _own_images(pretrain: Mapping[str, Any], cache_dir: str) -> dict[str, str]:
+    """The digests of a pre-training set that need not be the original one; the original is known by its name."""
+    if pretrain["verify"]:
+        return {}
+    subsets = load_pretraining(pretrain["data"], pretrain["size"], Path(cache_dir))
+    return {domain.name: domain.digest for domain in subsets}
+
+
+def _shared(cfg: Mapping[str, Any], domains: Sequence[DecodedDomain]) -> Facts:
+    pretrain = cfg["pretrain"]
+    how: Any = None if pretrain["checkpoint"] is None else "given"
+    if _trains(pretrain):
+        keys = ("name", "size", "dtype", "holdout")
+        how = {**{k: pretrain[k] for k in keys}, "recipe": identity.recipe_facts(pretrain["recipe"])}
+    return identity.shared_facts(
+        recipe=identity.recipe_facts(cfg["finetune"]) or {},
+        protocol=cfg["protocol"],
+        normalize=cfg["normalize"],
+        size=cfg["data"]["size"],
+        pretraining=how,
+        images={domain.name: domain.digest for domain in domains},
+        classes=domains[0].classes,
     )
+
+
+def _unit(
+    cfg: Mapping[str, Any],
+    model: Mapping[str, Any],
+    norm: str,
+    norm_node: Mapping[str, Any],
+    source: str,
+    seed: int,
+    network_seed: int | None,
+    domains: Sequence[DecodedDomain],
+) -> dict[str, Any]:
+    """The plan of a unit, see :class:`~da_wa.records.schema.Plan`."""
+    pretrain, factors = cfg["pretrain"], norm_node.get("factors") or {}
+    trained = _trains(pretrain)
+    return {
+        "factors": {
+            "norm": norm,
+            "weight": factors.get("weight", norm),
+            "activation": factors.get("activation", norm),
+            "method": "none",
+            "model": model["name"],
+            "dataset": cfg["data"]["name"],
+            "protocol": cfg["protocol"]["name"],
+            "size": cfg["data"]["size"],
+            "batch_size": cfg["finetune"]["batch_size"],
+            "epochs": cfg["finetune"]["epochs"],
+            "lr": cfg["finetune"]["optimizer"].get("lr"),
+            "seed": seed,
+            "pretraining": pretrain["name"] if trained or pretrain["checkpoint"] is not None else None,
+            "pretraining_epochs": pretrain["recipe"]["epochs"] if trained else None,
+            "pretraining_seed": network_seed,
+        },
+        "labels": {"norm": norm_node.get("label", norm)},
+        "source": source,
+        "target": None,
+        "domains": [domain.name for domain in domains],
+    }
+
+
+def _refuse_other_settings(store: Store, planned: Sequence[UnitJob]) -> None:
+    """Raise before anything is trained whose results could not be compared with those that are there."""
+    if not planned:
+        return
+    wanted = planned[0].config
+    for run in store.runs():
+        record = run.record()
+        if record is None:
+            continue
+        if record.experiment == wanted["experiment"]:
+            return
+        known = run.config().get("facts", {}).get("shared")
+        differ = "they are of an earlier version" if known is None else _differences(known, wanted["facts"]["shared"])
+        raise ConfigError(
+            f"{store.path} contains runs with different settings; results are not comparable ({differ}). "
+            "Use a separate out=DIR per experiment."
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    before, now = _flat(old), _flat(new)
+    differ = [
+        f"{k}: {before.get(k)} there, {now.get(k)} now"
+        for k in dict.fromkeys([*before, *now])
+        if before.get(k) != now.get(k)
+    ]
+    return "; ".join(differ[:5])
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -76,97 +229,12 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def _own_images(pretrain: Mapping[str, Any], cache_dir: str) -> dict[str, str]:
-    """The digest of each part of a pre-training set that need not be the original; its label tells the others."""
-    if pretrain["recipe"] is None or pretrain["verify"] or pretrain["checkpoint"] is not None:
-        return {}
-    parts = load_pretraining(pretrain["data"], pretrain["size"], Path(cache_dir))
-    return {pixels.name: pixels.digest for pixels in parts}
-
-
-def _pretrain_job(cfg: Mapping[str, Any], name: str, norm: Any, folder: Path, images: Mapping[str, str]) -> PretrainJob:
-    pretrain = cfg["pretrain"]
-    described = {
-        "dataset": pretrain["label"],
-        "size": pretrain["size"],
-        "recipe": pretrain["recipe"],
-        "dtype": pretrain["dtype"],
-        "seed": pretrain["seed"],
-        "model": cfg["model"],
-        "norm": norm,
-        "normalise": cfg["normalize"],
-        **({"images": dict(images)} if images else {}),
-    }
-    stem = f"{cfg['model']['name']}-{pretrain['name']}-{name}-{digest(described)}"
-    config = {
-        "described": described,
-        "data": pretrain["data"],
-        "trainer": cfg["trainer"],
-        "cache_dir": cfg["cache_dir"],
-    }
-    return PretrainJob(stem, config, folder / f"{stem}.safetensors")
-
-
-def _finetune_job(
-    cfg: Mapping[str, Any],
-    name: str,
-    norm: Any,
-    source: str,
-    seed: int,
-    domains: Sequence[DecodedDomain],
-    checkpoint: Path | None,
-    ledger: Ledger,
-) -> FinetuneJob:
-    recipe = {
-        "finetune": cfg["finetune"],
-        "protocol": cfg["protocol"],
-        "model": cfg["model"],
-        "normalise": cfg["normalize"],
-        "size": cfg["data"]["size"],
-        "pretrain": _pretrained_how(cfg["pretrain"]),
-        "domains": {domain.name: domain.digest for domain in domains},
-        "classes": list(domains[0].classes),
-    }
-    config = {
-        "norm": name,
-        "label": norm["label"],
-        "model": cfg["model"]["name"],
-        "seed": seed,
-        "source": source,
-        "targets": [domain.name for domain in domains if domain.name != source],
-        "domains": [domain.name for domain in domains],
-        "dataset": cfg["data"]["name"],
-        "protocol": make(cfg["protocol"]).name,
-        "size": cfg["data"]["size"],
-        "recipe": digest(recipe),
-        "checkpoint": None if checkpoint is None else checkpoint.name,
-        "details": {"norm": norm, **recipe},
-        "data": cfg["data"],
-        "trainer": cfg["trainer"],
-        "logger": cfg["logger"],
-        "cache_dir": cfg["cache_dir"],
-    }
-    # A checkpoint is told apart by its name, which holds the hash of its recipe; a given one by its content.
-    determined_by = [recipe, norm, source, seed, checkpoint_identity(checkpoint, cfg["pretrain"])]
-    run_id = f"{name}-{slug(source)}-s{seed}-{digest(determined_by)}"
-    images = next(len(domain) for domain in domains if domain.name == source)
-    return FinetuneJob(run_id, config, ledger.run(run_id), checkpoint, images)
-
-
 def _sources(wanted: Any, names: Sequence[str]) -> list[str]:
     if wanted == "all":
         return list(names)
-    if not isinstance(wanted, list):
-        raise ConfigError(f"sources={wanted} is neither `all` nor a list; write sources=[{','.join(names[:2])}]")
     for source in wanted:
         if source not in names:
-            raise ConfigError(f"there is no domain {source!r} to use as a source. {nearest(str(source), names)}")
-    return list(dict.fromkeys(wanted))
-
-
-def _seeds(wanted: Any) -> list[int]:
-    if not isinstance(wanted, list) or not wanted or not all(isinstance(seed, int) and seed >= 0 for seed in wanted):
-        raise ConfigError(f"seeds={wanted} is not a list of whole numbers; write seeds=[0,1,2]")
+            raise ConfigError(f"sources: there is no domain {source!r}. {nearest(str(source), names)}")
     return list(dict.fromkeys(wanted))
 
 
@@ -180,33 +248,16 @@ def _given(pretrain: Mapping[str, Any], norm: str) -> Path | None:
     found = sorted(path.glob(f"*-{norm}-*.safetensors"))
     if len(found) != 1:
         listed = ", ".join(f.name for f in found) or "none"
-        raise ConfigError(f"pretrain.checkpoint={path} needs one file *-{norm}-*.safetensors; found: {listed}")
+        raise ConfigError(f"pretrain.checkpoint={path} needs one file *-{norm}-*.safetensors; found: {listed}.")
     return found[0]
 
 
-def checkpoint_identity(checkpoint: Path | None, pretrain: Mapping[str, Any]) -> str | None:
-    """What tells one checkpoint from another: the name we gave it, or the content of a user's file."""
-    if checkpoint is None or pretrain["checkpoint"] is None:
-        return None if checkpoint is None else checkpoint.stem
+def _content(checkpoint: Path | None) -> str | None:
+    """The digest of a file that the user gave."""
+    if checkpoint is None:
+        return None
     try:
         with checkpoint.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
-        raise ConfigError(f"pretrain.checkpoint={checkpoint} cannot be read: {error.strerror}") from error
-
-
-def _pretrained_how(pretrain: Mapping[str, Any]) -> Any:
-    """What all norms' pre-training has in common, for telling experiments apart."""
-    if pretrain["checkpoint"] is not None or pretrain["recipe"] is None:
-        return "given" if pretrain["checkpoint"] is not None else None
-    return {key: pretrain[key] for key in ("name", "size", "recipe", "dtype", "seed")}
-
-
-def digest(value: Any) -> str:
-    """Eight hex digits of a nested plain value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def slug(name: str) -> str:
-    """A name as part of a file name."""
-    return re.sub(r"[^\w.]+", "_", name)[:40]
+        raise ConfigError(f"pretrain.checkpoint={checkpoint} cannot be read: {error.strerror}.") from error

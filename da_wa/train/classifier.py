@@ -1,9 +1,10 @@
-"""The LightningModule that pre-training and fine-tuning share."""
+"""The LightningModule behind every training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -20,26 +21,39 @@ from da_wa.data.loader import Batch
 from da_wa.errors import Diverged
 from da_wa.models.backbone import Backbone
 from da_wa.models.fixup import scalar_parameters
+from da_wa.records.outputs import round_logits
 from da_wa.train.recipe import MakeOptimizer, MakeSchedule
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""Logits (n, k) float32 and labels (n,) int64 -> loss ()."""
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Objective:
+    """The objective of training on labelled source images alone.
+
+    Args:
+        label_smoothing: in [0, 1), see Szegedy et al. 2016, arXiv 1512.00567, Sec. 7.
+    """
+    return partial(F.cross_entropy, label_smoothing=label_smoothing)
 
 
 class Classifier(LightningModule):
-    """Trains a backbone with cross-entropy and predicts whole domains.
+    """Trains a backbone and evaluates it on whole domains.
 
     Args:
         model: images (n, 3, h, w) -> logits (n, classes).
         num_classes: classes of the head.
+        objective: the training loss.
         optimizer: called with parameter groups.
         schedule: called with the optimiser and ``total_steps``; stepped after every batch.
         domains: names of the evaluated domains, one for every validation loader.
         seed: with the epoch's number it fixes augmentation and dropout.
-        label_smoothing: of the training loss.
 
     Attributes:
-        fused: ask an optimiser that can for one kernel in the place of several.
+        fused: request the fused kernel of optimisers that have one.
         curve: one row an epoch: epoch (from 1), loss, accuracy (training images, augmented), lr.
-        predictions: evaluated epoch -> one tensor a domain, predicted labels (n,) int64 in loader order.
-        confidences: one tensor a domain, probabilities (n,) of the labels that were predicted last.
+        logits: evaluated epoch -> one tensor a domain, (n, classes) float16 in loader order, see
+            :func:`~da_wa.records.outputs.round_logits`.
 
     Raises:
         Diverged: at the end of an epoch whose training loss is not finite.
@@ -49,26 +63,25 @@ class Classifier(LightningModule):
         self,
         model: Backbone,
         num_classes: int,
+        objective: Objective,
         optimizer: MakeOptimizer,
         schedule: MakeSchedule,
         domains: Sequence[str],
         *,
         seed: int,
-        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.objective = model, objective
         self.make_optimizer, self.make_schedule = optimizer, schedule
-        self.domains, self.seed, self.label_smoothing = tuple(domains), seed, label_smoothing
+        self.domains, self.seed = tuple(domains), seed
         self.fused = False
         self.curve: list[dict[str, float]] = []
-        self.predictions: dict[int, list[Tensor]] = {}
-        self.confidences: list[Tensor] = []
+        self.logits: dict[int, list[Tensor]] = {}
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_accuracy = accuracy.clone()
         self.domain_accuracy = nn.ModuleList(accuracy.clone() for _ in domains)
-        self._probabilities: list[list[Tensor]] = []
+        self._batches: list[list[Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, 3, h, w) -> logits (n, classes)."""
@@ -93,7 +106,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels, _ = batch
         logits = self(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        loss = self.objective(logits.float(), labels)
         self.train_loss.update(loss.detach())
         self.train_accuracy.update(logits.detach(), labels)
         return loss
@@ -116,21 +129,20 @@ class Classifier(LightningModule):
         self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "lr": lr})
 
     def on_validation_epoch_start(self) -> None:
-        self._probabilities = [[] for _ in self.domains]
+        self._batches = [[] for _ in self.domains]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         images, labels, _ = batch
         with torch.compiler.set_stance("force_eager"):  # see Settings.compile
-            probabilities = self(images).float().softmax(1)
-        self._metrics()[dataloader_idx].update(probabilities, labels)
-        self._probabilities[dataloader_idx].append(probabilities)
+            logits = self(images).float()
+        self._metrics()[dataloader_idx].update(logits, labels)
+        self._batches[dataloader_idx].append(logits)
 
     def on_validation_epoch_end(self) -> None:
         epoch = self.current_epoch + (self.trainer.state.fn == TrainerFn.FITTING)  # fit counts an epoch when it ends
-        best = [torch.cat(batches).max(1) for batches in self._probabilities]
-        self.predictions[epoch] = [label.cpu() for _, label in best]
-        self.confidences = [probability.cpu() for probability, _ in best]
-        self._probabilities = []
+        whole = [torch.cat(batches).cpu().numpy() for batches in self._batches]
+        self.logits[epoch] = [torch.from_numpy(round_logits(logits)) for logits in whole]
+        self._batches = []
         for name, metric in zip(self.domains, self._metrics(), strict=True):
             self.log(f"accuracy/{name}", float(metric.compute()))
             metric.reset()
@@ -143,7 +155,7 @@ class Classifier(LightningModule):
         return self.model.features(batch[0])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = {"curve": self.curve, "predictions": self.predictions}
+        checkpoint["history"] = {"curve": self.curve, "logits": self.logits}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.curve, self.predictions = checkpoint["history"]["curve"], checkpoint["history"]["predictions"]
+        self.curve, self.logits = checkpoint["history"]["curve"], checkpoint["history"]["logits"]

@@ -49,3 +49,19 @@ class Recipe:
     def evaluate_every(self) -> int:
         """Epochs between evaluations."""
         return math.ceil(self.epochs / self.evaluations)
+
+
+def make_recipe(node):
+    from functools import partial
+
+    import torch
+
+    from da_wa.data.augment import Augment
+    from da_wa.train import schedule as sch
+
+    node = dict(node)
+    o = dict(node["optimizer"])
+    s = dict(node["schedule"])
+    opt = partial({"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[o.pop("name")], **o)
+    sc = partial(getattr(sch, s.pop("name")), **s)
+    return Recipe(**{**node, "optimizer": opt, "schedule": sc, "augment": Augment(**node["augment"])})

@@ -1,11 +1,7 @@
-"""Where jobs run. Workers share nothing but the disk: each takes the next job that nobody holds.
-
-So one process, several, or the same command started twice on a shared folder all do the same work once.
-"""
+"""Workers as processes of this machine."""
 
 from __future__ import annotations
 
-import logging
 import math
 import multiprocessing
 import os
@@ -13,105 +9,13 @@ import queue
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from da_wa.errors import ConfigError, UserError
+from da_wa.launchers.worker import POLL_S, Emit, Event, work_here
 from da_wa.runs.jobs import Job
-
-POLL_S = 0.5
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something a worker did.
-
-    Attributes:
-        kind: ``start`` of a job, ``epoch`` ended, ``done``, ``failed``; ``lost``: the worker had to give up.
-        job: the job's id.
-        epoch: epochs done, of ``epochs``.
-        message: why it failed.
-    """
-
-    kind: Literal["start", "epoch", "done", "failed", "lost"]
-    job: str
-    epoch: int = 0
-    epochs: int = 0
-    message: str = ""
-
-
-Emit = Callable[[Event], None]
-
-
-class OutOfTime(Exception):
-    """Ends a job between two epochs; the same command resumes it."""
-
-
-def work(jobs: Sequence[Job], emit: Emit, since: float, until: float = math.inf) -> None:
-    """Run every job that is neither done nor held by another process, until none or no time is left.
-
-    Args:
-        jobs: in the order to try them.
-        emit: told what happens.
-        since: when this launch began, in seconds of the epoch; what failed later is not tried again.
-        until: when no further job and no further epoch is begun, in seconds of the epoch.
-    """
-    pending = {job.id: job for job in jobs}
-    failed: dict[str, str] = {}  # and why
-    while pending and time.time() < until:
-        progress = False
-        for job in list(pending.values()):
-            unfinished = pending.keys() | failed.keys()
-            ending = _ending(job, failed, since) or _attempt(job, unfinished, failed, emit, since, until)
-            if ending is not None:
-                progress = True
-                del pending[job.id]
-                if ending.kind == "failed":
-                    failed[job.id] = ending.message
-                emit(ending)
-        if pending and not progress:
-            time.sleep(POLL_S)
-
-
-def _ending(job: Job, failed: Mapping[str, str], since: float) -> Event | None:
-    """How ``job`` ended, if it did."""
-    if job.done():
-        why = job.diverged()
-        return Event("done", job.id) if why is None else Event("failed", job.id, message=why)
-    why = job.failed_since(since)
-    if why is None and (needed := job.waits_for()) is not None and needed in failed:
-        why = f"{needed}, which it starts from, failed: {failed[needed].strip().splitlines()[-1]}"
-        job.fail(why)
-    return None if why is None else Event("failed", job.id, message=why)
-
-
-def _attempt(
-    job: Job, unfinished: Set[str], failed: Mapping[str, str], emit: Emit, since: float, until: float
-) -> Event | None:
-    """Run ``job`` if its time has come, and is not over, and no other process holds it."""
-    if job.waits_for() in unfinished or time.time() >= until:
-        return None
-
-    def notify(done: int, epochs: int) -> None:
-        emit(Event("epoch", job.id, done, epochs))
-        if done < epochs and time.time() >= until:
-            raise OutOfTime
-
-    with job.claim() as mine:
-        if not mine or (ending := _ending(job, failed, since)):  # another process has it, or had it a moment ago
-            return ending if mine else None
-        emit(Event("start", job.id))
-        try:
-            job.run(notify)
-        except OutOfTime:
-            return None
-        except UserError as error:
-            job.fail(str(error))
-        except Exception:
-            job.fail(traceback.format_exc())
-        return _ending(job, failed, since)
 
 
 @dataclass(frozen=True)
@@ -152,7 +56,7 @@ class Local:
         since = time.time()
         until = math.inf if self.deadline_s is None else since + self.deadline_s
         if workers == 1:
-            _work_here(jobs, emit, since, until, threads)
+            work_here(jobs, emit, since, until, threads)
         else:
             _work_in_processes(jobs, emit, since, until, threads, workers)
 
@@ -161,15 +65,6 @@ def _parallel(cores: int) -> int:
     import torch
 
     return torch.cuda.device_count() or cores
-
-
-def _work_here(jobs: Sequence[Job], emit: Emit, since: float, until: float, threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    for name in ("domains", "cache"):  # what the images are like was told when the work was planned
-        logging.getLogger(f"da_wa.data.{name}").setLevel(logging.ERROR)
-    work(jobs, emit, since, until)
 
 
 def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: float, threads: int, workers: int) -> None:
@@ -206,7 +101,7 @@ def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: flo
     if lost and time.time() < until:
         raise UserError(
             f"every worker process ended before {len(lost)} of {len(jobs)} jobs, the first {lost[0]} "
-            "(out of memory, or killed?). Start the same command again to go on, with launcher.workers=1 if it recurs."
+            "(out of memory, or killed?). Rerun the command to resume, with launcher.workers=1 if it recurs."
         )
 
 
@@ -218,7 +113,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["da_wa.train.pretrain", "da_wa.train.finetune"])
+    context.set_forkserver_preload(["da_wa.runs.execute"])
     return context
 
 
@@ -229,7 +124,7 @@ def _worker(
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _choose_gpu(number)
     try:
-        _work_here(jobs, events.put, since, until, threads)
+        work_here(jobs, events.put, since, until, threads)
     except UserError as error:  # such as a full disk, where not even a failure can be noted
         events.put(Event("lost", "", message=str(error)))
     except (KeyboardInterrupt, SystemExit):

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from da_wa.launchers.worker import Emit, Event
 from da_wa.runs.jobs import Job
-from da_wa.runs.launch import Emit, Event
 
 LINE_EVERY_S = 60.0
 """Seconds between lines about epochs when output is not a terminal."""
@@ -20,7 +20,7 @@ class Tally:
     """What is done and what is left, in image passes."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.cost = {job.id: job.cost for job in jobs if not job.done()}
+        self.cost = {job.id: job.cost for job in jobs if not job.done}
         self.total = len(jobs)
         self.finished = self.total - len(self.cost)
         self._share = dict.fromkeys(self.cost, 0.0)

@@ -1,0 +1,69 @@
+"""The decoded images that jobs work on. A process loads each set of domains once, however many jobs use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from da_wa.config.make import make
+from da_wa.data.cache import DecodedDomain, load_decoded
+from da_wa.data.domains import DomainSet
+from da_wa.errors import ConfigError
+
+DomainProgress = Callable[[str, int, int], None]
+"""Called with a domain's name, its images decoded so far, and its number of images."""
+
+_loaded: dict[str, list[DecodedDomain]] = {}
+
+
+def silent(name: str, done: int, total: int) -> None:
+    """A :data:`DomainProgress` that shows nothing."""
+
+
+def load_domains(data: Mapping[str, Any], cache_dir: Path, progress: DomainProgress = silent) -> list[DecodedDomain]:
+    """The decoded domains of a ``data`` configuration, in display order.
+
+    Raises:
+        UserError: anything wrong with the data; says what and where.
+    """
+    key = json.dumps([data, str(cache_dir)], sort_keys=True)
+    if key not in _loaded:
+        domains: DomainSet = make(data["domains"])
+        for name, path in data["extra"].items():
+            domains = domains.with_folder(name, path)
+        if len(domains.domains) < 2:
+            raise ConfigError(f"{domains.name} has one domain, {domains.names[0]}; a transfer needs two or more.")
+        _loaded[key] = _decode(domains, data["size"], cache_dir, data["on_bad"], progress)
+    return _loaded[key]
+
+
+def load_pretraining(
+    data: Mapping[str, Any], size: int, cache_dir: Path, progress: DomainProgress = silent
+) -> list[DecodedDomain]:
+    """The decoded training and test images of a configuration's ``pretrain.data``.
+
+    Raises:
+        UserError: anything wrong with the data; says what and where.
+    """
+    key = json.dumps([data, size, str(cache_dir)], sort_keys=True)
+    if key not in _loaded:
+        _loaded[key] = _decode(make(data), size, cache_dir, "error", progress)
+    return _loaded[key]
+
+
+def _decode(
+    domains: DomainSet, size: int, cache_dir: Path, on_bad: Any, progress: DomainProgress
+) -> list[DecodedDomain]:
+    return [
+        load_decoded(
+            domain,
+            domains.classes,
+            size,
+            cache_dir,
+            on_bad,
+            lambda done, total, name=domain.name: progress(name, done, total),  # type: ignore[misc]
+        )
+        for domain in domains.domains
+    ]

@@ -1,0 +1,111 @@
+"""Find what would fail before the first job: every object is made once, networks without memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from da_wa.config.compose import Experiment
+from da_wa.config.make import make
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.splits import check_batch
+from da_wa.errors import ConfigError
+from da_wa.models.backbone import Backbone
+from da_wa.models.checkpoint import CheckpointError, read_header
+from da_wa.runs.jobs import Job, PretrainJob, UnitJob
+from da_wa.train.recipe import make_recipe
+
+
+def preflight(experiment: Experiment, domains: Sequence[DecodedDomain], jobs: Sequence[Job]) -> None:
+    """Raise for anything that would fail only inside a job.
+
+    Args:
+        experiment: what was asked for.
+        domains: the decoded domains.
+        jobs: what is planned.
+
+    Raises:
+        ConfigError: an object that cannot be made as configured, a device that is not available, images too small for
+            the network or too few for a batch.
+        DataError: a domain that cannot be split as the protocol says; the images for pre-training are missing.
+        CheckpointError: a pre-trained network that cannot be used, or is of another norm or model.
+    """
+    cfg = experiment.cfg
+    make(cfg["trainer"]).check_device()
+    make(cfg["launcher"])
+    _check_splits(cfg, domains, jobs)
+    for key, node in {"finetune": cfg["finetune"], "pretrain.recipe": cfg["pretrain"]["recipe"]}.items():
+        if node is not None:
+            _check_recipe(key, node)
+    for model_node in experiment.models.values():
+        for name, norm in experiment.norms.items():
+            _check_size(cfg, model_node["name"], _skeleton(model_node, name, norm))
+    for job in jobs:
+        if isinstance(job, UnitJob) and job.start is not None and job.start.exists():
+            _check_checkpoint(job.start, job.config)
+    if any(isinstance(job, PretrainJob) and not job.done for job in jobs):
+        make(cfg["pretrain"]["data"])
+
+
+def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any]) -> Backbone:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        try:
+            made: Backbone = make(model["build"])(make(norm), 2)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{model['name']} cannot be made with norm {name}: {error}") from error
+    return made
+
+
+def _check_size(cfg: Mapping[str, Any], name: str, model: Backbone) -> None:
+    sizes = {"data.size": cfg["data"]["size"]} if cfg["sources"] else {}
+    if cfg["pretrain"]["recipe"] is not None:
+        sizes["pretrain.size"] = cfg["pretrain"]["size"]
+    for key, size in sizes.items():
+        if size < model.min_size:
+            raise ConfigError(
+                f"{key}={size} is too small for {name}, which needs images of {model.min_size} pixels a side or more."
+            )
+
+
+def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DecodedDomain], jobs: Sequence[Job]) -> None:
+    """Split the domains as the units will."""
+    protocol = make(cfg["protocol"])
+    units = [job.config["unit"] for job in jobs if isinstance(job, UnitJob)]
+    for source, seed in dict.fromkeys((unit["source"], unit["factors"]["seed"]) for unit in units):
+        for domain in domains:
+            if domain.name == source:
+                kept, _ = protocol.source(source, domain.labels, seed)
+                check_batch(source, len(kept), cfg["finetune"]["batch_size"])
+            else:
+                protocol.target(domain.name, domain.labels, seed)
+
+
+def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
+    """Make the optimiser and schedule of a recipe for one parameter."""
+    recipe, parameter = make_recipe(node), torch.zeros(1, requires_grad=True)
+    try:
+        optimizer = recipe.optimizer([{"params": [parameter]}])
+        recipe.schedule(optimizer, total_steps=2)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key} cannot be used: {error}") from error
+
+
+def _check_checkpoint(path: Path, config: Mapping[str, Any]) -> None:
+    """Compare the facts in the header of a checkpoint with the unit that starts from it."""
+    there, wanted = read_header(path).facts, config["facts"]
+    pairs = {
+        "norm": (there.get("norm"), wanted["norm"]),
+        "model": ((there.get("model") or {}).get("name"), wanted["model"]["name"]),
+        "normalize": (there.get("normalize"), config["normalize"]),
+    }
+    differ = [what for what, (found, needed) in pairs.items() if found != needed]
+    if differ:
+        factors = config["unit"]["factors"]
+        raise CheckpointError(
+            f"{path} cannot be used for {factors['model']} with norm {factors['norm']}: "
+            f"it was trained with another {' and '.join(differ)}."
+        )

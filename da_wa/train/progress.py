@@ -1,0 +1,85 @@
+"""Lightning callbacks that every training has: a clock, and the state that an interrupted training resumes from."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from da_wa.errors import UserError
+from da_wa.train.flops import wait
+
+Notify = Callable[[int, int], None]
+"""Called with (epochs done, epochs) whenever an epoch ends."""
+
+
+class Clock(pl.Callback):
+    """Seconds in training, in evaluation and in total; saved with the state that a training resumes from."""
+
+    def __init__(self) -> None:
+        self.train_s = self.eval_s = self._before_s = 0.0
+        self._started = time.perf_counter()
+        self._epoch = self._evaluation = 0.0
+        self._inside = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Seconds since the start, including those before an interruption."""
+        return self._before_s + time.perf_counter() - self._started
+
+    def state_dict(self) -> dict[str, float]:
+        return {"train_s": self.train_s, "eval_s": self.eval_s, "total_s": self.total_s}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.train_s, self.eval_s, self._before_s = (state_dict[key] for key in ("train_s", "eval_s", "total_s"))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._epoch, self._inside = _now(trainer), 0.0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.train_s += _now(trainer) - self._epoch - self._inside
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._evaluation = _now(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        spent = _now(trainer) - self._evaluation
+        self.eval_s += spent
+        self._inside += spent
+
+
+def _now(trainer: pl.Trainer) -> float:
+    """Seconds, once the device has finished all queued work."""
+    wait(trainer.strategy.root_device.type)
+    return time.perf_counter()
+
+
+class SaveState(Checkpoint):
+    """Saves the whole training state at the end of an epoch, at most every ``every_s`` seconds, atomically.
+
+    Raises:
+        UserError: the disk is full, or the file cannot be written.
+    """
+
+    def __init__(self, path: Path, every_s: float, notify: Notify, epochs: int) -> None:
+        self.path, self.every_s, self.notify, self.epochs = path, every_s, notify, epochs
+        self._saved = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        if time.monotonic() - self._saved >= self.every_s and done < self.epochs:
+            draft = self.path.with_suffix(".tmp")
+            try:
+                trainer.save_checkpoint(draft)
+                os.replace(draft, self.path)
+            except OSError as error:
+                draft.unlink(missing_ok=True)
+                raise UserError(
+                    f"{self.path} could not be written ({error}); free some space, then rerun the command to resume"
+                ) from error
+            self._saved = time.monotonic()
+        self.notify(done, self.epochs)

@@ -1,0 +1,67 @@
+"""Which images a training learns from, and which it is evaluated on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.datamodule import Subset
+from da_wa.data.splits import Evaluation, stratified_holdout
+
+FEATURES = 200
+"""Images of each domain whose features are kept."""
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Images to train on, to evaluate (in this order), and to extract features of after the last epoch."""
+
+    train: Subset
+    evaluate: Sequence[Subset]
+    extract: Sequence[Subset] = ()
+
+
+def transfer(domains: Sequence[DecodedDomain], source: str, protocol: Evaluation, seed: int) -> Subsets:
+    """Train on ``source``; evaluate its held-out images and the images of every other domain.
+
+    Args:
+        domains: over one class list, the source among them.
+        source: the name of the domain to train on.
+        protocol: which images of a source train, and which images of a target count.
+        seed: of the split.
+    """
+    train: Subset | None = None
+    evaluate = []
+    for domain in domains:
+        if domain.name == source:
+            kept, holdout = protocol.source(domain.name, domain.labels, seed)
+            train = Subset(domain, kept)
+            evaluate.append(Subset(domain, holdout))
+        else:
+            evaluate.append(Subset(domain, protocol.target(domain.name, domain.labels, seed)))
+    assert train is not None, f"{source} is none of {[d.name for d in domains]}"
+    return Subsets(train, evaluate, [Subset(domain, feature_sample(domain)) for domain in domains])
+
+
+def pretraining(train: DecodedDomain, test: DecodedDomain, holdout: float = 0.0) -> Subsets:
+    """Train on every training image and evaluate the test images.
+
+    Args:
+        train: the training images.
+        test: the test images.
+        holdout: hold out this fraction of every class of the training images, and evaluate these in place of the test
+            images: for choosing a recipe.
+    """
+    if holdout:
+        kept, held_out = stratified_holdout(train.labels, holdout, seed=0)
+        return Subsets(Subset(train, kept), [Subset(train, held_out)])
+    return Subsets(Subset(train, np.arange(len(train.labels))), [Subset(test, np.arange(len(test.labels)))])
+
+
+def feature_sample(domain: DecodedDomain, most: int = FEATURES) -> np.ndarray:
+    """Numbers of the images whose features are kept: the same for every norm and seed, (m,) sorted int64."""
+    drawn = np.random.default_rng(0).choice(len(domain), min(most, len(domain)), replace=False)
+    return np.sort(drawn)

@@ -1,0 +1,287 @@
+"""One training, whatever it is for: model, images, objective and recipe go in, outputs and cost come out."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from da_wa.data.augment import Normalize
+from da_wa.data.datamodule import DomainDataModule
+from da_wa.errors import Diverged
+from da_wa.models.backbone import Backbone
+from da_wa.records.outputs import DomainOutputs, Outputs, from_logits
+from da_wa.train.classifier import Classifier, Objective
+from da_wa.train.flops import count_flops, matrix_rate, matrix_type
+from da_wa.train.progress import Clock, Notify, SaveState
+from da_wa.train.recipe import Recipe
+from da_wa.train.settings import Settings
+from da_wa.train.subsets import Subsets
+
+if sys.platform != "win32":
+    import resource
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Time and arithmetic of a training, including what was spent before an interruption.
+
+    Attributes:
+        settings: how it was computed, without any ``auto``.
+        device: the name of the GPU, or the kind of device.
+        train_s: seconds in training steps.
+        eval_s: seconds in evaluations.
+        total_s: seconds in all.
+        images_per_s: training images per second.
+        peak_memory_mb: of the GPU, else of the process.
+        flops: operations of training and evaluation.
+        matrix_rate: operations per second of the device, see ``flops.py``.
+    """
+
+    settings: Settings
+    device: str
+    train_s: float
+    eval_s: float
+    total_s: float
+    images_per_s: float
+    peak_memory_mb: float
+    flops: int
+    matrix_rate: float
+
+    @property
+    def compute_bound_s(self) -> float:
+        """The least seconds that training and evaluation could take on this device."""
+        return self.flops / self.matrix_rate
+
+    @property
+    def mfu(self) -> float:
+        """Model-FLOPs utilisation: the share of these in the seconds that were taken."""
+        return self.compute_bound_s / max(self.train_s + self.eval_s, 1e-9)
+
+    def values(self) -> dict[str, float]:
+        """Plain values for a record."""
+        return {
+            "total_s": round(self.total_s, 2),
+            "train_s": round(self.train_s, 2),
+            "eval_s": round(self.eval_s, 2),
+            "images_per_s": round(self.images_per_s, 1),
+            "flops": self.flops,
+            "matrix_rate": round(self.matrix_rate),
+            "compute_bound_s": round(self.compute_bound_s, 4),
+            "mfu": round(self.mfu, 5),
+            "peak_memory_mb": round(self.peak_memory_mb, 1),
+        }
+
+    def environment(self) -> dict[str, Any]:
+        """Device and settings as plain values for a record."""
+        settings = self.settings
+        return {
+            "device": self.device,
+            "precision": settings.precision,
+            "channels_last": settings.channels_last,
+            "compile": settings.compile,
+            "fused": settings.fused,
+            "threads": torch.get_num_threads(),
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of a training; the trained weights are in the model.
+
+    Attributes:
+        curve: one row an epoch: epoch, loss, accuracy, lr.
+        outputs: of every evaluated subset, by the name of its domain.
+        resumed_from: epochs that an earlier process had finished.
+        cost: time and arithmetic.
+    """
+
+    curve: list[dict[str, float]]
+    outputs: Outputs
+    resumed_from: int
+    cost: Cost
+
+
+def train(
+    model: Backbone,
+    subsets: Subsets,
+    objective: Objective,
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    normalize: Normalize,
+    seed: int,
+    state: Path,
+    notify: Notify = lambda done, epochs: None,
+    loggers: Sequence[Logger] = (),
+    logged: Mapping[str, Any] | None = None,
+) -> Trained:
+    """Train ``model``, evaluate it on the way, and extract features at the end.
+
+    Args:
+        model: with a head for the classes of the training images.
+        subsets: images to train on, to evaluate, and to extract features of.
+        objective: the training loss.
+        recipe: epochs, batch size, optimiser, schedule, augmentation, number of evaluations.
+        settings: device, precision, memory layout; they change the rounding only.
+        normalize: of the images.
+        seed: of order, augmentation and dropout.
+        state: the file of the training state; a training resumes from it where it exists.
+        notify: called after every epoch.
+        loggers: Lightning's.
+        logged: hyperparameters for them.
+
+    Raises:
+        Diverged: the training loss is not finite; no state is left to resume from.
+        ConfigError: fewer training images than one batch.
+    """
+    _quieten()
+    settings = settings.resolve(model)
+    gc.collect()  # an earlier training of this process may be in reference cycles that hold its images
+    if settings.accelerator == "gpu":
+        torch.cuda.reset_peak_memory_stats()
+    data = DomainDataModule(
+        subsets.train,
+        subsets.evaluate,
+        subsets.extract,
+        seed=seed,
+        batch_size=recipe.batch_size,
+        augment=recipe.augment,
+        normalize=normalize,
+        resident_gb=settings.resident_gb,
+    )
+    names = [subset.domain.name for subset in subsets.evaluate]
+    classes = len(subsets.train.domain.classes)
+    module = Classifier(model, classes, objective, recipe.optimizer, recipe.schedule, names, seed=seed)
+    clock = Clock()
+    flops = count_flops(model, subsets.train.domain.pixels.shape[1:])
+    settings.prepare(model)
+    module.fused = bool(settings.fused)
+    trainer = pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        precision=settings.precision,  # type: ignore[arg-type]
+        deterministic=settings.deterministic,
+        max_epochs=recipe.epochs,
+        check_val_every_n_epoch=recipe.evaluate_every,
+        num_sanity_val_steps=0,
+        logger=list(loggers) or False,
+        callbacks=[clock, SaveState(state, settings.save_every_s, notify, recipe.epochs)],
+        plugins=[LightningEnvironment()],  # one process, also inside an allocation of several tasks (SLURM)
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    # Deterministic mode would fill all fresh memory, a debugging aid that slows every step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    for logger in loggers:
+        logger.log_hyperparams(dict(logged or {}))
+    resumed_from = _epochs_in(state)
+    with _interruptible():
+        try:
+            trainer.fit(module, data, ckpt_path=state if resumed_from else None, weights_only=True)
+        except Diverged:
+            state.unlink(missing_ok=True)
+            raise
+        if recipe.epochs not in module.logits:
+            trainer.validate(module, data, verbose=False)
+        features = [torch.cat(batches).float().cpu().numpy() for batches in _per_loader(trainer, module, data)]
+    trained = recipe.epochs * data.steps_per_epoch * data.batch_size
+    evaluated = len(module.logits) * sum(map(len, subsets.evaluate))
+    cost = Cost(
+        settings=settings,
+        device=_device_name(settings.accelerator),
+        train_s=clock.train_s,
+        eval_s=clock.eval_s,
+        total_s=clock.total_s,
+        images_per_s=trained / clock.train_s if clock.train_s else 0.0,
+        peak_memory_mb=_peak_memory_mb(settings.accelerator),
+        flops=trained * flops.training + evaluated * flops.prediction,
+        matrix_rate=matrix_rate(
+            trainer.strategy.root_device.type, matrix_type(settings.precision), torch.get_num_threads()
+        ),
+    )
+    return Trained(module.curve, _outputs(module, subsets, features), resumed_from, cost)
+
+
+def _outputs(module: Classifier, subsets: Subsets, features: Sequence[np.ndarray]) -> Outputs:
+    """Logits of every evaluated epoch, and the features of the last, by domain."""
+    epochs = sorted(module.logits)
+    extracted = {s.domain.name: (s.index, f) for s, f in zip(subsets.extract, features, strict=True)}
+    domains: dict[str, DomainOutputs] = {}
+    for k, subset in enumerate(subsets.evaluate):
+        logits = np.stack([module.logits[epoch][k].numpy() for epoch in epochs])
+        feature_index, of_domain = extracted.get(subset.domain.name, (None, None))
+        domains[subset.domain.name] = from_logits(subset.index, subset.labels, logits, feature_index, of_domain)
+    return Outputs(np.array(epochs, np.int32), domains)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as what it is: Lightning makes a SystemExit of it, in training, evaluation and prediction alike."""
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+
+
+def _per_loader(trainer: pl.Trainer, module: Classifier, data: DomainDataModule) -> list[list[Tensor]]:
+    """Predicted batches of every loader; Lightning leaves out the outer list when there is one loader."""
+    if not data.extract:
+        return []
+    batches: Any = trainer.predict(module, data)
+    return [batches] if len(data.extract) == 1 else batches
+
+
+def _epochs_in(path: Path) -> int:
+    """Epochs behind a saved training state; 0 when there is none that can be read."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return len(state["history"]["curve"]) if "logits" in state["history"] else 0
+    except FileNotFoundError:
+        return 0
+    except Exception as error:  # whatever is wrong with it, the run starts over and loses only time
+        warnings.warn(f"{path} cannot be read ({error}); the run starts from its first epoch", stacklevel=2)
+        return 0
+
+
+def _device_name(accelerator: str) -> str:
+    if accelerator == "gpu":
+        return torch.cuda.get_device_name()
+    return accelerator
+
+
+def _peak_memory_mb(accelerator: str) -> float:
+    """Peak memory: the device's during this training on a GPU, resident memory of this process so far elsewhere."""
+    if accelerator == "gpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _quieten() -> None:
+    """Silence Lightning's banners and the advice that does not apply here."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*lr_scheduler.step.*",
+        ".*smaller than the logging interval.*",
+        ".*Experiment logs directory.*",  # a resumed run writes its log anew
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*srun.*",  # one process by design, also inside a SLURM allocation
+    ):
+        warnings.filterwarnings("ignore", message)
