@@ -13,7 +13,7 @@ from da_wa.config.compose import Experiment
 from da_wa.config.make import make
 from da_wa.data.cache import DecodedDomain
 from da_wa.launchers.progress import decoding, shown
-from da_wa.runs.inputs import load_domains
+from da_wa.runs.inputs import forget, load_domains
 from da_wa.runs.jobs import Done, Job
 from da_wa.runs.plan import plan
 
@@ -53,6 +53,7 @@ def prepare(experiment: Experiment, console: Console) -> Planned:
     user_cache = Path(platformdirs.user_cache_dir("da_wa"))
     cfg["cache_dir"] = str(cfg["cache_dir"] or user_cache / "pixels")
     networks = Path(cfg["checkpoint_dir"] or user_cache / "checkpoints")
+    forget()
     with decoding(console) as progress:
         domains = load_domains(cfg["data"], Path(cfg["cache_dir"]), progress) if cfg["sources"] else []
     return Planned(experiment, domains, plan(experiment, domains, Path(cfg["out"]), networks))

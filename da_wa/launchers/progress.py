@@ -62,7 +62,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def shown(jobs: Sequence[Job], console: Console) -> Iterator[Emit]:
-    """Gives the function that workers tell their events to."""
+    """Yields the callback for worker events."""
     tally = Tally(jobs)
     if tally.finished:
         console.print(f"{tally.finished} of {tally.total} jobs are done already", highlight=False)
@@ -126,16 +126,16 @@ def _live(tally: Tally, console: Console) -> Iterator[Emit]:
 
 @contextmanager
 def decoding(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Gives the function that is told (domain, images decoded, images) while a cache is made."""
+    """Yields the callback for decoding: (domain, images decoded so far, its images)."""
     rows: dict[str, TaskID] = {}
     columns = (TextColumn("decoding {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
-        def tell(domain: str, done: int, total: int) -> None:
+        def show(domain: str, done: int, total: int) -> None:
             if domain not in rows:
                 rows[domain] = progress.add_task(domain, total=total)
                 if not console.is_terminal:
                     console.print(f"decoding {total} images of {domain}", highlight=False, markup=False)
             progress.update(rows[domain], completed=done)
 
-        yield tell
+        yield show

@@ -1,4 +1,4 @@
-"""The decoded images that jobs work on. A process loads each set of domains once, however many jobs use it."""
+"""The decoded images that jobs work on. A process loads each set of domains once a command, whatever jobs use it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,18 @@ def silent(name: str, done: int, total: int) -> None:
     """A :data:`DomainProgress` that shows nothing."""
 
 
+def forget() -> None:
+    """Look at the images again when they are next loaded: another command may find them changed."""
+    _loaded.clear()
+
+
 def load_domains(data: Mapping[str, Any], cache_dir: Path, progress: DomainProgress = silent) -> list[DecodedDomain]:
     """The decoded domains of a ``data`` configuration, in display order.
 
     Raises:
         UserError: anything wrong with the data; says what and where.
     """
-    key = json.dumps([data, str(cache_dir)], sort_keys=True)
+    key = json.dumps([data, str(cache_dir)])  # in their order, which is that of display
     if key not in _loaded:
         domains: DomainSet = make(data["domains"])
         for name, path in data["extra"].items():
@@ -47,7 +52,7 @@ def load_pretraining(
     Raises:
         UserError: anything wrong with the data; says what and where.
     """
-    key = json.dumps([data, size, str(cache_dir)], sort_keys=True)
+    key = json.dumps([data, size, str(cache_dir)])
     if key not in _loaded:
         _loaded[key] = _decode(make(data), size, cache_dir, "error", progress)
     return _loaded[key]
