@@ -32,7 +32,17 @@ KNOWS = {
 }
 """The rooms that each room knows beside itself and the leaves."""
 
-HEAVY = {"torch", "torchvision", "pytorch_lightning", "matplotlib", "seaborn", "sklearn", "scipy", "pandas", "da_wa.report"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "pytorch_lightning",
+    "matplotlib",
+    "seaborn",
+    "sklearn",
+    "scipy",
+    "pandas",
+    "da_wa.report",
+}
 """What may be imported inside a function, directly or through a module of ours, so that a light path stays light."""
 
 

@@ -62,7 +62,8 @@ class Settings:
             if how["mode"] not in list_mode_options():
                 known = [*list_mode_options(), *torch.compiler.list_backends()]
                 raise ConfigError(
-                    f"trainer.compile={self.compile} is not a torch.compile mode or backend. {nearest(self.compile, known)}"
+                    f"trainer.compile={self.compile} is not a torch.compile mode or backend. "
+                    f"{nearest(self.compile, known)}"
                 )
 
     def resolve(self, model: nn.Module) -> Settings:

@@ -1,5 +1,7 @@
-"""From images to published counts, beside a second implementation: a plain loop with its own split, order, augmentation,
-normalisation, loss, SGD, schedule and evaluation, which shares nothing with ``da_wa`` but the network's modules.
+"""From images to published counts, beside a second implementation.
+
+A plain loop with its own split, order, augmentation, normalisation, loss, SGD, schedule and evaluation, which shares
+nothing with ``da_wa`` but the network's modules.
 
 Its only inputs are the configuration's numbers, the images and labels as drawn, the shipped weights, and the seeds as
 they are documented: stream 0 orders an epoch, 1 augments it, 2 initialises the network, 3 its head.
@@ -93,7 +95,9 @@ class Sgd:
             p.grad = None
 
 
-def reference(norm: str, source: str, seed: int, start: Path | None) -> dict[int, dict[str, tuple[list[int], np.ndarray]]]:
+def reference(
+    norm: str, source: str, seed: int, start: Path | None
+) -> dict[int, dict[str, tuple[list[int], np.ndarray]]]:
     """Evaluated epoch -> domain -> its evaluated images and their logits."""
     drawn = digits(per_class=6)
     pixels = {d.name: np.stack([d.images.decode(i, 32) for i in range(len(d.labels))]) for d in drawn.domains}
@@ -143,7 +147,7 @@ def one_thread():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("norm", "source", "seed", "pretrained"),
-    [("bn_wa", "N", 1, True), ("gn", "P", 0, True), ("none", "H", 2, False)],
+    [("bn_wa", "N", 1, True), ("gn", "P", 0, False), ("none", "H", 2, True)],
 )
 def test_a_record_holds_what_a_plain_loop_finds(norm, source, seed, pretrained, tmp_path):
     start = ["pretrain=cifar100_short", f"pretrain.checkpoint={PACKAGED}"] if pretrained else ["pretrain=none"]
