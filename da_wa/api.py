@@ -1,59 +1,52 @@
-"""The command from Python: run an experiment, load its results, ask for tables.
+"""The command from Python.
 
-    from da_wa import api
+>>> from da_wa import api
+>>> results = api.run(["experiment=demo", "norms=[bn,bn_wa]"])  # doctest: +SKIP
+>>> results.matrix()  # doctest: +SKIP
 
-    results = api.run(["experiment=demo", "norms=[bn,bn_wa]"])
-    results.matrix()
-
-``api.run`` takes the overrides of the command line. ``api.load`` reads the results of earlier commands.
+:func:`run` takes the overrides of the command line; :func:`load` reads the results of an earlier command. Accuracies are
+fractions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import platformdirs
+import pandas as pd
 from rich.console import Console
 
-from da_wa.config.compose import Experiment
-from da_wa.launchers.progress import decoding
-from da_wa.runs.inputs import load_domains
-from da_wa.runs.jobs import Done, Job
-from da_wa.runs.plan import plan
+from da_wa.config.compose import compose_experiment
+from da_wa.launchers.launch import launch, prepare
+from da_wa.report.facts import Facts, load_facts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Planned:
-    """An experiment and its jobs.
+class Results:
+    """The results below one ``out`` folder.
 
     Attributes:
-        experiment: as composed.
-        jobs: all of them, finished ones included.
-        out: the folder of the experiment.
+        out: the folder.
     """
 
-    experiment: Experiment
-    jobs: Sequence[Job]
     out: Path
 
+    @cached_property
+    def facts(self) -> Facts:
+        """Everything that the report is made of.
+
+        Raises:
+            DataError: there are no runs, or they cannot be compared.
+        """
+        return load_facts(self.out)
+
     @property
-    def unfinished(self) -> list[Job]:
-        """Jobs without the outcome that was asked for."""
-        return [job for job in self.jobs if not isinstance(job.outcome(), Done)]
-
-
-def prepare(experiment: Experiment, console: Console) -> Planned:
-    """Decode the images of an experiment and plan its jobs.
-
-    Raises:
-        UserError: anything wrong with options or data.
-    """
-    cfg = experiment.cfg
-    user_cache = Path(platformdirs.user_cache_dir("da_wa"))
-    cfg["cache_dir"] = str(cfg["cache_dir"] or user_cache / "pixels")
-    out, networks = Path(cfg["out"]), Path(cfg["checkpoint_dir"] or user_cache / "checkpoints")
-    with decoding(console) as progress:
-        domains = load_domains(cfg["data"], Path(cfg["cache_dir"]), progress) if cfg["sources"] else []
-    return Planned(experiment, plan(experiment, domains, out, networks), out)
+    def frame(self) -> pd.DataFrame:
+        """One row a result: every factor, source, target, selection, epoch, correct, n, accuracy, balanced_accuracy."""
+        return self.facts.frame

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from da_wa._conf import compose_experiment
+from da_wa import _conf
 from da_wa.records.migrate import _LEVELS, recipe
 
 
@@ -20,9 +20,9 @@ class Experiment:
     models: dict[str, Any]
 
 
-def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
+def compose_experiment(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
     """Compose."""
-    cfg, norms = compose_experiment(overrides, extra_dir)
+    cfg, norms = _conf.compose_experiment(overrides, extra_dir)
     cfg["keep"] = None
     cfg["finetune"] = recipe(cfg["finetune"])
     p = cfg["pretrain"]

@@ -69,6 +69,7 @@ def plan(experiment: Experiment, domains: Sequence[DecodedDomain], out: Path, ch
                 "data": cfg["data"],
                 "logger": cfg["logger"],
                 "keep": cfg["keep"],
+                "start": None if start is None else str(start),
             }
             images = next(len(domain) for domain in domains if domain.name == source)
             cost = float(images * cfg["finetune"]["epochs"])
