@@ -6,10 +6,10 @@ from the evaluations, accuracies from counts. Numbers of images are counts, accu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
 
 from da_wa.errors import DataError
 
@@ -19,6 +19,8 @@ SCHEMA = 2
 Selection = Literal["last", "source_val", "target_oracle"]
 _Model = TypeVar("_Model", bound=BaseModel)
 Count = Annotated[int, Field(ge=0)]
+Text = InstanceOf[str]
+"""A string; unlike pydantic's own it may hold undecodable bytes (lone surrogates), as names of folders do."""
 
 
 class _Frozen(BaseModel):
@@ -46,19 +48,19 @@ class Factors(_Frozen):
         pretraining_seed: its seed.
     """
 
-    norm: str
-    weight: str = "plain"
-    activation: str = "none"
-    method: str = "none"
-    model: str
-    dataset: str
-    protocol: str
+    norm: Text
+    weight: Text = "plain"
+    activation: Text = "none"
+    method: Text = "none"
+    model: Text
+    dataset: Text
+    protocol: Text
     size: int
     batch_size: int | None = None
     epochs: int | None = None
     lr: float | None = None
     seed: Count
-    pretraining: str | None = None
+    pretraining: Text | None = None
     pretraining_epochs: int | None = None
     pretraining_seed: int | None = None
 
@@ -66,18 +68,24 @@ class Factors(_Frozen):
 class Images(_Frozen):
     """The images of a domain: a hash of pixels, labels and classes, and their number."""
 
-    digest: str
+    digest: Text
     n: Count | None = None
 
 
 class Evaluation(_Frozen):
     """How many images of a domain were right after an epoch; of the source these are held-out images."""
 
-    domain: str
+    domain: Text
     role: Literal["source", "target"]
     epoch: Count
     correct: Count
     n: Annotated[int, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.correct > self.n:
+            raise ValueError(f"{self.correct} of {self.n} images are correct")
+        return self
 
     @property
     def accuracy(self) -> float:
@@ -103,19 +111,19 @@ class EpochCurve(_Frozen):
 class Pretraining(_Frozen):
     """The network that a unit started from and its accuracy on the test images of its own dataset."""
 
-    name: str
-    dataset: str
+    name: Text
+    dataset: Text
     epochs: int
     correct: Count | None = None
     n: Count | None = None
-    recipe: str | None = None
+    recipe: Text | None = None
 
 
 class Divergence(_Frozen):
     """In which epoch a training loss stopped being finite."""
 
     epoch: int
-    message: str
+    message: Text
 
 
 class Checksum(_Frozen):
@@ -152,17 +160,17 @@ class Record(_Frozen):
     """
 
     schema_: Literal[2] = Field(2, alias="schema")
-    id: str
+    id: Text
     status: Literal["finished", "diverged"]
     factors: Factors
-    labels: dict[str, str] = {}
-    source: str
-    target: str | None = None
-    seen: list[str] = []
-    domains: list[str]
-    classes: list[str]
-    images: dict[str, Images]
-    experiment: str
+    labels: dict[Text, Text] = {}
+    source: Text
+    target: Text | None = None
+    seen: list[Text] = []
+    domains: list[Text]
+    classes: list[Text]
+    images: dict[Text, Images]
+    experiment: Text
     versions: dict[str, int] = {}
     evaluations: list[Evaluation]
     curve: list[EpochCurve] = []
@@ -191,17 +199,41 @@ class Record(_Frozen):
         return select(self.evaluations)
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> Record:
-        if unknown := {self.source, *self.targets, *self.images}.difference(self.domains):
-            raise ValueError(f"{', '.join(sorted(unknown))} not among its domains")
-        if any(row.correct > row.n for row in self.evaluations):
-            raise ValueError("an evaluation has more correct images than images")
-        evaluated = {row.domain for row in self.evaluations}
-        if self.status == "finished" and (absent := [t for t in self.targets if t not in evaluated]):
-            raise ValueError(f"no evaluation of {', '.join(absent)}")
+    def _is_consistent(self) -> Self:
+        flaws = [*self._flaws_of_domains(), *self._flaws_of_evaluations()]
         if (self.status == "diverged") != (self.error is not None):
-            raise ValueError("a diverged unit has an error, a finished one has none")
+            flaws.append("a diverged unit has an error, a finished one has none")
+        if flaws:
+            raise ValueError("; ".join(flaws))
         return self
+
+    def _flaws_of_domains(self) -> Iterator[str]:
+        if len(set(self.domains)) < len(self.domains):
+            yield "a domain is listed twice"
+        if unknown := {self.source, *self.targets, *self.images, *self.seen}.difference(self.domains):
+            yield f"{_listed(unknown)} not among its domains"
+        if self.target == self.source:
+            yield "its target is its source"
+
+    def _flaws_of_evaluations(self) -> Iterator[str]:
+        rows = self.evaluations
+        if self.status == "diverged":
+            if rows:
+                yield "a diverged unit has evaluations"
+            return
+        if stray := {row.domain for row in rows}.difference([self.source, *self.targets]):
+            yield f"evaluations of {_listed(stray)}, neither source nor target"
+        if any((row.role == "source") != (row.domain == self.source) for row in rows):
+            yield "an evaluation has the wrong role"
+        if len({(row.domain, row.epoch) for row in rows}) < len(rows):
+            yield "a domain is evaluated twice in one epoch"
+        last = max((row.epoch for row in rows), default=0)
+        if absent := set(self.targets).difference(row.domain for row in rows if row.epoch == last):
+            yield f"no evaluation of {_listed(absent)} in the last epoch"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, sorted(names)))
 
 
 def select(evaluations: Sequence[Evaluation]) -> list[Result]:
@@ -211,9 +243,8 @@ def select(evaluations: Sequence[Evaluation]) -> list[Result]:
     ``target_oracle``: for each target the epoch with the best accuracy on that target, which uses its labels. Of
     equally good epochs the latest counts.
 
-    >>> rows = [Evaluation(domain=d, role=r, epoch=e, correct=c, n=10)
-    ...         for d, r, e, c in [("A", "source", 1, 9), ("A", "source", 2, 8),
-    ...                            ("W", "target", 1, 4), ("W", "target", 2, 5)]]
+    >>> table = [("A", "source", 1, 9), ("A", "source", 2, 8), ("W", "target", 1, 4), ("W", "target", 2, 5)]
+    >>> rows = [Evaluation(domain=d, role=r, epoch=e, correct=c, n=10) for d, r, e, c in table]
     >>> [(row.selection, row.epoch, row.correct) for row in select(rows) if row.domain == "W"]
     [('last', 2, 5), ('source_val', 1, 4), ('target_oracle', 2, 5)]
     """
@@ -242,10 +273,10 @@ class Plan(_Frozen):
     """A unit as it was planned, whether or not it was run; see :class:`Record` for the fields."""
 
     factors: Factors
-    labels: dict[str, str] = {}
-    source: str
-    target: str | None = None
-    domains: list[str]
+    labels: dict[Text, Text] = {}
+    source: Text
+    target: Text | None = None
+    domains: list[Text]
 
     @property
     def label(self) -> str:
