@@ -1,0 +1,1 @@
+"""Command line and YAML files → one validated experiment. Imports neither torch nor Lightning."""

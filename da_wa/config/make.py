@@ -1,0 +1,28 @@
+"""Configuration node → object. The only caller of Hydra's ``instantiate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from da_wa.errors import ConfigError, UserError
+
+
+def make(node: Any) -> Any:
+    """Instantiate what a configuration node describes: call its ``_target_`` with the other keys.
+
+    >>> make({"_target_": "collections.Counter", "a": 2})
+    Counter({'a': 2})
+
+    Raises:
+        UserError: as raised by the target, or a ConfigError that names the target and the reason.
+    """
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise ConfigError(f"{str(error).splitlines()[0]}{f': {cause}' if cause else ''}") from error
