@@ -13,7 +13,8 @@ import platformdirs
 import yaml
 from rich.console import Console
 
-from da_wa._conf import compose_experiment
+from da_wa.config.compose import compose
+from da_wa.config.loggers import check_loggers
 from da_wa.errors import UserError
 
 USAGE = """\
@@ -49,10 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.config_dir is not None:
         sys.path.insert(0, str(arguments.config_dir.resolve()))  # workers get it, too
     try:
-        cfg, norms = compose_experiment(arguments.overrides, arguments.config_dir)
+        experiment = compose(arguments.overrides, arguments.config_dir)
+        cfg, norms = experiment.cfg, experiment.norms
         if arguments.cfg:
             print(yaml.safe_dump(cfg, sort_keys=False), end="")
             return 0
+        check_loggers(cfg["logger"])
         return run(cfg, norms, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -64,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(cfg: dict[str, Any], norms: dict[str, Any], console: Console) -> int:
     """Plan, launch and report one experiment."""
-    from da_wa.runs.build import load_domains, make, preflight
+    from da_wa.config.make import make
+    from da_wa.runs.build import load_domains, preflight
     from da_wa.runs.ledger import Ledger
     from da_wa.runs.plan import plan
     from da_wa.runs.progress import decoding, shown

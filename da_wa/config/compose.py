@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from da_wa.config.choices import OPTIMIZERS, SCHEDULES
-from da_wa.config.tree import conf_dir, folders, groups, options, read_node
+from da_wa.config.tree import folders, groups, options, read_node
 from da_wa.config.validate import keys, shown, unknown, validate
 from da_wa.errors import ConfigError, nearest
 
@@ -51,14 +52,14 @@ class Experiment:
     models: dict[str, Any]
 
 
-def compose_experiment(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
+def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
     """Compose and validate the experiment that a command line describes.
 
     Args:
         overrides: the words of the command line, Hydra's ``group=option`` and ``key=value``.
         extra_dir: a folder with more options for the groups (``--config-dir``).
 
-    >>> experiment = compose_experiment(["experiment=quick", "norms=[bn,bn_wa]"])
+    >>> experiment = compose(["experiment=quick", "norms=[bn,bn_wa]"])
     >>> list(experiment.norms), list(experiment.models), experiment.cfg["finetune"]["epochs"]
     (['bn', 'bn_wa'], ['resnet20'], 12)
 
@@ -85,7 +86,7 @@ def _compose(words: Sequence[str], where: Sequence[Path]) -> DictConfig:
     own, *more = where
     quoted = ["'file://{}'".format(str(folder).replace("'", r"\'")) for folder in more]
     with initialize_config_dir(str(own), version_base="1.3"):
-        return compose("config", [*words, f"hydra.searchpath=[{','.join(quoted)}]"])
+        return hydra_compose("config", [*words, f"hydra.searchpath=[{','.join(quoted)}]"])
 
 
 def _experiment(tree: DictConfig, words: Sequence[str], where: Sequence[Path]) -> Experiment:
@@ -197,7 +198,9 @@ def _explain(error: Exception, words: Sequence[str], where: Sequence[Path]) -> s
     """Hydra's message in terms of the command line, with the nearest names."""
     message = str(error)
     option = re.search(r"(?:Could not find|In '.*?': Could not find) '([\w/-]+)/([^'/]+)'", message)
-    key = re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'|Could not delete.*?'([^']+)'", message)
+    key = re.search(
+        r"Key '([^']+)' is not in struct|Could not override '([^']+)'|Could not delete.*?'([^']+)'", message
+    )
     missing = re.search(r"Missing mandatory value.*full_key: (\S+)", message, re.DOTALL)
     if missing:
         return f"{missing[1]} is not set; write {missing[1]}=…"

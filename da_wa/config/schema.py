@@ -42,7 +42,7 @@ class Allowed:
         try:
             return handler(value)
         except ValidationError as error:
-            raise PydanticCustomError("allowed", f"must be {self.text}") from error  # type: ignore[misc]
+            raise PydanticCustomError("allowed", f"must be {self.text}") from error
 
 
 class OneOf(Allowed):
@@ -56,14 +56,15 @@ class OneOf(Allowed):
         if not isinstance(value, str) or value not in self.names:
             hint = nearest(str(value), self.names)
             raise PydanticCustomError(
-                "allowed", f"must be {self.text}{f'. {hint}' if hint.startswith('Did') else ''}"  # type: ignore[misc]
+                "allowed",
+                f"must be {self.text}{f'. {hint}' if hint.startswith('Did') else ''}",
             )
         return value
 
 
 def _rule(text: str) -> PydanticCustomError:
     """Options that do not fit together; the text starts with one of them."""
-    return PydanticCustomError("rule", text)  # type: ignore[arg-type]
+    return PydanticCustomError("rule", text)
 
 
 def _usable_folder(path: str) -> str:
@@ -105,9 +106,7 @@ AutoFlag = Annotated[_Bool | _Auto, Allowed("true, false or auto")]
 Count = Annotated[_AtLeastOne, Allowed("a whole number, 1 or more")]
 Counts = Annotated[list[_AtLeastOne], Field(min_length=1), Allowed("a list of whole numbers, 1 or more, e.g. [3,3,3]")]
 Pixels = Annotated[_AtLeastOne, Field(le=4096), Allowed("a whole number of pixels, 1 to 4096")]
-Several = Annotated[
-    Annotated[_AtLeastOne, Field(le=1024)] | _Auto, Allowed("auto or a whole number, 1 to 1024")
-]
+Several = Annotated[Annotated[_AtLeastOne, Field(le=1024)] | _Auto, Allowed("auto or a whole number, 1 to 1024")]
 Seed = Annotated[_SeedInt, Allowed("a whole number, 0 or more")]
 Seeds = Annotated[
     list[_SeedInt], Field(min_length=1), Allowed("a list of whole numbers, 0 or more, e.g. seeds=[0,1,2]")
@@ -350,9 +349,9 @@ class Launcher(Part):
 
     workers: Several = "auto"
     threads: Several = "auto"
-    deadline_s: Annotated[
-        Annotated[_Float, Field(ge=0)] | None, Allowed("null or a number of seconds, 0 or more")
-    ] = None
+    deadline_s: Annotated[Annotated[_Float, Field(ge=0)] | None, Allowed("null or a number of seconds, 0 or more")] = (
+        None
+    )
 
 
 class Report(Node):
@@ -377,9 +376,7 @@ class Norm(Part):
     version: Count = 1
 
 
-AnyModel = Annotated[
-    Annotated[Model, Tag("<own>")] | Annotated[ShippedModel, Tag("<shipped>")], _kind("build")
-]
+AnyModel = Annotated[Annotated[Model, Tag("<own>")] | Annotated[ShippedModel, Tag("<shipped>")], _kind("build")]
 
 
 class Config(Node):

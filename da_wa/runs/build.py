@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
+from da_wa.config.make import make
 from da_wa.data.cache import DecodedDomain, load_decoded
 from da_wa.data.domains import DomainSet
 from da_wa.data.splits import check_batch
@@ -22,21 +21,6 @@ LOGGED = ("norm", "model", "dataset", "source", "seed", "protocol", "size", "che
 Notify = Callable[[int, int], None]
 DomainProgress = Callable[[str, int, int], None]
 """Called with a domain's name, its images decoded so far, and its images."""
-
-
-def make(node: Any) -> Any:
-    """What a configuration node describes.
-
-    Raises:
-        UserError: as the part raised it, or a ConfigError that says which part could not be made and why.
-    """
-    try:
-        return instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise ConfigError(f"{str(error).splitlines()[0]}{f': {cause}' if cause else ''}") from error
 
 
 def load_domains(
@@ -163,7 +147,9 @@ def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
     """Make the optimiser and schedule of a recipe for one parameter."""
     import torch
 
-    recipe, parameter = _recipe(node), torch.zeros(1, requires_grad=True)
+    from da_wa.train.recipe import make_recipe
+
+    recipe, parameter = make_recipe(node), torch.zeros(1, requires_grad=True)
     try:
         optimizer = recipe.optimizer([{"params": [parameter]}])
         recipe.schedule(optimizer, total_steps=2)
@@ -177,6 +163,7 @@ def run_pretraining(config: Mapping[str, Any], path: Path, notify: Notify) -> di
 
     from da_wa.train.environment import command, machine
     from da_wa.train.pretrain import pretrain
+    from da_wa.train.recipe import make_recipe
 
     described = config["described"]
     train, test = load_pretraining(config["data"], described["size"], Path(config["cache_dir"]))
@@ -186,7 +173,7 @@ def run_pretraining(config: Mapping[str, Any], path: Path, notify: Notify) -> di
             model,
             train,
             test,
-            recipe=_recipe(described["recipe"]),
+            recipe=make_recipe(described["recipe"]),
             normalize=_normalize(described),
             seed=described["seed"],
             settings=make(config["trainer"]),
@@ -213,6 +200,7 @@ def run_finetuning(
     from da_wa.models.checkpoint import load_backbone
     from da_wa.train.environment import environment
     from da_wa.train.finetune import finetune
+    from da_wa.train.recipe import make_recipe
 
     details, seed = config["details"], config["seed"]
     domains = load_domains(config["data"], Path(config["cache_dir"]))
@@ -238,7 +226,7 @@ def run_finetuning(
             domains,
             config["source"],
             protocol=make(details["protocol"]),
-            recipe=_recipe(details["finetune"]),
+            recipe=make_recipe(details["finetune"]),
             normalize=_normalize(details),
             seed=seed,
             settings=make(config["trainer"]),
@@ -272,12 +260,6 @@ def _model(described: Mapping[str, Any], num_classes: int, seed: int) -> Any:
 
     torch.manual_seed(epoch_seed(seed, 0, stream=2))
     return make(described["model"]["build"])(make(described["norm"]), num_classes)
-
-
-def _recipe(node: Mapping[str, Any]) -> Any:
-    from da_wa.train.recipe import Recipe
-
-    return Recipe(**{str(key): make(value) if isinstance(value, dict) else value for key, value in node.items()})
 
 
 def _normalize(described: Mapping[str, Any]) -> Any:

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from da_wa.config.make import make
 from da_wa.data.cache import DecodedDomain
 from da_wa.errors import ConfigError, nearest
-from da_wa.runs.build import load_pretraining, make
+from da_wa.runs.build import load_pretraining
 from da_wa.runs.jobs import FinetuneJob, Job, PretrainJob
 from da_wa.runs.ledger import Ledger
 
