@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from scipy import stats
 from torch import Tensor, nn
 
-from da_wa._conf import conf_dir
+from da_wa.config.tree import conf_dir
 from da_wa.data.augment import Normalize
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import load_backbone, read_header

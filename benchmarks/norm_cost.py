@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
-from da_wa._conf import conf_dir
+from da_wa.config.tree import conf_dir
 from da_wa.norm import NormalisedConv2d, fold, fold_batch_norm, named
 from da_wa.train.environment import machine
 

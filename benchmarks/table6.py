@@ -45,12 +45,13 @@ from typing import Any
 
 from rich.console import Console
 
-from da_wa._conf import compose_experiment
+from da_wa.config.compose import compose
+from da_wa.config.make import make
 from da_wa.data.cache import DecodedDomain
 from da_wa.errors import UserError
 from da_wa.report import write_report
 from da_wa.report.paper import TABLE_I
-from da_wa.runs.build import load_domains, make, preflight
+from da_wa.runs.build import load_domains, preflight
 from da_wa.runs.jobs import FinetuneJob, Job, PretrainJob
 from da_wa.runs.ledger import Ledger, write_atomically
 from da_wa.runs.plan import plan
@@ -187,7 +188,8 @@ class Bench:
             f"cache_dir={self.pixels}",
             f"checkpoint_dir={self.out / 'networks'}",
         ]
-        return compose_experiment(["experiment=table6", *places, *self.options, *options])
+        experiment = compose(["experiment=table6", *places, *self.options, *options])
+        return experiment.cfg, experiment.norms
 
     def jobs(
         self, folder: str, cfg: Mapping[str, Any], norms: Mapping[str, Any], domains: Sequence[DecodedDomain] = ()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from da_wa._conf import compose_experiment, conf_dir
+from da_wa.config.compose import compose
+from da_wa.config.make import make
+from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError
-from da_wa.runs.build import make, preflight
+from da_wa.runs.build import preflight
 
 GIVEN = {"folders": ["data.root=x"], "lists": ["data.root=x"]}
 
@@ -25,38 +27,39 @@ CHOICES = [
 
 @pytest.mark.parametrize(("group", "option"), CHOICES)
 def test_every_option_composes(group, option):
-    cfg, norms = compose_experiment([f"{group}={option}", *GIVEN.get(option, [])])
+    experiment = compose([f"{group}={option}", *GIVEN.get(option, [])])
+    cfg, norms = experiment.cfg, experiment.norms
     assert len(norms) == 10
     assert cfg["pretrain"]["name"]
 
 
 @pytest.mark.parametrize("model", options("model"))
 def test_every_network_can_be_made_with_every_norm(model):
-    cfg, norms = compose_experiment([f"model={model}", f"norms=[{','.join(options('norm'))}]"])
+    cfg, norms = compose([f"model={model}", f"norms=[{','.join(options('norm'))}]"])
     preflight(cfg, norms, [], [])
 
 
 @pytest.mark.parametrize(("group", "key"), [("protocol", "protocol"), ("launcher", "launcher"), ("trainer", "trainer")])
 def test_every_part_can_be_made(group, key):
     for option in options(group):
-        cfg, _ = compose_experiment([f"{group}={option}"])
+        cfg = compose([f"{group}={option}"]).cfg
         assert make(cfg[key]) is not None
 
 
 def test_labels_of_norms_are_all_different():
-    _, norms = compose_experiment([f"norms=[{','.join(options('norm'))}]"])
+    _, norms = compose([f"norms=[{','.join(options('norm'))}]"])
     labels = [norm["label"] for norm in norms.values()]
     assert len(set(labels)) == len(labels)
 
 
 def test_the_ten_rows_have_the_papers_names():
-    _, norms = compose_experiment([])
+    norms = compose([]).norms
     rows = ["Baseline", "WA", "BN", "BN + WA", "GN", "GN + WA", "IN", "IN + WA", "LN", "LN + WA"]
     assert [norm["label"] for norm in norms.values()] == rows
 
 
 def test_no_argument_is_the_papers_experiment():
-    cfg, _ = compose_experiment([])
+    cfg = compose([]).cfg
     assert (cfg["data"]["name"], cfg["model"]["name"], cfg["pretrain"]["label"]) == (
         "Office-31",
         "resnet50",
@@ -71,23 +74,23 @@ def test_no_argument_is_the_papers_experiment():
 )
 def test_a_switch_is_true_or_false(wrong):
     with pytest.raises(ConfigError, match=f"{wrong} is neither true nor false".replace("null", "None")):
-        compose_experiment([wrong])
+        compose([wrong])
 
 
 def test_the_nearest_option_is_looked_for_where_the_wrong_one_was_meant(tmp_path):
     with pytest.raises(ConfigError, match=r"Did you mean 'data\.folders'"):
-        compose_experiment(["data=folders", "data.root=x", "data.folder=x"])
+        compose(["data=folders", "data.root=x", "data.folder=x"])
     (tmp_path / "norm").mkdir()
     (tmp_path / "norm" / "rms.yaml").write_text("label: RMS")
     with pytest.raises(ConfigError, match="Did you mean 'rms'"):
-        compose_experiment(["norms=[rmss]"], tmp_path)
+        compose(["norms=[rmss]"], tmp_path)
 
 
 def test_the_papers_counts_can_be_set():
-    cfg, _ = compose_experiment(["protocol=paper", "protocol.sizes={A:415,D:73,W:130}"])
+    cfg = compose(["protocol=paper", "protocol.sizes={A:415,D:73,W:130}"]).cfg
     assert make(cfg["protocol"]).sizes == {"A": 415, "D": 73, "W": 130}
 
 
 def test_a_missing_folder_of_options_is_told(tmp_path):
     with pytest.raises(ConfigError, match="not a folder"):
-        compose_experiment([], tmp_path / "nowhere")
+        compose([], tmp_path / "nowhere")

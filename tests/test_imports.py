@@ -12,8 +12,9 @@ import pytest
 import da_wa
 
 PACKAGE = Path(da_wa.__file__).parent
-LEAVES = {"errors", "_conf"}
+LEAVES = {"errors", "config"}
 KNOWS = {
+    "config": {"config"},
     "data": {"data"},
     "norm": {"norm"},
     "models": {"models", "norm"},

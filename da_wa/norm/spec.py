@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from da_wa._conf import conf_dir
+from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError, nearest
 
 ConvFactory = Callable[..., nn.Conv2d]

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from da_wa._conf import conf_dir
+from da_wa.config.tree import conf_dir
 from da_wa.models.fixup import Bias, FixupBasicBlock, FixupBottleneck, Multiplier, scalar_parameters
 from da_wa.models.resnet import BasicBlock, Bottleneck, ResNet
 from da_wa.models.vgg import VGG16

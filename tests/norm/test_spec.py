@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from da_wa._conf import conf_dir
+from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError
 from da_wa.norm import NormalisedConv2d, WeightAlignConv2d, named
 

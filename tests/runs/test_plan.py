@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from da_wa._conf import compose_experiment
+from da_wa.config.compose import compose
 from da_wa.data.cache import DecodedDomain
 from da_wa.errors import ConfigError
 from da_wa.runs.jobs import FinetuneJob, PretrainJob
@@ -26,7 +26,8 @@ def domains(names: str = "AWD", digest: str = "x") -> list[DecodedDomain]:
 
 @pytest.fixture(scope="module")
 def composed():
-    return compose_experiment([])
+    experiment = compose([])
+    return experiment.cfg, experiment.norms
 
 
 def ids(jobs) -> set[str]:
@@ -135,7 +136,8 @@ def test_a_folder_of_checkpoints_needs_one_for_each_norm(composed, tmp_path):
 
 
 def test_the_shipped_networks_are_those_of_the_quick_recipe(tmp_path):
-    cfg, norms = compose_experiment(["experiment=quick"])
+    experiment = compose(["experiment=quick"])
+    cfg, norms = experiment.cfg, experiment.norms
     pretraining = [job for job in planned(cfg, norms, tmp_path) if isinstance(job, PretrainJob)]
     assert len(pretraining) == 10
     for job in pretraining:
@@ -144,7 +146,8 @@ def test_the_shipped_networks_are_those_of_the_quick_recipe(tmp_path):
 
 def test_the_names_of_the_shipped_networks_stay(tmp_path):
     """Names hash what determines a network; a change here would orphan everybody's checkpoints."""
-    cfg, norms = compose_experiment(["experiment=quick"])
+    experiment = compose(["experiment=quick"])
+    cfg, norms = experiment.cfg, experiment.norms
     names = {job.id for job in planned(cfg, norms, tmp_path) if isinstance(job, PretrainJob)}
     assert names == {
         f"resnet20-cifar100-{name}"

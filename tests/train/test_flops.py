@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from da_wa._conf import compose_experiment, conf_dir
-from da_wa.runs.build import make
+from da_wa.config.compose import compose
+from da_wa.config.make import make
+from da_wa.config.tree import conf_dir
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 
 NORMS = sorted(path.stem for path in (conf_dir() / "norm").glob("*.yaml"))
@@ -36,7 +37,8 @@ def test_grouped_convolutions():
 
 
 def network(model: str, norm: str):
-    cfg, norms = compose_experiment([f"model={model}", f"norms=[{norm}]"])
+    experiment = compose([f"model={model}", f"norms=[{norm}]"])
+    cfg, norms = experiment.cfg, experiment.norms
     return make(cfg["model"]["build"])(make(norms[norm]), 10)
 
 

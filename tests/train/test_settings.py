@@ -1,8 +1,8 @@
 import pytest
 
-from da_wa._conf import compose_experiment
+from da_wa.config.compose import compose
+from da_wa.config.make import make
 from da_wa.errors import ConfigError
-from da_wa.runs.build import make
 from da_wa.train.settings import Settings
 
 
@@ -10,14 +10,16 @@ from da_wa.train.settings import Settings
     ("norm", "channels_last"), [("none", True), ("bn_wa", True), ("ln", True), ("gn", False), ("in_wa", False)]
 )
 def test_the_layout_is_the_faster_one_in_results_benchmarks(norm: str, channels_last: bool) -> None:
-    cfg, norms = compose_experiment(["model=resnet20", f"norms=[{norm}]"])
+    experiment = compose(["model=resnet20", f"norms=[{norm}]"])
+    cfg, norms = experiment.cfg, experiment.norms
     model = make(cfg["model"]["build"])(make(norms[norm]), 2)
     assert Settings(accelerator="cpu").resolve(model).channels_last is channels_last
 
 
 def test_what_is_given_stays() -> None:
     given = Settings("cpu", precision="32-true", channels_last=False, fused=True)
-    cfg, norms = compose_experiment(["model=resnet20", "norms=[bn]"])
+    experiment = compose(["model=resnet20", "norms=[bn]"])
+    cfg, norms = experiment.cfg, experiment.norms
     assert given.resolve(make(cfg["model"]["build"])(make(norms["bn"]), 2)) == given
 
 
