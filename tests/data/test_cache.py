@@ -41,7 +41,7 @@ def load(root: Path, cache_dir: Path, **options: object) -> DecodedDomain:
 
 
 def entries(cache_dir: Path) -> list[Path]:
-    return sorted(path for path in cache_dir.glob("*") if path.is_dir() and path.name != "digests")
+    return sorted(path for path in cache_dir.glob("*") if path.is_dir() and path.name not in ("digests", "manifests"))
 
 
 @contextmanager

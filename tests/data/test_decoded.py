@@ -46,11 +46,11 @@ def test_it_stands_for_a_dataset_wherever_a_root_is_asked_for(tmp_path, domains_
     ("content", "said"),
     [
         (None, "no such file"),
-        ("{", "no index"),
-        ("{}", "no index"),
+        ("{", "not a valid index"),
+        ("{}", "not a valid index"),
         (
             '{"name": "x", "classes": ["a"], "class_rule": "equal", "domains": [{"name": "A", "digest": "0"}]}',
-            "no index",
+            "not a valid index",
         ),
         (
             '{"name": "x", "classes": ["a"], "class_rule": "equal", "domains": [{"name": "A", "names": ["1"], '

@@ -77,8 +77,8 @@ def empty(folder: Path) -> None:
     ("spoil", "told"),
     [
         (lambda root: shutil.rmtree(root), "no such file"),
-        (lambda root: empty(root), "holds no domain folders"),
-        (lambda root: empty(root / "paper"), "paper holds no class folders"),
+        (lambda root: empty(root), "has no domain folders"),
+        (lambda root: empty(root / "paper"), "paper has no class folders"),
         (lambda root: empty(root / "paper" / "pen"), "paper: no image .* of the classes pen"),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_missing_domain_folder_is_told(domains_root: Path) -> None:
 
 
 def test_a_domain_given_as_the_root_is_told(domains_root: Path) -> None:
-    with pytest.raises(DataError, match=r"mug holds no class folders\. Expected ROOT/<domain>/<class>/<image>"):
+    with pytest.raises(DataError, match=r"mug has no class folders\. Expected ROOT/<domain>/<class>/<image>"):
         from_folders(domains_root / "paper")
 
 
@@ -241,7 +241,7 @@ def test_a_digest_tells_content_order_and_names_but_not_the_place(tmp_path: Path
     paths = ("mug/000.png", "mug/001.png")
     here, there = ImageFiles(domains_root / "paper", paths), ImageFiles(copy, paths)
     assert here.digest() == there.digest()
-    assert here.stamp() != there.stamp()
+    assert here.fingerprint() != there.fingerprint()
     assert ImageFiles(copy, paths[::-1]).digest() != there.digest()
     (copy / "mug/000.png").rename(copy / "mug/002.png")
     assert ImageFiles(copy, ("mug/002.png", "mug/001.png")).digest() != here.digest()

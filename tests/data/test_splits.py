@@ -115,7 +115,7 @@ def test_a_senseless_fraction_is_told(protocol: type[Full] | type[Paper], fracti
 
 @pytest.mark.parametrize(
     ("sizes", "told"),
-    [({"AA": 4}, "no number for domain 'A'"), ({"A": 30}, "take 1 to 29"), ({"A": 0}, "take 1 to 29")],
+    [({"AA": 4}, "no number for domain 'A'"), ({"A": 30}, "from 1 to 29"), ({"A": 0}, "from 1 to 29")],
 )
 def test_senseless_sizes_are_told(sizes: dict[str, int], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
