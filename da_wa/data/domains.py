@@ -285,13 +285,13 @@ def read_domain(folder: Path, rule: ClassRule = "equal") -> NamedImages:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """The names of a folder's visible subfolders, sorted.
+    """The names of a folder's subfolders, sorted; without the ignored ones, see :func:`ignored`.
 
     Raises:
         DataError: there is no such folder, or it cannot be read.
     """
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _ignored(entry.name))
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not ignored(entry.name))
     except OSError as error:
         raise DataError(f"{folder}: {(error.strerror or str(error)).lower()}. {_LAYOUT}") from error
 
@@ -304,7 +304,7 @@ def _files(folder: Path, scan: _Scan) -> list[str]:
 
     found: list[str] = []
     for here, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not _ignored(name)]
+        folders[:] = [name for name in folders if not ignored(name)]
         below = Path(here).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"
         visible = [prefix + name for name in files if not name.startswith(".")]
@@ -313,7 +313,12 @@ def _files(folder: Path, scan: _Scan) -> list[str]:
     return sorted(found)
 
 
-def _ignored(folder: str) -> bool:
+def ignored(folder: str) -> bool:
+    """Whether a folder is hidden or one of :data:`SYSTEM_FOLDERS`.
+
+    >>> ignored("__MACOSX"), ignored(".git"), ignored("mug")
+    (True, True, False)
+    """
     return folder.startswith(".") or folder in SYSTEM_FOLDERS
 
 

@@ -123,6 +123,47 @@ def test_common_classes_keep_their_meaning(tmp_path: Path, draw_tree: DrawTree) 
         assert all(path.startswith(f"{label}/") for path, label in names)
 
 
+def test_an_empty_class_folder_is_an_absent_class_under_common(
+    tmp_path: Path, draw_tree: DrawTree, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = draw_tree(tmp_path, per_class=2)
+    empty(root / "paper" / "mug")
+    (root / "sunset" / "extra" / "deep").mkdir(parents=True)
+    domains = from_folders(root, class_rule="common")
+    assert domains.classes == ("pen", "ruler")
+    assert [len(domain.images) for domain in domains.domains] == [4, 4, 4]
+    assert "of the classes mug" in caplog.text and "of the classes extra" in caplog.text
+    with pytest.raises(DataError, match=r"classes mug\..*data\.classes=common"):
+        from_folders(root)
+    added = from_folders(root, {"B": "blueprint"}, class_rule="common").with_folder("C", root / "paper")
+    assert added.classes == ("pen", "ruler")
+    for folder in ("pen", "ruler"):
+        empty(root / "paper" / folder)
+    with pytest.raises(DataError, match=r"no image .* of the classes mug, pen, ruler"):
+        from_folders(root, class_rule="common")
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", ".ipynb_checkpoints"])
+def test_folders_of_the_system_are_neither_domains_nor_classes(tmp_path: Path, draw_tree: DrawTree, name: str) -> None:
+    root = draw_tree(tmp_path / "root", per_class=1)
+    before = from_folders(root)
+    for place in (root, root / "paper", root / "paper" / "pen"):
+        draw_tree(place, domains=(name,), classes=("mug",), per_class=1)
+    after = from_folders(root)
+    assert (after.names, after.classes) == (before.names, before.classes)
+    assert [d.images.digest() for d in after.domains] == [d.images.digest() for d in before.domains]
+
+
+def test_a_large_scan_gives_signs_of_life(
+    tmp_path: Path, draw_tree: DrawTree, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = draw_tree(tmp_path / "root", domains=("a",), per_class=5)
+    monkeypatch.setattr("da_wa.data.domains._SIGN_OF_LIFE", 6)
+    with caplog.at_level(logging.INFO):
+        from_folders(root)
+    assert [record.getMessage().rsplit(": ")[-1] for record in caplog.records] == ["10 files so far"]
+
+
 def test_nothing_in_common_is_told(tmp_path: Path, draw_tree: DrawTree) -> None:
     draw_tree(tmp_path, domains=("a",), classes=("x",))
     draw_tree(tmp_path, domains=("b",), classes=("y",))
