@@ -6,7 +6,6 @@ import json
 import logging
 import multiprocessing
 import os
-import resource
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +40,7 @@ def load(root: Path, cache_dir: Path, **options: object) -> DecodedDomain:
 
 
 def entries(cache_dir: Path) -> list[Path]:
-    return sorted(path for path in cache_dir.glob("*") if path.is_dir() and path.name != "digests")
+    return sorted(path for path in cache_dir.glob("*") if path.is_dir() and path.name not in ("digests", "manifests"))
 
 
 @contextmanager
@@ -292,6 +291,7 @@ def test_a_domain_without_a_readable_image_is_told(root: Path, cache_dir: Path) 
 @contextmanager
 def files_limited_to(n_bytes: int) -> Iterator[None]:
     """As if the disk were full: writing more than this into one file fails."""
+    resource = pytest.importorskip("resource")  # not on Windows
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
     try:

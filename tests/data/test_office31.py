@@ -72,7 +72,7 @@ def test_missing_data_is_not_downloaded_when_forbidden(tmp_path: Path) -> None:
 def test_nothing_is_downloaded_into_a_folder_with_other_content(tmp_path: Path, office: Path) -> None:
     root = shutil.copytree(office, tmp_path / "office31")
     shutil.rmtree(root / "webcam")
-    with pytest.raises(DataError, match="lacks the folders webcam of Office-31; it holds amazon, dslr"):
+    with pytest.raises(DataError, match="lacks the folders webcam of Office-31; it contains amazon, dslr"):
         office31(root, hosts=())
 
 
