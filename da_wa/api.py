@@ -10,21 +10,17 @@ fractions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from rich.console import Console
 
-from da_wa.config.compose import compose_experiment
-from da_wa.launchers.launch import launch, prepare
 from da_wa.report.facts import Facts, load_facts
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 
 @dataclass(frozen=True)

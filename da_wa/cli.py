@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from da_wa.config.compose import Experiment, compose_experiment
+from da_wa.config.compose import Experiment, compose
 from da_wa.config.tree import available
 from da_wa.errors import ConfigError, UserError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
@@ -85,7 +85,7 @@ def _run(words: Sequence[str], console: Console) -> int:
         for job in failed:
             console.print(f"failed: {job}", highlight=False)
         return 1 if failed else 0
-    experiment = compose_experiment(arguments.overrides, arguments.config_dir)
+    experiment = compose(arguments.overrides, arguments.config_dir)
     if arguments.cfg:
         print(yaml.safe_dump(experiment.cfg, sort_keys=False), end="")
         return 0
@@ -101,7 +101,7 @@ def run(experiment: Experiment, console: Console) -> int:
     planned = prepare(experiment, console)
     launch(planned, console)
     failed = [job.id for job in planned.unfinished]
-    if planned.domains:
+    if planned.inputs is not None:
         failed += write_results(planned, console)
     return 1 if failed else 0
 
@@ -111,7 +111,8 @@ def write_results(planned: Planned, console: Console) -> list[str]:
     from da_wa.report import write_report  # imports matplotlib
 
     options = planned.experiment.cfg["report"]
-    images = {domain.name: domain.pixels for domain in planned.domains} if options["images"] else None
+    domains = planned.inputs.decoded if planned.inputs is not None and options["images"] else []
+    images = {domain.name: domain.pixels for domain in domains} or None
     with console.status("writing the report") as line:
         report = write_report(
             planned.out,
@@ -168,7 +169,7 @@ def _preview(console: Console) -> int:
     """What a bare ``da-wa`` would run and what it costs; starts nothing."""
     from da_wa.launchers.estimate import estimate  # imports torch
 
-    console.print(estimate(compose_experiment([])), highlight=False)
+    console.print(estimate(compose([])), highlight=False)
     console.print(NEXT, highlight=False)
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from da_wa.config.compose import Experiment
-from da_wa.data.cache import DecodedDomain
+from da_wa.data.manifest import DomainManifest
 from da_wa.errors import ConfigError, nearest
 from da_wa.records import identity
 from da_wa.records.identity import Facts
@@ -18,7 +18,7 @@ from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 
 
-def plan(experiment: Experiment, domains: Sequence[DecodedDomain], out: Path, checkpoint_dir: Path) -> list[Job]:
+def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, checkpoint_dir: Path) -> list[Job]:
     """All jobs of an experiment; jobs that are finished already are among them.
 
     A pre-trained network is shared by all sources and seeds of its norm. The facts that a job's numbers depend on are
@@ -26,7 +26,7 @@ def plan(experiment: Experiment, domains: Sequence[DecodedDomain], out: Path, ch
 
     Args:
         experiment: what was asked for.
-        domains: the domains in display order; empty for pre-training alone.
+        domains: manifests in display order; empty for pre-training alone.
         out: the folder of the experiment.
         checkpoint_dir: where pre-trained networks are kept.
 
@@ -140,7 +140,7 @@ def _own_images(pretrain: Mapping[str, Any], cache_dir: str) -> dict[str, str]:
     return {domain.name: domain.digest for domain in subsets}
 
 
-def _shared(cfg: Mapping[str, Any], domains: Sequence[DecodedDomain]) -> Facts:
+def _shared(cfg: Mapping[str, Any], domains: Sequence[DomainManifest]) -> Facts:
     pretrain = cfg["pretrain"]
     how: Any = None if pretrain["checkpoint"] is None else "given"
     if _trains(pretrain):
@@ -165,7 +165,7 @@ def _unit(
     source: str,
     seed: int,
     network_seed: int | None,
-    domains: Sequence[DecodedDomain],
+    domains: Sequence[DomainManifest],
 ) -> dict[str, Any]:
     """The plan of a unit, see :class:`~da_wa.records.schema.Plan`."""
     pretrain, factors = cfg["pretrain"], norm_node.get("factors") or {}

@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from da_wa.config.tree import conf_dir
 from da_wa.config.make import make
+from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError, nearest
 from da_wa.studies.study import Bench, Paused, Study
 

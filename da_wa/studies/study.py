@@ -11,7 +11,7 @@ from typing import Protocol
 import pandas as pd
 from rich.console import Console
 
-from da_wa.config.compose import compose_experiment
+from da_wa.config.compose import compose
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.records.files import write_bytes
 from da_wa.runs.jobs import Job
@@ -61,7 +61,7 @@ class Bench:
     def prepare(self, folder: str, options: Sequence[str] = ()) -> Planned:
         """Decode and plan the experiment whose results are in ``folder``."""
         places = [f"out={self.out / folder}", f"checkpoint_dir={self.out / 'networks'}"]
-        return prepare(compose_experiment([*self.options, *places, *options], self.config_dir), self.console)
+        return prepare(compose([*self.options, *places, *options], self.config_dir), self.console)
 
     def run(self, planned: Planned, jobs: Sequence[Job] | None = None) -> None:
         """Run what is not finished, or as much as there is time for.
