@@ -60,7 +60,7 @@ def test_it_stands_for_a_dataset_wherever_a_root_is_asked_for(tmp_path, domains_
         ),
     ],
 )
-def test_what_is_no_index_is_told(tmp_path, content, said):
+def test_what_is_no_index_is_reported(tmp_path, content, said):
     path = tmp_path / "set.json"
     if content is not None:
         path.write_text(content)

@@ -74,7 +74,7 @@ def empty(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "reported"),
     [
         (lambda root: shutil.rmtree(root), "no such file"),
         (lambda root: empty(root), "has no domain folders"),
@@ -82,21 +82,21 @@ def empty(folder: Path) -> None:
         (lambda root: empty(root / "paper" / "pen"), "paper: no image .* of the classes pen"),
     ],
 )
-def test_missing_and_empty_folders_are_told(
-    tmp_path: Path, draw_tree: DrawTree, spoil: Callable[[Path], None], told: str
+def test_missing_and_empty_folders_are_reported(
+    tmp_path: Path, draw_tree: DrawTree, spoil: Callable[[Path], None], reported: str
 ) -> None:
     root = draw_tree(tmp_path / "root", per_class=1)
     spoil(root)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=reported):
         from_folders(root)
 
 
-def test_a_missing_domain_folder_is_told(domains_root: Path) -> None:
+def test_a_missing_domain_folder_is_reported(domains_root: Path) -> None:
     with pytest.raises(DataError, match="papyrus: no such file"):
         from_folders(domains_root, {"P": "papyrus", "S": "sunset"})
 
 
-def test_a_domain_given_as_the_root_is_told(domains_root: Path) -> None:
+def test_a_domain_given_as_the_root_is_reported(domains_root: Path) -> None:
     with pytest.raises(DataError, match=r"mug has no class folders\. Expected ROOT/<domain>/<class>/<image>"):
         from_folders(domains_root / "paper")
 
@@ -104,9 +104,9 @@ def test_a_domain_given_as_the_root_is_told(domains_root: Path) -> None:
 def test_different_classes_are_told_per_domain(tmp_path: Path, draw_tree: DrawTree) -> None:
     root = draw_tree(tmp_path, per_class=1)
     (root / "paper" / "pen").rename(root / "paper" / "biro")
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as reported:
         from_folders(root)
-    lines = str(told.value).splitlines()
+    lines = str(reported.value).splitlines()
     assert "  blueprint lacks biro" in lines
     assert "  paper lacks pen" in lines
     assert "data.classes=common" in lines[-1]
@@ -164,7 +164,7 @@ def test_a_large_scan_gives_signs_of_life(
     assert [record.getMessage().rsplit(": ")[-1] for record in caplog.records] == ["10 files so far"]
 
 
-def test_nothing_in_common_is_told(tmp_path: Path, draw_tree: DrawTree) -> None:
+def test_nothing_in_common_is_reported(tmp_path: Path, draw_tree: DrawTree) -> None:
     draw_tree(tmp_path, domains=("a",), classes=("x",))
     draw_tree(tmp_path, domains=("b",), classes=("y",))
     with pytest.raises(DataError, match="share no class"):
@@ -238,9 +238,9 @@ def test_bad_lines_are_all_named_by_number(listed: Path) -> None:
         "a/mug/000.png 1\n"
         "a/mug/000.png -1\n"
     )
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as reported:
         from_lists(listed, {"A": "a.txt", "B": "b.txt"}, classes="classes.txt")
-    text = str(told.value)
+    text = str(reported.value)
     assert "a.txt has 5 bad lines" in text
     assert "line 2: 'a/mug/000.png' is not" in text
     assert "line 3" in text and "nothing.png does not exist" in text
@@ -250,7 +250,7 @@ def test_bad_lines_are_all_named_by_number(listed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "reported"),
     [
         ("a.txt", b"", "a.txt is empty"),
         ("a.txt", b"\xff\xfe\x00bad", "a.txt: .*UTF-8"),
@@ -260,11 +260,11 @@ def test_bad_lines_are_all_named_by_number(listed: Path) -> None:
         ("classes.txt", b"mug\nmug\n", "more than once: mug"),
     ],
 )
-def test_unusable_lists_are_told(listed: Path, file: str, content: bytes | None, told: str) -> None:
+def test_unusable_lists_are_reported(listed: Path, file: str, content: bytes | None, reported: str) -> None:
     (listed / file).unlink()
     if content is not None:
         (listed / file).write_bytes(content)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=reported):
         from_lists(listed, {"A": "a.txt", "B": "b.txt"}, classes="classes.txt")
 
 

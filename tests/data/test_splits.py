@@ -96,29 +96,29 @@ def test_every_image_is_held_out_equally_often() -> None:
 
 
 @pytest.mark.parametrize("protocol", [Full(), Paper()])
-def test_one_image_per_class_is_told(protocol: Evaluation) -> None:
+def test_one_image_per_class_is_reported(protocol: Evaluation) -> None:
     with pytest.raises(DataError, match=r"protocol\.holdout"):
         protocol.source("A", np.arange(10), 0)
 
 
-def test_paper_with_hardly_any_images_is_told() -> None:
+def test_paper_with_hardly_any_images_is_reported() -> None:
     with pytest.raises(DataError, match="15% of 3 images is none"):
         Paper().target("A", np.zeros(3, np.int64), 0)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf, True, None, "abc", [0.1]])
 @pytest.mark.parametrize("protocol", [Full, Paper])
-def test_a_senseless_fraction_is_told(protocol: type[Full] | type[Paper], fraction: float) -> None:
+def test_a_senseless_fraction_is_reported(protocol: type[Full] | type[Paper], fraction: float) -> None:
     with pytest.raises(ConfigError, match=r"protocol\.holdout"):
         protocol(holdout=fraction).source("A", np.zeros(30, np.int64), 0)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "told"),
+    ("sizes", "reported"),
     [({"AA": 4}, "no number for domain 'A'"), ({"A": 30}, "from 1 to 29"), ({"A": 0}, "from 1 to 29")],
 )
-def test_senseless_sizes_are_told(sizes: dict[str, int], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_senseless_sizes_are_reported(sizes: dict[str, int], reported: str) -> None:
+    with pytest.raises(ConfigError, match=reported):
         Paper(sizes=sizes).target("A", np.zeros(30, np.int64), 0)
 
 
