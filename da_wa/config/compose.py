@@ -84,7 +84,7 @@ def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experime
 
 def _compose(words: Sequence[str], where: Sequence[Path]) -> DictConfig:
     own, *more = where
-    quoted = ["'file://{}'".format(str(folder).replace("'", r"\'")) for folder in more]
+    quoted = [_quoted(f"file://{folder}") for folder in more]
     with initialize_config_dir(str(own), version_base="1.3"):
         return hydra_compose("config", [*words, f"hydra.searchpath=[{','.join(quoted)}]"])
 
@@ -178,11 +178,19 @@ def _depth(words: Sequence[str]) -> int:
 
 
 def _present(word: str, known: set[str]) -> str:
-    """An override of an earlier version as it is written now, and ``group=null`` as Hydra writes it."""
+    """An override as Hydra writes it today: renamed options, ``group=null``, quotes around letters like é."""
     for old, new in OLD_WORDS:
         word = old.sub(new, word)
-    group, _, value = word.partition("=")
-    return f"~{group}" if value == "null" and group in known else word
+    key, _, value = word.partition("=")
+    if value == "null" and key in known:
+        return f"~{key}"
+    if value.isascii() or value[0] in "'\"[{":
+        return word
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(text: str) -> str:
+    return "'{}'".format(text.replace("'", r"\'"))
 
 
 def _refuse_lists(words: Sequence[str], where: Sequence[Path]) -> None:

@@ -54,7 +54,7 @@ class OneOf(Allowed):
 
     def _check(self, value: Any, handler: Callable[[Any], Any]) -> Any:
         if not isinstance(value, str) or value not in self.names:
-            hint = nearest(str(value), self.names)
+            hint = nearest(str(value).lower(), self.names)
             raise PydanticCustomError(
                 "allowed",
                 f"must be {self.text}{f'. {hint}' if hint.startswith('Did') else ''}",
