@@ -30,7 +30,6 @@ from da_wa.norm.weight_standard import WeightStandardConv2d, standardize_weight
 
 __all__ = [
     "TLU",
-    "Survey",
     "BatchRenorm2d",
     "CenteredWeightNormConv2d",
     "Change",
@@ -42,12 +41,13 @@ __all__ = [
     "NormalizedConv2d",
     "ScaledWeightStandardConv2d",
     "StdOnlyConv2d",
+    "Survey",
     "WeightAlignConv2d",
     "WeightNormConv2d",
     "WeightStandardConv2d",
     "align_weight",
-    "center_weight_norm",
     "center_weight",
+    "center_weight_norm",
     "convert",
     "evonorm_s0",
     "filter_response_norm",

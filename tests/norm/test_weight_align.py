@@ -18,8 +18,8 @@ from da_wa.norm import (
     StdOnlyConv2d,
     WeightAlignConv2d,
     align_weight,
-    center_weight_norm,
     center_weight,
+    center_weight_norm,
     rescale_weight,
     scaled_standardize_weight,
 )
