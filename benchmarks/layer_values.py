@@ -22,7 +22,7 @@ from da_wa.data.augment import Normalize
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import load_backbone, read_header
 from da_wa.models.resnet import init_kaiming
-from da_wa.norm import Norm, NormalisedConv2d, fold, named
+from da_wa.norm import Norm, NormalizedConv2d, fold, named
 
 CLASSIFIER = "classifier"
 
@@ -75,7 +75,7 @@ def plain_network(norm: Norm, *, layers: int, width: int, side: int, classes: in
     network = nn.Sequential(*modules, nn.Flatten(), nn.Linear(width * side**2, classes, bias=False))
     torch.manual_seed(0)
     for module in network.modules():
-        if isinstance(module, NormalisedConv2d):
+        if isinstance(module, NormalizedConv2d):
             module.reset_parameters()
         elif isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -18,7 +18,7 @@ from da_wa.norm import (
     BatchRenorm2d,
     CenteredWeightNormConv2d,
     MeanOnlyConv2d,
-    NormalisedConv2d,
+    NormalizedConv2d,
     ScaledWeightStandardConv2d,
     StdOnlyConv2d,
     WeightAlignConv2d,
@@ -30,7 +30,7 @@ from da_wa.norm import (
     named,
 )
 
-CONVS: list[type[NormalisedConv2d]] = [
+CONVS: list[type[NormalizedConv2d]] = [
     WeightAlignConv2d,
     MeanOnlyConv2d,
     StdOnlyConv2d,
@@ -67,7 +67,7 @@ def classes(model: nn.Module) -> set[type[nn.Module]]:
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 def test_folding_is_exact(
-    conv: type[NormalisedConv2d],
+    conv: type[NormalizedConv2d],
     groups: int,
     kernel: int | tuple[int, int],
     stride: int,
@@ -143,7 +143,7 @@ def test_batch_norms_fold_into_convolutions(name: str) -> None:
     torch.testing.assert_close(plain(x), model(x), rtol=1e-9, atol=1e-9)
     left = sum(isinstance(module, nn.BatchNorm2d) for module in plain.modules())
     assert left == (62 if name == "densenet121" else 0)
-    assert NormalisedConv2d not in {base for cls in classes(plain) for base in cls.__mro__}
+    assert NormalizedConv2d not in {base for cls in classes(plain) for base in cls.__mro__}
 
 
 def test_batch_renorm_folds_like_batch_norm() -> None:

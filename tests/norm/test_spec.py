@@ -8,7 +8,7 @@ from torch import nn
 
 from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError
-from da_wa.norm import NormalisedConv2d, WeightAlignConv2d, named
+from da_wa.norm import NormalizedConv2d, WeightAlignConv2d, named
 
 PLANE = {
     "none": ("Baseline", type(None)),
@@ -49,11 +49,11 @@ def test_every_file_makes_layers_that_learn(name: str) -> None:
 def test_labels_tell_files_apart() -> None:
     labels = {name: named(name).label for name in FILES}
     assert len(set(labels.values())) == len(labels) >= 20
-    assert any(isinstance(named(name).conv(2, 2, 3), NormalisedConv2d) for name in FILES)
+    assert any(isinstance(named(name).conv(2, 2, 3), NormalizedConv2d) for name in FILES)
 
 
 def test_an_unknown_name_offers_the_nearest() -> None:
     with pytest.raises(ConfigError, match="bn_wa"):
         named("bnwa")
-    with pytest.raises(ConfigError, match="There is no norm"):
+    with pytest.raises(ConfigError, match="unknown norm"):
         named("../norm/bn")
