@@ -43,6 +43,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from da_wa.runs.build import load_domains, preflight
+from da_wa.runs.ledger import Ledger, write_atomically
+from da_wa.runs.progress import shown
 from rich.console import Console
 
 from da_wa.config.compose import compose
@@ -51,11 +54,8 @@ from da_wa.data.cache import DecodedDomain
 from da_wa.errors import UserError
 from da_wa.report import write_report
 from da_wa.report.paper import TABLE_I
-from da_wa.runs.build import load_domains, preflight
 from da_wa.runs.jobs import FinetuneJob, Job, PretrainJob
-from da_wa.runs.ledger import Ledger, write_atomically
 from da_wa.runs.plan import plan
-from da_wa.runs.progress import shown
 
 GAIN_INIT = ("norms=[wa]", "model.gain_init=fixup")
 """What the paper leaves open of WA in Fixup's blocks, the other way, see ``da_wa/models/fixup.py``."""

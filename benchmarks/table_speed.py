@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 
 import torch
+from da_wa.runs.ledger import Ledger
+from da_wa.train.environment import machine
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
@@ -31,9 +33,7 @@ from da_wa.config.compose import compose
 from da_wa.config.make import make
 from da_wa.data.splits import Full
 from da_wa.models.checkpoint import load_backbone
-from da_wa.runs.ledger import Ledger
 from da_wa.runs.plan import plan
-from da_wa.train.environment import machine
 from da_wa.train.recipe import make_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -41,7 +41,7 @@ NEXT = """\
 Nothing was started. Choose one:
   da-wa experiment=demo                          three domains of digits, nothing to download, minutes on two cores
   da-wa experiment=quick data.root=PATH          Office-31 at 32×32 with the shipped ResNet20, minutes on two cores
-  da-wa run                                      the experiment above; downloads Office-31 and CIFAR-100 where missing"""
+  da-wa run                                      the experiment above; downloads missing images"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

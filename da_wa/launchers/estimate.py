@@ -35,8 +35,8 @@ def estimate(experiment: Experiment) -> str:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rate = matrix_rate(device, matrix_type(precision), torch.get_num_threads())
     return (
-        f"The default experiment is the paper's Table VI: {', '.join(experiment.models)}, {len(experiment.norms)} norms, "
-        f"{len(cfg['seeds'])} seeds, every pair of Office-31.\n"
+        f"The default experiment is the paper's Table VI: {', '.join(experiment.models)}, "
+        f"{len(experiment.norms)} norms, {len(cfg['seeds'])} seeds, every pair of Office-31.\n"
         f"{fits} networks are trained on {cfg['pretrain']['label']} for {cfg['pretrain']['recipe']['epochs']} epochs, "
         f"then fine-tuned {fits * len(cfg['seeds']) * len(COUNTS)} times for {cfg['finetune']['epochs']} epochs.\n"
         f"On this machine ({device}) the arithmetic alone takes {duration(flops / rate)}, a lower bound."

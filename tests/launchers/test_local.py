@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from da_wa.runs.launch import Event, Local, work
+from da_wa.runs.ledger import RunDir
 
 from da_wa.errors import ConfigError, UserError
 from da_wa.runs.jobs import Job
-from da_wa.runs.launch import Event, Local, work
-from da_wa.runs.ledger import RunDir
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,6 @@ def test_the_threads_of_a_worker_do_not_depend_on_how_many_there_are(tmp_path, m
 @pytest.mark.parametrize(("visible", "chosen"), [("", ["0", "1", "2", "0"]), ("4,5,7", ["4", "5", "7", "4"])])
 def test_every_worker_has_a_gpu_of_its_own(visible, chosen, monkeypatch):
     import torch
-
     from da_wa.runs.launch import _choose_gpu
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)

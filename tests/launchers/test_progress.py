@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 
 import pytest
+from da_wa.runs.launch import Event
+from da_wa.runs.progress import Tally, duration, shown
 from rich.console import Console
 
 from da_wa.runs import progress
-from da_wa.runs.launch import Event
-from da_wa.runs.progress import Tally, duration, shown
 
 
 class Job:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from da_wa.runs.ledger import Ledger, RunDir, write_atomically
 
 from da_wa.errors import ConfigError, DataError
-from da_wa.runs.ledger import Ledger, RunDir, write_atomically
 
 CONFIG = {"norm": "bn", "label": "BN + WA", "source": "A", "targets": ["W"], "seed": 0, "lr": 1e-5, "note": "é 😀"}
 PREDICTIONS: dict[str, np.ndarray] = {

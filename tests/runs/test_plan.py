@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from da_wa.runs.ledger import Ledger
 
 from da_wa.config.compose import compose
 from da_wa.data.cache import DecodedDomain
 from da_wa.errors import ConfigError
 from da_wa.runs.jobs import FinetuneJob, PretrainJob
-from da_wa.runs.ledger import Ledger
 from da_wa.runs.plan import plan, slug
 
 TEN = ["none", "wa", "bn", "bn_wa", "gn", "gn_wa", "in", "in_wa", "ln", "ln_wa"]
