@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files with the recipe and the result of the training in the header."""
+"""Checkpoints: safetensors files with facts and result of the training in the header."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Header:
     """The metadata of a checkpoint.
 
     Attributes:
-        recipe: everything that determines the weights, as nested plain values.
-        result: the outcome of the training: correct, n, epochs, curve, seconds, environment.
+        facts: everything that determines the weights, as nested plain values.
+        result: the outcome of the training: correct, n, epochs, curve, cost, provenance.
 
     >>> Header({"model": "resnet20"}, {"correct": 6012, "n": 10000}).result["n"]
     10000
@@ -49,7 +49,7 @@ def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torc
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "net.safetensors"
     ...     save(path, nn.Linear(2, 2), Header({"model": "linear"}, {}), torch.float16)
-    ...     read_header(path).recipe
+    ...     read_header(path).facts
     {'model': 'linear'}
     """
     state = {}
@@ -87,11 +87,11 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(
             f"{path} is not a valid safetensors file ({error}); delete it to train the network again"
         ) from error
-    if not {"recipe", "result"} <= metadata.keys():
-        raise CheckpointError(
-            f"{path} has no recipe in its header; write checkpoints with da_wa.models.checkpoint.save"
-        )
-    return Header(json.loads(metadata["recipe"]), json.loads(metadata["result"]))
+    if "recipe" in metadata:
+        raise CheckpointError(f"{path} is of an earlier version; convert it with: da-wa migrate {path.parent}")
+    if not {"facts", "result"} <= metadata.keys():
+        raise CheckpointError(f"{path} has no facts in its header; write checkpoints with da_wa.models.checkpoint.save")
+    return Header(json.loads(metadata["facts"]), json.loads(metadata["result"]))
 
 
 def load_backbone(path: Path, model: nn.Module) -> None:
