@@ -205,7 +205,7 @@ def trained_layers(checkpoints: dict[str, Path], images: Tensor) -> Iterator[Lay
         for number in numbers:
             weight = last_conv(blocks(fold(model))[number - 1]).weight.detach()
             yield Layer(label, f"block {number}", "weights", weight.flatten(1))
-        x = Normalize(**read_header(path).recipe["normalise"])(images)
+        x = Normalize(**read_header(path).facts["normalize"])(images)
         *maps, logits = outputs(model, [*(last_response(blocks(model)[n - 1]) for n in numbers), model.head], x)
         for number, rows in zip(numbers, maps, strict=True):
             yield Layer(label, f"block {number}", "activations", rows)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from da_wa._conf import conf_dir
 from da_wa.train.environment import machine
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
+from da_wa.config.tree import conf_dir
 from da_wa.norm import NormalizedConv2d, fold, fold_batch_norm, named
 
 REFERENCE = "bn"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from da_wa.runs.build import preflight
 
 from da_wa.config.compose import compose
 from da_wa.config.make import make
 from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError
+from da_wa.runs.preflight import preflight
 
 GIVEN = {"folders": ["data.root=x"], "lists": ["data.root=x"]}
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from da_wa._conf import conf_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError
 from da_wa.models.fixup import Bias, FixupBasicBlock, FixupBottleneck, Multiplier, scalar_parameters
 from da_wa.models.resnet import BLOCKS, BasicBlock, ResNet
