@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from da_wa.train.environment import machine
+from da_wa.records.provenance import machine
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn

@@ -13,7 +13,7 @@ import time
 from itertools import product
 
 import torch
-from da_wa.train.environment import machine
+from da_wa.records.provenance import machine
 from torch.nn import functional as F
 
 from da_wa.config.compose import compose
