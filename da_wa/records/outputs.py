@@ -192,9 +192,13 @@ def read_arrays(content: bytes, where: str) -> dict[str, Array]:
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return dict(file)
+            arrays = dict(file)
     except _UNREADABLE as error:
         raise DataError(f"{where} cannot be read ({error}).") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+            raise DataError(f"{where} cannot be read ({name} is not an array of numbers).")
+    return arrays
 
 
 def trimmed(outputs: Outputs, keep_logits: bool | None = None, limit_bytes: int = LIMIT_BYTES) -> Outputs:
