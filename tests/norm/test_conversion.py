@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import timm
@@ -21,6 +23,7 @@ from da_wa.norm import (
     MeanOnlyConv2d,
     Norm,
     NormalizedConv2d,
+    Survey,
     WeightAlignConv2d,
     WeightNormConv2d,
     convert,
@@ -86,6 +89,7 @@ def converted_on_meta(name: str, norm: str) -> tuple[nn.Module, nn.Module]:
     return model, converted
 
 
+@pytest.mark.filterwarnings("ignore:.*convolution and linear layers")
 @pytest.mark.parametrize("name", MAKERS)
 def test_converts_the_models_of_torchvision_and_timm(name: str) -> None:
     model, converted = converted_on_meta(name, "gn_wa")
@@ -140,6 +144,7 @@ def test_trained_checkpoints_load_but_for_the_gains(name: str) -> None:
     assert not gone and new == {f"{path}.gain" for path in of_class(converted, WeightAlignConv2d)}
 
 
+@pytest.mark.filterwarnings("ignore:.*convolution and linear layers")
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_byobnet", "test_convnext"])
 def test_converted_models_learn(name: str) -> None:
     model = convert(timm.create_model(name, num_classes=5), named("gn_wa")).train()
@@ -324,6 +329,57 @@ def test_convert_logs_the_changes_of_survey(caplog: pytest.LogCaptureFixture) ->
     assert str(survey(network(), named("bn_wa"))) in caplog.text
 
 
+def coverage_warnings(make: Callable[[], nn.Module], norm: str, **options: Any) -> tuple[Survey, list[str]]:
+    with torch.device("meta"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = make()
+        convert(model, named(norm), **options)
+        texts = [str(w.message) for w in caught if issubclass(w.category, UserWarning) and w.filename == __file__]
+        return survey(model, named(norm), **options), texts
+
+
+@pytest.mark.parametrize("norm", ["bn_wa", "wa", "gn"])
+@pytest.mark.parametrize(
+    ("name", "reached", "percent"),
+    [
+        ("nf_resnet26", "0 of 29", "0%"),  # its convolutions are ScaledStdConv2d
+        ("vit_tiny_patch16_224", "1 of 49", "3%"),  # the patch embedding
+        ("swin_tiny_patch4_window7_224", "1 of 52", "0%"),
+        ("convnext_tiny", "22 of 58", "7%"),  # pointwise convolutions are linear layers
+        ("resnetv2_50x1_bit", "0 of 53", "0%"),
+    ],
+)
+def test_a_conversion_that_reaches_little_warns_once(name: str, reached: str, percent: str, norm: str) -> None:
+    changes, texts = coverage_warnings(partial(timm.create_model, name, pretrained=False), norm)
+    (text,) = texts
+    assert f"reaches {reached} convolution and linear layers" in text and f"({percent} of their weights)" in text
+    assert "survey(model, norm)" in text and "skip=" in text
+    share = changes.weights[0] / changes.weights[1]
+    assert f"{share:.0%}" == percent and "{} of {}".format(*changes.layers) == reached
+
+
+@pytest.mark.parametrize("norm", ["bn_wa", "wa", "gn"])
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "mobilenetv3_large_100", "tf_efficientnet_b0", "vgg11"])
+def test_a_conversion_that_reaches_most_does_not_warn(name: str, norm: str) -> None:
+    changes, texts = coverage_warnings(partial(timm.create_model, name, pretrained=False), norm)
+    assert not texts and changes.weights[0] > 0.9 * changes.weights[1]
+
+
+def test_hidden_linear_layers_of_a_classifier_alone_do_not_warn() -> None:
+    """VGG16 (Simonyan & Zisserman 2015): 13 convolutions, 14.7 M weights; two hidden linear layers, 119.5 M."""
+    changes, texts = coverage_warnings(torchvision.models.vgg16_bn, "bn_wa")
+    assert not texts and changes.layers == (13, 15)
+    assert changes.weights == (14_710_464, 14_710_464 + 25_088 * 4096 + 4096 * 4096)
+
+
+def test_what_skip_names_is_left_alone_without_a_warning() -> None:
+    half = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 64, 3), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(64, 2))
+    changes, texts = coverage_warnings(lambda: half, "bn_wa", skip=["1", "2"])
+    assert not texts and changes.layers == (1, 1) and changes.weights == (108, 108)
+    changes, texts = coverage_warnings(lambda: nn.ReLU(), "bn_wa")
+    assert not texts and changes.layers == (0, 0)
+
+
 def test_skip() -> None:
     converted = convert(network(), named("gn_wa"), skip=["0", "1"])
     assert type(converted[0]) is nn.Conv2d and type(converted[1]) is nn.BatchNorm2d
@@ -482,6 +538,7 @@ class Named(nn.Conv2d):
     """Nothing but another name."""
 
 
+@pytest.mark.filterwarnings("ignore:.*convolution and linear layers")
 def test_subclasses_of_conv2d() -> None:
     model = nn.Sequential(
         Same(3, 4, 2),

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -92,6 +93,30 @@ def test_the_folded_state_dict_is_that_of_the_ordinary_model() -> None:
         ordinary.load_state_dict(fold(model).state_dict())
         x = torch.randn(1, 3, 64, 64).double()
         torch.testing.assert_close(ordinary(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_another_library_needs_the_folded_weights(tmp_path: Path) -> None:
+    """What ``save_pretrained`` writes is ``state_dict()``, and ``from_pretrained`` loads it with ``strict=False``."""
+    make = torchvision.models.resnet18
+    model = shuffle(convert(make(), named("bn_wa")))
+    x = torch.randn(1, 3, 64, 64)
+    save_file(model.state_dict(), tmp_path / "raw.safetensors")
+    save_file(fold(model).state_dict(), tmp_path / "folded.safetensors")
+    raw, folded = load_file(tmp_path / "raw.safetensors"), load_file(tmp_path / "folded.safetensors")
+    convs = [path for path, module in model.named_modules() if isinstance(module, NormalizedConv2d)]
+    assert raw.keys() == model.state_dict().keys()  # nothing is dropped on saving
+    again = shuffle(convert(make(), named("bn_wa")))
+    again.load_state_dict(raw)
+    torch.testing.assert_close(again(x), model(x))
+
+    plain = make().eval()
+    missing, unexpected = plain.load_state_dict(raw, strict=False)
+    assert not missing and set(unexpected) == {f"{path}.gain" for path in convs}  # ignored without an error
+    assert (plain(x) - model(x)).norm() > 0.1 * model(x).norm()
+    with pytest.raises(RuntimeError, match="gain"):
+        plain.load_state_dict(raw)
+    plain.load_state_dict(folded)
+    torch.testing.assert_close(plain(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", ["wa", "bn_wa", "gn_wa", "in_wa", "ln_wa", "wn", "gn_ws", "scaled_ws"])
