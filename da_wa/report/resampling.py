@@ -93,7 +93,8 @@ class Resamples:
                 self._resampled.setdefault(cell, {})[key(outcome)] = resampled
                 if outcome.unit_target is not None:
                     self._per_pair.add(cell)
-        self._fate, self._pretraining_fate = self._fates(draw)
+        sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
+        self._fate, self._pretraining_fate = self._fates(draw, sources)
 
     @property
     def cells(self) -> list[Cell]:
@@ -166,13 +167,14 @@ class Resamples:
             found.setdefault(p, []).append(seed)
         return found
 
-    def _fates(self, draw: np.random.Generator) -> tuple[dict[tuple[str, str | None, int], Array], Array]:
+    def _fates(
+        self, draw: np.random.Generator, sources: Sequence[str]
+    ) -> tuple[dict[tuple[str, str | None, int], Array], Array]:
         """Random numbers that select seeds, for every cluster and pre-training seed, and pre-training seeds."""
         if not self._observed:
             return {}, np.zeros((self.replicates, 0))
         pretrainings = sorted({p for runs in self._observed.values() for p, _ in runs})
         most = max(max(Counter(p for p, _ in runs).values()) for runs in self._observed.values())
-        sources = list(dict.fromkeys(source for _, source, _ in self._observed))
         pairs = list(dict.fromkeys((source, target) for _, source, target in self._observed if self._per_pair))
         clusters: list[Cluster] = [*((source, None) for source in sources), *pairs]
         keys = [(*cluster, p) for p in pretrainings for cluster in clusters]
