@@ -41,3 +41,24 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {' or '.join(repr(c) for c in close)}?"
     return f"Known: {', '.join(known) or 'none'}."
+
+
+def printable(name: object) -> str:
+    """A file, class or domain name as it can be printed, logged and written as UTF-8.
+
+    Bytes that are not valid text become ``\\xNN``, control characters their usual escapes; all else is unchanged.
+
+    >>> printable("caf\\udce9")
+    'caf\\\\xe9'
+    >>> printable("a\\nb")
+    'a\\\\nb'
+    >>> printable("größe A->B")
+    'größe A->B'
+    """
+    return "".join(c if c.isprintable() else _escaped(c) for c in str(name))
+
+
+def _escaped(character: str) -> str:
+    """A character as an escape; a byte that PEP 383 stands for as itself."""
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
