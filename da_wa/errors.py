@@ -56,12 +56,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def printable(name: object) -> str:
-    r"""A file, class or domain name as it can be printed, logged and written as UTF-8.
+    """A file, class or domain name as it can be printed, logged and written as UTF-8.
 
-    Bytes that are not valid text become ``\xNN``, control characters their usual escapes; all else is unchanged.
+    Bytes that are not valid text become ``\\xNN``, control characters their usual escapes; all else is unchanged.
 
-    >>> print(printable("caf\udce9"), printable("a\nb"), printable("größe A->B"))
-    caf\xe9 a\nb größe A->B
+    >>> printable("caf\\udce9")
+    'caf\\\\xe9'
+    >>> printable("a\\nb")
+    'a\\\\nb'
+    >>> printable("größe A->B")
+    'größe A->B'
     """
     return "".join(c if c.isprintable() else _escaped(c) for c in str(name))
 
