@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from da_wa.errors import printable
 from da_wa.report.content import NONE, Table
 from da_wa.report.latex import table_latex
 from da_wa.report.matrix import AVERAGE, Matrix, Missing
-from da_wa.report.statistics import half_width
-from da_wa.report.wording import arrow, number
+from da_wa.report.wording import arrow, counted, number
+
+Spread = Literal["interval", "std", "sem", "none"]
+"""What stands behind ± in the table, see :func:`spread_of`."""
 
 SELECTIONS = {
     "last": "after the last epoch",
@@ -22,14 +27,27 @@ SELECTIONS = {
 """What the selection rules mean, for notes."""
 
 
-def accuracy_csv(accuracy: pd.DataFrame) -> str:
-    """One row per result; ``accuracy`` is a fraction. Equal runs give equal bytes."""
-    return csv(accuracy.drop(columns="label"), "%.6f")
+_OPTIONAL_FACTORS = ("method", "model", "pretraining_seed")
+
+
+def accuracy_csv(frame: pd.DataFrame) -> str:
+    """One row per result; ``accuracy`` is a fraction. Equal runs give equal bytes.
+
+    Args:
+        frame: see :class:`da_wa.report.facts.Facts`. Method, model and pre-training seed are written where they vary.
+    """
+    varying = [name for name in _OPTIONAL_FACTORS if frame[name].nunique(dropna=False) > 1]
+    columns = ["norm", *varying, "source", "target", "seed", "selection", "correct", "n", "accuracy", "run_id"]
+    return csv(frame[columns], "%.6f")
 
 
 def matrix_csv(matrix: Matrix) -> str:
-    """One row per norm, one column per pair and their average, in percent; empty where there is no number."""
-    return csv(matrix.mean.rename_axis("label").reset_index(), "%.2f")
+    """One row per norm; mean and interval (low, high) of every pair and their average, in percent; empty if unknown."""
+    columns = {}
+    for name in matrix.mean.columns:
+        columns[name] = matrix.mean[name]
+        columns[f"{name} low"], columns[f"{name} high"] = matrix.low[name], matrix.high[name]
+    return csv(pd.DataFrame(columns, index=matrix.mean.index).rename_axis("label").reset_index(), "%.2f")
 
 
 def pretraining_csv(pretraining: pd.DataFrame) -> str:
@@ -37,30 +55,60 @@ def pretraining_csv(pretraining: pd.DataFrame) -> str:
     return csv(pretraining, "%.2f")
 
 
-def matrix_table(matrix: Matrix) -> Table:
-    """The matrix: mean ± half of its interval, the best norm of every pair bold, the counts in the notes.
+def spread_of(matrix: Matrix, spread: Spread) -> pd.DataFrame:
+    """What stands behind ± in every cell, in points; NaN where there is nothing.
+
+    Args:
+        matrix: accuracies.
+        spread: ``interval``: half of the 95 % interval; ``std``: standard deviation over runs; ``sem``: standard error
+            of the mean over runs; ``none``.
+    """
+    if spread == "interval":
+        return matrix.half
+    if spread == "none":
+        return matrix.half * math.nan
+    return matrix.std if spread == "std" else matrix.std / np.sqrt(matrix.runs.where(matrix.runs > 0))
+
+
+def matrix_table(matrix: Matrix, spread: Spread = "interval") -> Table:
+    """The matrix: mean ± spread, the best norm of every pair bold, chance and majority class, counts in the notes.
 
     One decimal beside a spread, two, as the paper has, without.
     """
-    digits = 1 if matrix.most_seeds > 1 else 2
+    around = spread_of(matrix, spread)
+    digits = 1 if around.notna().any(axis=None) else 2
     shown = matrix.mean.map(lambda percent: float(f"{percent:.{digits}f}"))
     best = (shown.eq(shown.max()) & (shown.count() > 1)).to_numpy()
     rows = []
-    for label in matrix.mean.index:
-        row = [" ".join(label.split())]
-        for column in matrix.mean.columns:
-            mean, std, seeds = (frame.at[label, column] for frame in (matrix.mean, matrix.std, matrix.seeds))
-            half = half_width(std, int(seeds))
-            row.append(number(mean, digits) + ("" if pd.isna(half) else f" ± {half:.{digits}f}"))
-        rows.append(row)
+    for label, means, halves in zip(matrix.mean.index, matrix.mean.to_numpy(), around.to_numpy(), strict=True):
+        cells = zip(means, halves, strict=True)
+        texts = [number(mean, digits) + ("" if np.isnan(half) else f" ± {half:.{digits}f}") for mean, half in cells]
+        rows.append([" ".join(str(label).split()), *texts])
+    rows += _references(matrix, digits)
     header = ["Norm", *(arrow(*pair) for pair in matrix.pairs), AVERAGE]
     bold = frozenset((int(i), int(j) + 1) for i, j in zip(*best.nonzero(), strict=True))
-    return Table("matrix", "Accuracy on the target (%)", header, rows, bold, notes(matrix)).transposed_if_wide()
+    return Table("matrix", "Accuracy on the target (%)", header, rows, bold, notes(matrix, spread)).transposed_if_wide()
 
 
-def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequence[str] = (), mixed: str = "") -> str:
+def _references(matrix: Matrix, digits: int) -> list[list[str]]:
+    """What is right without any learning: guessing, and always predicting the target's largest class."""
+    setting = matrix.setting
+    if setting is None or not all(target in setting.majority for _, target in matrix.pairs):
+        return []
+    majority = [setting.majority[target] for _, target in matrix.pairs]
+    rows = {"Chance": [setting.chance] * len(majority), "Majority class": majority}
+    return [[name, *(number(v, digits) for v in [*values, float(np.mean(values))])] for name, values in rows.items()]
+
+
+def markdown(
+    matrix: Matrix,
+    missing: Sequence[Missing] = (),
+    unreadable: Sequence[str] = (),
+    mixed: str = "",
+    spread: Spread = "interval",
+) -> str:
     """The matrix as a GitHub table, its notes, and what is missing."""
-    table = matrix_table(matrix)
+    table = matrix_table(matrix, spread)
     holes = [*(_arrow(str(cell)) for cell in missing), *unreadable]
 
     def cell(text: str, bold: bool) -> str:
@@ -76,9 +124,9 @@ def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequen
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def plain(matrix: Matrix, missing: Sequence[str] = (), limit: int = 10) -> str:
+def plain(matrix: Matrix, missing: Sequence[str] = (), limit: int = 10, spread: Spread = "interval") -> str:
     """The matrix as text for a terminal, and the first ``limit`` of what is missing."""
-    table = matrix_table(matrix)
+    table = matrix_table(matrix, spread)
     rows = _cells(table, lambda text, bold: text.partition("\n")[0], str)
     lines = [table.caption, pd.DataFrame(rows, columns=["", *table.header[1:]]).to_string(index=False)]
     if missing:
@@ -100,7 +148,7 @@ def pretraining_latex(pretraining: pd.DataFrame) -> str:
     return table_latex(Table("pretraining", "Top-1 error of the pre-trained networks (%)", header, rows))
 
 
-def notes(matrix: Matrix) -> list[str]:
+def notes(matrix: Matrix, spread: Spread = "interval") -> list[str]:
     """How to read the matrix: what was run, on how many images, with how many seeds; one sentence or two each."""
     lines = []
     most = matrix.most_seeds
@@ -111,9 +159,7 @@ def notes(matrix: Matrix) -> list[str]:
             f"{setting.dataset}: {setting.model}, {setting.size}×{setting.size} pixels{trained}.",
             f"Protocol: {setting.protocol}. Images evaluated per target: {images}. "
             f"Selection: {matrix.selection} ({SELECTIONS[matrix.selection]}).",
-            f"Mean ± half of the 95 % interval over {most} seeds (Student's t); {AVERAGE}: over the seeds' averages."
-            if most > 1
-            else f"One seed per cell ({', '.join(map(str, setting.seeds))}), so no spread is known.",
+            _spread_note(matrix, spread),
         ]
     lines.append(f"Bold: the best of each pair. {AVERAGE}: unweighted mean of the pairs.")
     pairs = matrix.seeds.drop(columns=AVERAGE).set_axis([arrow(*pair) for pair in matrix.pairs], axis=1)
@@ -122,6 +168,20 @@ def notes(matrix: Matrix) -> list[str]:
     if holes := _named(pairs, lambda n: n == 0, lambda n: ""):
         lines.append(f"{holes}: no finished runs ({NONE}), so no {AVERAGE}.")
     return lines
+
+
+def _spread_note(matrix: Matrix, spread: Spread) -> str:
+    most, networks = matrix.most_seeds, int(matrix.runs.to_numpy().max(initial=0))
+    runs = counted(most, "seed") + (f", {networks} networks" if networks > most else "")
+    known = spread_of(matrix, spread).notna().any(axis=None)
+    if spread == "interval" and known and most > 1:
+        return f"Mean over {runs} ± half of the 95 % interval over seeds and images."
+    if spread == "interval" and known:
+        return "One seed: ± half of the 95 % interval over images; other seeds may differ by more."
+    if known:
+        name = {"std": "standard deviation", "sem": "standard error of the mean"}[spread]
+        return f"Mean over {runs} ± {name} over runs."
+    return f"Mean over {runs}." if most > 1 else "One seed per cell, so no spread is known."
 
 
 def _named(seeds: pd.DataFrame, wanted: Callable[[int], bool], remark: Callable[[int], str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -66,23 +66,20 @@ def panels(
     return figure, grid[:count]
 
 
-def rendered(figure: Figure, kinds: Sequence[str] = ("png", "pdf")) -> dict[str, bytes]:
-    """``figure`` as files by kind, without dates: equal figures are equal bytes.
+def rendered(figure: Figure, kind: str) -> bytes:
+    """``figure`` as a file of ``kind`` (png, pdf), without the date: equal figures are equal bytes."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    Layout and bounds are computed once for all kinds: they take as long as drawing.
-    """
-    files = {}
+    buffer = io.BytesIO()
+    undated = {"pdf": {"CreationDate": None}}.get(kind)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for the letter
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        bounds = figure.get_tightbbox().padded(_BORDER)
-        for kind in kinds:
-            buffer = io.BytesIO()
-            undated = {"pdf": {"CreationDate": None}}.get(kind)
-            figure.savefig(buffer, format=kind, dpi=160, bbox_inches=bounds, metadata=undated)
-            files[kind] = buffer.getvalue()
-    return files
+        if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):  # laid out once for all kinds
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        bounds = figure.get_tightbbox().padded(_BORDER)  # bbox_inches="tight" would draw everything once more
+        figure.savefig(buffer, format=kind, dpi=160, bbox_inches=bounds, metadata=undated)
+    return buffer.getvalue()
 
 
 def plain(text: str, longest: int | None = None) -> str:
