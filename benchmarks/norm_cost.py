@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from da_wa.records.provenance import machine
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from da_wa.config.tree import conf_dir
 from da_wa.norm import NormalizedConv2d, fold, fold_batch_norm, named
+from da_wa.records.provenance import machine
 
 REFERENCE = "bn"
 CLASSES = 100

@@ -13,11 +13,11 @@ import time
 from itertools import product
 
 import torch
-from da_wa.records.provenance import machine
 from torch.nn import functional as F
 
 from da_wa.config.compose import compose
 from da_wa.config.make import make
+from da_wa.records.provenance import machine
 from da_wa.train.settings import Settings
 
 

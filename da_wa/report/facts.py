@@ -129,7 +129,9 @@ def facts_of(found: Collection, images: Mapping[str, Array] | None = None) -> Fa
         rows += _results(record, outputs, label)
         predicted += outcomes(record, outputs, label)
         features = {name: d.features for name, d in outputs.domains.items() if d.features is not None}
-        samples.append((label, record.source, record.factors.seed, {d: features[d] for d in record.domains if d in features}))
+        samples.append(
+            (label, record.source, record.factors.seed, {d: features[d] for d in record.domains if d in features})
+        )
     frame = _frame(rows)
     order = {found.rows.label(record): found.rows.order(record.factors) for record in found.records}
     order |= found.planned
