@@ -15,7 +15,7 @@ from rich.console import Console
 from da_wa.config.compose import Experiment, compose
 from da_wa.config.tree import available
 from da_wa.errors import ConfigError, UserError, nearest
-from da_wa.launchers.launch import Planned, launch, prepare
+from da_wa.launchers.launch import launch, prepare
 from da_wa.records.export import export
 from da_wa.records.networks import rename_networks
 from da_wa.runs.status import status
@@ -102,28 +102,10 @@ def run(experiment: Experiment, console: Console) -> int:
     launch(planned, console)
     failed = [job.id for job in planned.unfinished]
     if planned.inputs is not None:
+        from da_wa.api import write_results  # imports matplotlib
+
         failed += write_results(planned, console)
     return 1 if failed else 0
-
-
-def write_results(planned: Planned, console: Console) -> list[str]:
-    """Write the report of an experiment and show its table; gives what is missing."""
-    from da_wa.report import write_report  # imports matplotlib
-
-    options = planned.experiment.cfg["report"]
-    domains = planned.inputs.decoded if planned.inputs is not None and options["images"] else []
-    images = {domain.name: domain.pixels for domain in domains} or None
-    with console.status("writing the report") as line:
-        report = write_report(
-            planned.out,
-            images=images,
-            compare=[Path(other) for other in options["compare"]],
-            spread=options["spread"],
-            progress=lambda phase: line.update(f"writing the report: {phase}"),
-        )
-    console.print(report.summary(), highlight=False, markup=False)
-    console.print(f"The report is in {planned.out}", highlight=False)
-    return report.missing
 
 
 def _report(words: Sequence[str], console: Console) -> int:

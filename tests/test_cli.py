@@ -102,8 +102,8 @@ def test_pretraining_happens_once_and_is_shared(experiment, tmp_path, cifar_root
     (checkpoint,) = (tmp_path / "checkpoints").glob("*.safetensors")
     written = checkpoint.stat().st_mtime_ns
     record = json.loads(next((tmp_path / "out").glob("runs/*/record.json")).read_text())
-    assert record["pretrain"]["name"] == checkpoint.stem
-    assert record["pretrain"]["n"] == 16  # test images drawn by the fixture
+    assert record["pretraining"]["name"] == checkpoint.stem
+    assert record["pretraining"]["n"] == 16  # test images drawn by the fixture
     assert main([*options, "norms=[bn]", "seeds=[1]", f"out={tmp_path / 'other'}"]) == 0
     assert checkpoint.stat().st_mtime_ns == written
     # The same network given by path, and one of another norm.
@@ -128,7 +128,7 @@ def test_a_pretraining_that_diverged_is_told_and_not_tried_again(experiment, tmp
     (told,) = (tmp_path / "checkpoints").glob("*.diverged.json")
     known = json.loads(told.read_text())
     assert known["error"]["epoch"] == len(known["curve"]) + 1 <= 3
-    assert known["environment"]["torch"]
+    assert known["provenance"]["torch"]
     written = told.stat().st_mtime_ns
     for _ in range(2):
         said = capsys.readouterr().out
@@ -179,7 +179,7 @@ def test_a_diverged_run_leaves_a_hole_and_the_others_go_on(experiment, tmp_path,
     record = json.loads(next((tmp_path / "out").glob("runs/none-*/record.json")).read_text())
     assert record["status"] == "diverged"
     assert record["error"]["epoch"] == 1
-    assert record["results"] == []
+    assert record["evaluations"] == []
     said = capsys.readouterr().out
     assert "epoch 1" in said
     assert "FAILED" in said  # while the others run, not only in the table

@@ -1,30 +1,30 @@
-"""The script behind Table VI: every stage on drawn images, in pieces, and a search that sees no target."""
+"""The study behind Table VI: every stage on drawn images, in pieces, and a search that uses no target label."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
+import math
 import tarfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 from rich.console import Console
 
-ROOT = Path(__file__).resolve().parents[1]
+from da_wa.cli import main
+from da_wa.config.make import make
+from da_wa.config.tree import conf_dir
+from da_wa.runs.jobs import PACKAGED, PretrainJob
+from da_wa.studies import table6
+from da_wa.studies.study import Bench
+from da_wa.studies.table6 import Recipe, Table6
 
 
-@pytest.fixture(scope="module")
-def table6():
-    spec = importlib.util.spec_from_file_location("table6", ROOT / "benchmarks" / "table6.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["table6"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["table6"]
+def study() -> Table6:
+    return make(yaml.safe_load((conf_dir() / "study" / "table6.yaml").read_text()))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -32,7 +32,8 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_stage_and_nothing_twice(table6, tmp_path, domains_root, cifar_root, monkeypatch, capsys):
+@pytest.mark.timeout(900)
+def test_every_stage_and_nothing_twice(tmp_path, domains_root, cifar_root, monkeypatch, capsys):
     reported = []
 
     class Written:
@@ -42,23 +43,25 @@ def test_every_stage_and_nothing_twice(table6, tmp_path, domains_root, cifar_roo
         def summary(self) -> str:
             return ""
 
-    monkeypatch.setattr(table6, "write_report", Written)
-    monkeypatch.setitem(table6.SCOPES, "smoke", replace(table6.SCOPES["smoke"], searched="[bn]"))
+    monkeypatch.setattr("da_wa.report.write_report", Written)
+    mine = tmp_path / "mine" / "study"
+    mine.mkdir(parents=True)
+    node = yaml.safe_load((conf_dir() / "study" / "table6.yaml").read_text())
+    (mine / "table6.yaml").write_text(yaml.safe_dump({**node, "search": ["bn"]}))
     command = [
-        "--scope", "smoke", "--minutes", "90", "--out", str(tmp_path), "--pixels", str(tmp_path / "pixels"),
-        "--norms", "bn", "--workers", "1",
-        "data=folders",
+        "study=table6", "scope=smoke", f"out={tmp_path / 'out'}", "--config-dir", str(tmp_path / "mine"),
+        f"cache_dir={tmp_path / 'pixels'}", "norms=[bn]", "launcher.workers=1", "data=folders",
         f"data.root={domains_root}", f"pretrain.root={cifar_root}", "pretrain.verify=false",
-        "pretrain.recipe.batch_size=16",
-        "finetune.batch_size=8", "model.build.widths=[2,4,4,4]", "launcher.threads=1", "sources=[paper,sunset]",
+        "pretrain.recipe.batch_size=16", "finetune.batch_size=8", "model.build.widths=[2,4,4,4]", "launcher.threads=1",
+        "sources=[paper,sunset]",
     ]  # fmt: skip
-    assert table6.main([*command, "--minutes", "0"]) == 0
-    assert "to go on: same command" in capsys.readouterr().out
+    out = tmp_path / "out"
+    assert main([*command, "minutes=1e-9"]) == 0
+    assert "Rerun the command to resume." in capsys.readouterr().out
     assert not list(tmp_path.rglob("record.json"))
     assert not list(tmp_path.rglob("*.safetensors"))
 
-    assert table6.main(command) == 0
-    out = tmp_path
+    assert main(command) == 0
     done = {path: path.stat().st_mtime_ns for path in out.rglob("record.json") if "records" not in path.parts}
     assert len(done) == 2 * (3 + 4)  # sources; three recipes are searched, two make tables under two protocols
     assert sorted(reported) == ["paper-recipe", "paper-recipe-paper-protocol", "table", "table-paper-protocol"]
@@ -69,88 +72,96 @@ def test_every_stage_and_nothing_twice(table6, tmp_path, domains_root, cifar_roo
         ("BN", "23.02"),
         ("WA, Fixup gains", "24.92"),
     ]
-    lines = (out / "search.md").read_text().splitlines()
-    assert lines[0] == "| round | size | lr | schedule | epochs | source_val | not used: bn Avg |"
-    assert [line.split(" | ")[2] for line in lines[2:]] == ["0.01", "0.001", searched[2]["lr"]]
     stages = rows(out / "stages.csv")
-    assert {row["stage"] for row in stages} == {"pretrain", "gain-init", "search", "table", "paper-recipe"}
-    assert all(int(row["flops"]) > 0 and 0 < float(row["mfu"]) < 1 for row in stages)
+    assert sum(int(row["units"]) for row in stages) == len(done)
+    assert all(0 < float(row["mfu"]) < 1 for row in stages)
     with tarfile.open(out / "records.tar.gz") as archive:
         assert sum(name.endswith("record.json") for name in archive.getnames()) == len(done)
 
-    assert table6.main(command) == 0
+    assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert rows(out / "stages.csv") == stages
 
 
-def test_the_search_needs_networks_and_the_table_a_choice(table6, tmp_path, domains_root, capsys):
-    common = [
-        "--out",
-        str(tmp_path),
-        "--pixels",
-        str(tmp_path / "pixels"),
-        "data=folders",
-        f"data.root={domains_root}",
-        "--workers",
-        "1",
-    ]
-    assert table6.main(["--stage", "table", *common]) == 2
-    assert "run --stage search" in capsys.readouterr().err
-    assert table6.main(["--stage", "search", *common]) == 2
-    assert "networks are missing" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["study=table7"], "Did you mean 'table6'"),
+        (["study=table6", "scope=smal"], "Did you mean 'small'"),
+        (["study=table6", "stage=serach"], "Did you mean 'search'"),
+        (["study=table6", "minutes=soon"], "minutes=soon"),
+        (["study=table6", "minutes=nan"], "minutes=nan"),
+        (["study=table6", "stage=table"], "finish stage=search first"),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(words, said, tmp_path, capsys):
+    assert main([*words, f"out={tmp_path / 'out'}"]) == 2
+    assert said in capsys.readouterr().err
 
 
-class Run:
-    """A run that is done."""
+def test_the_search_needs_networks(tmp_path, domains_root, capsys):
+    command = ["study=table6", "stage=search", f"out={tmp_path / 'out'}", f"cache_dir={tmp_path / 'pixels'}"]
+    assert main([*command, "data=folders", f"data.root={domains_root}", "launcher.workers=1"]) == 2
+    assert "their networks are missing" in capsys.readouterr().err
 
-    def done(self) -> bool:
-        return True
+
+class Unit:
+    """A unit that is done."""
+
+    done = True
 
 
-def chosen(table6, out: Path, monkeypatch, source, target) -> dict:
-    """What the search chooses when accuracies are functions of the recipe."""
-    bench = table6.Bench(out, out / "pixels", (), time.monotonic() + 60, Console(quiet=True), [])
-    tried = []
+def selected(out: Path, monkeypatch, source, target) -> dict:
+    """What the search selects when accuracies are functions of the recipe."""
+    bench, tried = Bench(out, [], Console(quiet=True), math.inf), []
 
-    def finetune(stage, folder, options):
+    def finetune(self, bench, folder, options):
         tried.append(folder.removeprefix("search/"))
-        return [Run()]
+        return [Unit()]
 
-    def accuracies(runs):
+    def accuracies(units) -> pd.DataFrame:
         size, lr, schedule, epochs = tried[-1].split("-")
-        recipe = table6.Recipe(int(size[:-2]), float(lr[2:]), schedule, int(epochs[:-2]))
-        return {(n, s, d): (source if s == d else target)(recipe) for n in ("bn", "bn_wa") for s in "AW" for d in "AW"}
+        recipe = Recipe(int(size[:-2]), float(lr[2:]), schedule, int(epochs[:-2]))
+        found = [
+            (norm, s, d, "source" if s == d else "target", (source if s == d else target)(recipe))
+            for norm in ("bn", "bn_wa")
+            for s in "AW"
+            for d in "AW"
+        ]
+        return pd.DataFrame(found, columns=["norm", "source", "domain", "role", "accuracy"])
 
-    monkeypatch.setattr(bench, "finetune", finetune)
-    monkeypatch.setattr(table6, "accuracies", accuracies)
-    out.mkdir()
-    table6.search(bench, table6.SCOPES["full"])
+    monkeypatch.setattr(Table6, "_finetune", finetune)
+    monkeypatch.setattr(table6, "_last_accuracies", accuracies)
+    study().stages("full")["search"](bench)
     assert len(tried) == len(set(tried)) == 6 + 2 + 2
-    return json.loads((out / "chosen.json").read_text())
+    return json.loads((out / "selected.json").read_text())
 
 
-def test_the_search_follows_the_source_and_never_the_target(table6, tmp_path, monkeypatch):
+def test_the_search_follows_the_source_and_never_the_target(tmp_path, monkeypatch):
     def on_source(recipe) -> float:
         return 0.5 + (recipe.lr == 0.05) / 10 + (recipe.size == 64) / 20 + (recipe.epochs == 15) / 30
 
-    first = chosen(table6, tmp_path / "1", monkeypatch, on_source, lambda recipe: recipe.size / 100)
-    other = chosen(table6, tmp_path / "2", monkeypatch, on_source, lambda recipe: 1 - recipe.size / 100)
+    first = selected(tmp_path / "1", monkeypatch, on_source, lambda recipe: recipe.size / 100)
+    other = selected(tmp_path / "2", monkeypatch, on_source, lambda recipe: 1 - recipe.size / 100)
     assert first == other
     assert (first["lr"], first["size"], first["epochs"]) == (0.05, 64, 15)
-    assert table6.chosen(tmp_path / "1") == table6.Recipe(64, 0.05, first["schedule"], 15)
     unused = [name for name in rows(tmp_path / "1" / "search.csv")[0] if "->" in name]
     assert unused
     assert all(name.startswith("not used: ") for name in unused)
 
 
-def test_of_equal_recipes_the_cheaper_is_taken(table6, tmp_path, monkeypatch):
-    equal = chosen(table6, tmp_path / "1", monkeypatch, lambda recipe: 0.5, lambda recipe: 0.5)
+def test_of_equal_recipes_the_cheaper_is_selected(tmp_path, monkeypatch):
+    equal = selected(tmp_path / "1", monkeypatch, lambda recipe: 0.5, lambda recipe: 0.5)
     assert (equal["size"], equal["epochs"]) == (32, 15)
 
 
-def test_the_small_scope_starts_from_the_shipped_networks(table6, tmp_path):
+def test_the_small_scope_starts_from_the_shipped_networks(tmp_path):
     """Nothing but their recipe ties them to it."""
-    bench = table6.Bench(tmp_path, tmp_path, table6.SCOPES["small"].options, 0.0, Console(quiet=True), [])
-    networks = bench.networks()
+    bench = Bench(tmp_path, study().options("small"), Console(quiet=True), time.monotonic() + 60)
+    networks = [job for job in bench.prepare("table", ["sources=[]"]).jobs if isinstance(job, PretrainJob)]
     assert len(networks) == 10
-    assert {network.checkpoint.parent for network in networks} == {ROOT / "da_wa" / "checkpoints"}
+    assert {network.checkpoint.parent for network in networks} == {PACKAGED}
+
+
+def test_every_scope_composes(tmp_path):
+    for scope in study().scopes:
+        Bench(tmp_path, study().options(scope), Console(quiet=True), 0.0).prepare("table", ["sources=[]"])
