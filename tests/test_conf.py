@@ -20,7 +20,7 @@ def options(group: str) -> list[str]:
 CHOICES = [
     (g.name, option)
     for g in sorted(conf_dir().iterdir())
-    if g.is_dir() and g.name != "norm"
+    if g.is_dir() and g.name not in ("norm", "study")
     for option in options(g.name)
 ]
 
@@ -36,8 +36,7 @@ def test_every_option_composes(group, option):
 @pytest.mark.parametrize("model", options("model"))
 def test_every_network_can_be_made_with_every_norm(model):
     experiment = compose([f"model={model}", f"norms=[{','.join(options('norm'))}]"])
-    cfg, norms = experiment.cfg, experiment.norms
-    preflight(cfg, norms, [], [])
+    preflight(experiment, [], [])
 
 
 @pytest.mark.parametrize(("group", "key"), [("protocol", "protocol"), ("launcher", "launcher"), ("trainer", "trainer")])

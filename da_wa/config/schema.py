@@ -369,11 +369,19 @@ class Normalize(Node):
     std: Std
 
 
+class Factors(Node):
+    """The levels of a norm in comparisons."""
+
+    weight: Text
+    activation: Text
+
+
 class Norm(Part):
     """A file of ``conf/norm``."""
 
     label: Text
     version: Count = 1
+    factors: Factors | None = None
 
 
 AnyModel = Annotated[Annotated[Model, Tag("<own>")] | Annotated[ShippedModel, Tag("<shipped>")], _kind("build")]
