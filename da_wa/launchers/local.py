@@ -27,8 +27,8 @@ class Local:
             process itself.
         threads: of each worker; ``auto`` is the share of the cores of one of ``auto`` workers, however many
             there are: the last digits of a sum depend on how many threads add it up.
-        deadline_s: seconds after which no further job and no further epoch is begun. The same command goes
-            on from there; a run that is cut off loses at most ``trainer.save_every_s``.
+        deadline_s: seconds after which no further job and no further epoch is begun. Rerun the
+            command to resume; a run that is cut off loses at most ``trainer.save_every_s``.
     """
 
     workers: int | Literal["auto"] = "auto"
@@ -38,9 +38,11 @@ class Local:
     def __post_init__(self) -> None:
         for name in ("workers", "threads"):
             value = getattr(self, name)
-            if value != "auto" and (not isinstance(value, int) or value < 1):
+            if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"launcher.{name} is {value!r}; it must be `auto` or a whole number, 1 or more")
-        if self.deadline_s is not None and not (isinstance(self.deadline_s, int | float) and self.deadline_s >= 0):
+        deadline: Any = self.deadline_s
+        given = isinstance(deadline, int | float) and not isinstance(deadline, bool)
+        if deadline is not None and not (given and deadline >= 0):
             raise ConfigError(f"launcher.deadline_s is {self.deadline_s!r}; it must be null or a number of seconds")
 
     def __call__(self, jobs: Sequence[Job], emit: Emit) -> None:

@@ -7,8 +7,10 @@ Jobs do not run themselves; ``execute.py`` runs them.
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,15 +143,18 @@ class Job:
             DataError: the note cannot be written.
         """
         write_json(self.failure_file, {"message": reason, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+        now = time.time_ns()  # of this clock: that of the file system is coarser, and may be another machine's
+        with suppress(OSError):
+            os.utime(self.failure_file, ns=(now, now))
 
     def failed(self, since: float = 0.0) -> Failed | None:
         """How the last attempt failed, if it did so at or after ``since`` (seconds of the epoch)."""
         try:
-            time = self.failure_file.stat().st_mtime
+            noted = self.failure_file.stat().st_mtime
         except OSError:
             return None
         reason = failure(self.failure_file)
-        return None if time < since or reason is None else Failed(reason, time)
+        return None if noted < since or reason is None else Failed(reason, noted)
 
 
 @dataclass(frozen=True)
@@ -212,8 +217,9 @@ class PretrainJob(Job):
             return None
         try:
             known: dict[str, Any] = json.loads(content)
-        except ValueError as error:
-            raise DataError(f"{self.diverged_file} cannot be read ({error}); delete it to train again.") from error
+            _ = known["error"]["message"], known["error"]["epoch"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.diverged_file} cannot be read ({error!r}); delete it to train again.") from error
         return known
 
 

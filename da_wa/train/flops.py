@@ -1,8 +1,8 @@
 """The least time that a training can take: its arithmetic over the matrix rate of the device.
 
 Counted are convolutions and matrix products, a multiply-add as two operations; what is left out (norms,
-activations, augmentation) moves memory rather than multiplies. The share of the floor in the time that
-was taken is the model-FLOPs utilisation, MFU (Chowdhery et al. 2022, PaLM, appendix B).
+activations, augmentation) moves memory rather than multiplies. The share of this least time in the time
+that was taken is the model-FLOPs utilisation, MFU (Chowdhery et al. 2022, PaLM, appendix B).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def matrix_rate(device: str, dtype: torch.dtype, threads: int) -> float:
     Args:
         device: ``cpu``, ``cuda``, …
         dtype: of the matrices.
-        threads: torch's, which the rate of a CPU depends on; only tells measurements apart.
+        threads: torch's, which the rate of a CPU depends on; only a key of the cache.
     """
     side, repeats = (8192, 60) if device == "cuda" else (768, 8)
     generator = torch.Generator(device).manual_seed(0)
@@ -81,6 +81,6 @@ def matrix_rate(device: str, dtype: torch.dtype, threads: int) -> float:
 
 
 def wait(device: str) -> None:
-    """Until the device has done all that it was told; only a GPU works on behind the host's back."""
+    """Block until the device has finished all queued work; only a GPU queues any."""
     if device == "cuda":
         torch.cuda.synchronize()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers import MLFlowLogger, WandbLogger
 
 
@@ -26,6 +27,7 @@ def mlflow(save_dir: Path, **options: Any) -> MLFlowLogger:
         save_dir: the run's folder.
         options: of ``MLFlowLogger``, e.g. ``experiment_name`` and ``tracking_uri``.
     """
+    LightningEnvironment().set_global_rank(0)  # one process, whatever number SLURM gives the task
     with FileLock(save_dir.parent / "mlflow.lock"):  # the first of all runs makes the database and the experiment
         logger = MLFlowLogger(run_name=save_dir.name, **options)
         _ = logger.experiment

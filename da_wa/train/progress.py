@@ -69,15 +69,21 @@ class SaveState(Checkpoint):
         self.path, self.every_s, self.notify, self.epochs = path, every_s, notify, epochs
         self._saved = time.monotonic()
 
+    @property
+    def _draft(self) -> Path:
+        return self.path.with_suffix(".tmp")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._draft.unlink(missing_ok=True)  # of a process that was killed while writing
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         done = trainer.current_epoch + 1
         if time.monotonic() - self._saved >= self.every_s and done < self.epochs:
-            draft = self.path.with_suffix(".tmp")
             try:
-                trainer.save_checkpoint(draft)
-                os.replace(draft, self.path)
+                trainer.save_checkpoint(self._draft)
+                os.replace(self._draft, self.path)
             except OSError as error:
-                draft.unlink(missing_ok=True)
+                self._draft.unlink(missing_ok=True)
                 raise UserError(
                     f"{self.path} could not be written ({error}); free some space, then rerun the command to resume"
                 ) from error

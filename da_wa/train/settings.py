@@ -1,4 +1,4 @@
-"""How a fit is computed: device, precision, memory layout, and what is kept so that it can be resumed.
+"""How a training is computed: device, precision, memory layout, and how often its state is saved.
 
 Nothing here is part of the question that an experiment asks; the same recipe gives the same numbers,
 up to rounding, under any of these settings, and exactly the same under equal ones.
@@ -15,6 +15,7 @@ from torch import nn
 from da_wa.errors import ConfigError, nearest
 
 Auto = Literal["auto"]
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
 
 
@@ -23,7 +24,7 @@ class Settings:
     """How to compute. ``auto`` stands for what was measured to be fastest on the device (see ``resolve``).
 
     Attributes:
-        accelerator: Lightning's name of the device kind: auto, cpu, gpu, mps, …
+        accelerator: the kind of device: auto, cpu, gpu (or cuda), mps.
         precision: Lightning's name, e.g. ``32-true`` or ``bf16-mixed``.
         channels_last: memory layout of convolution weights.
         compile: ``torch.compile`` the training step; a name is its mode or backend: ``reduce-overhead`` makes
@@ -37,7 +38,7 @@ class Settings:
         resident_gb: domains up to this size are held in the memory of the device, larger ones are streamed.
 
     Raises:
-        ConfigError: an unknown precision, or ``compile`` names neither a mode nor a backend.
+        ConfigError: an unknown accelerator or precision, or ``compile`` names neither a mode nor a backend.
     """
 
     accelerator: str = "auto"
@@ -50,6 +51,9 @@ class Settings:
     resident_gb: float = 8.0
 
     def __post_init__(self) -> None:
+        if self.accelerator not in ACCELERATORS:
+            known = nearest(self.accelerator, ACCELERATORS)
+            raise ConfigError(f"trainer.accelerator={self.accelerator} is unknown. {known}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"trainer.precision={self.precision} is unknown. {nearest(self.precision, PRECISIONS)}")
         if isinstance(self.compile, str) and "mode" in (how := self._how_to_compile()):
@@ -58,18 +62,18 @@ class Settings:
             if how["mode"] not in list_mode_options():
                 known = [*list_mode_options(), *torch.compiler.list_backends()]
                 raise ConfigError(
-                    f"trainer.compile={self.compile} is no mode or backend. {nearest(self.compile, known)}"
+                    f"trainer.compile={self.compile} is not a torch.compile mode or backend. {nearest(self.compile, known)}"
                 )
 
     def resolve(self, model: nn.Module) -> Settings:
-        """Put a value in the place of every ``auto``.
+        """Replace every ``auto`` by a value.
 
         bfloat16 wherever the processor multiplies it natively; channels_last unless the network has a norm of
         several groups or of single channels of a sample, whose kernels are slow in it (measured by
         ``benchmarks/settings.py``, numbers in ``results/benchmarks``); fused
         optimisers on a GPU, where a small step waits for the launches of its kernels.
         """
-        accelerator = self.accelerator
+        accelerator = "gpu" if self.accelerator == "cuda" else self.accelerator
         if accelerator == "auto":
             accelerator = "gpu" if torch.cuda.is_available() else "cpu"
         native_bf16 = accelerator == "gpu" or torch.cpu._is_avx512_bf16_supported()
@@ -86,13 +90,14 @@ class Settings:
         )
 
     def check_device(self) -> None:
-        """Raise a ConfigError when the accelerator that is asked for is not here."""
-        here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        if not here.get(self.accelerator, self.accelerator != "gpu" or any(here.values())):
+        """Raise a ConfigError when this machine does not have the accelerator."""
+        cuda = torch.cuda.is_available()
+        here = {"cuda": cuda, "gpu": cuda, "mps": torch.backends.mps.is_available()}
+        if not here.get(self.accelerator, True):
             raise ConfigError(f"trainer.accelerator={self.accelerator}: there is none here; write auto or cpu")
 
     def prepare(self, model: nn.Module) -> None:
-        """Lay out the weights of ``model`` as these settings say, and compile it where they say so."""
+        """Set the memory layout of ``model`` and compile it, as these settings say."""
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
         if self.compile:

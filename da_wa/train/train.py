@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -147,6 +149,7 @@ def train(
     Raises:
         Diverged: the training loss is not finite; no state is left to resume from.
         ConfigError: fewer training images than one batch.
+        KeyboardInterrupt: Ctrl-C; the state is left to resume from.
     """
     _quieten()
     settings = settings.resolve(model)
@@ -169,6 +172,8 @@ def train(
     clock = Clock()
     flops = count_flops(model, subsets.train.domain.pixels.shape[1:])
     settings.prepare(model)
+    environment = LightningEnvironment()  # one process, also inside an allocation of several tasks (SLURM)
+    environment.set_global_rank(0)  # SLURM's number of the task would silence the loggers
     module.fused = bool(settings.fused)
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
@@ -180,7 +185,7 @@ def train(
         num_sanity_val_steps=0,
         logger=list(loggers) or False,
         callbacks=[clock, SaveState(state, settings.save_every_s, notify, recipe.epochs)],
-        plugins=[LightningEnvironment()],  # one process, also inside an allocation of several tasks (SLURM)
+        plugins=[environment],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -230,10 +235,13 @@ def _outputs(module: Classifier, subsets: Subsets, features: Sequence[np.ndarray
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C as what it is: Lightning makes a SystemExit of it, in training, evaluation and prediction alike."""
+    """Raise KeyboardInterrupt for Ctrl-C: Lightning makes it a SystemExit and ignores every later one."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as error:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from error
 
 

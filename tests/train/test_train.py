@@ -1,0 +1,268 @@
+"""One training: learns, repeats, resumes to the same numbers, can be interrupted, fails cleanly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from da_wa.errors import ConfigError, Diverged
+from da_wa.models.resnet import BasicBlock, ResNet
+from da_wa.norm.spec import Norm
+from da_wa.norm.weight_align import WeightAlignConv2d
+from da_wa.train.classifier import Classifier
+from da_wa.train.subsets import feature_sample, pretraining
+from da_wa.train.train import Trained
+
+
+def same(one: Trained, other: Trained) -> None:
+    assert one.curve == other.curve
+    np.testing.assert_array_equal(one.outputs.epochs, other.outputs.epochs)
+    assert list(one.outputs.domains) == list(other.outputs.domains)
+    for name, domain in one.outputs.domains.items():
+        for key in ("index", "labels", "logits", "predicted", "confidence", "feature_index", "features"):
+            np.testing.assert_array_equal(getattr(domain, key), getattr(other.outputs.domains[name], key))
+
+
+def test_it_learns_and_its_counts_are_those_of_its_logits(training, domains, tmp_path):
+    trained = training(tmp_path)
+    assert [row["epoch"] for row in trained.curve] == [1, 2, 3, 4]
+    assert trained.outputs.epochs.tolist() == [2, 4]
+    assert list(trained.outputs.domains) == ["A", "W", "D"]
+    for domain in domains:
+        outputs = trained.outputs.domains[domain.name]
+        logits = torch.from_numpy(outputs.logits[-1].astype(np.float32))
+        labels = torch.from_numpy(domain.labels[outputs.index])
+        np.testing.assert_array_equal(outputs.labels, labels)
+        expected = multiclass_accuracy(logits, labels, 3, average="micro")
+        assert outputs.correct[-1] / len(labels) == pytest.approx(float(expected))
+        probability = logits.softmax(1).max(1).values.numpy()
+        np.testing.assert_allclose(outputs.confidence.astype(np.float32), probability, atol=2e-3)
+    assert trained.outputs.domains["W"].correct[-1] > 32  # chance is 13 of 40
+    assert len(trained.outputs.domains["A"].index) == 3  # a tenth of 14, 13 and 13 images, rounded
+    assert len(trained.outputs.domains["D"].index) == 40
+
+
+def test_the_same_seed_repeats_and_another_does_not(training, tmp_path):
+    first, second = training(tmp_path / "1"), training(tmp_path / "2")
+    same(first, second)
+    assert first.curve != training(tmp_path / "3", seed=1).curve
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_training_that_is_cut_off_resumes_to_the_same_numbers(training, tmp_path, after):
+    whole = training(tmp_path / "whole")
+
+    def cut(done: int, total: int) -> None:
+        if done == after:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        training(tmp_path / "cut", notify=cut)
+    state = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)
+    (before,) = (clock for clock in state["callbacks"].values() if "train_s" in clock)
+    epochs: list[int] = []
+    resumed = training(tmp_path / "cut", notify=lambda done, total: epochs.append(done))
+    assert epochs == list(range(after + 1, 5))
+    assert resumed.resumed_from == after
+    same(whole, resumed)
+    assert resumed.cost.flops == whole.cost.flops
+    assert 0 < before["train_s"] < resumed.cost.train_s
+    assert before["train_s"] + before["eval_s"] <= before["total_s"] < resumed.cost.total_s
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be read")
+@pytest.mark.parametrize("content", [b"", b"torn"])
+def test_a_torn_training_state_is_not_used(training, tmp_path, content):
+    whole = training(tmp_path / "whole")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "last.ckpt").write_bytes(content)
+    same(whole, training(tmp_path / "torn"))
+
+
+def test_what_a_process_that_was_killed_while_saving_left_is_removed(training, recipe, tmp_path):
+    (tmp_path / "last.tmp").write_bytes(b"half")
+    training(tmp_path, recipe=recipe(epochs=1))  # saves no state: there is nothing to resume after the last epoch
+    assert not (tmp_path / "last.tmp").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_it_with_its_epoch_and_no_state(training, recipe, tmp_path):
+    with pytest.raises(Diverged, match="epoch 1") as caught:
+        training(tmp_path, recipe=recipe(lr=1e20), norm=Norm("Baseline"))
+    assert caught.value.epoch == 1
+    assert caught.value.curve == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_epoch_is_always_evaluated(training, recipe, tmp_path):
+    assert training(tmp_path, recipe=recipe(epochs=5, evaluations=2)).outputs.epochs.tolist() == [3, 5]
+
+
+@pytest.mark.parametrize(("epochs", "evaluations"), [(11, 6), (7, 3), (12, 3), (3, 5), (30, 6)])
+def test_there_are_at_most_as_many_evaluations_as_asked_for(recipe, epochs, evaluations):
+    every = recipe(epochs=epochs, evaluations=evaluations).evaluate_every
+    points = {*range(every, epochs + 1, every), epochs}
+    assert len(points) <= evaluations
+
+
+@pytest.mark.parametrize("field", ["epochs", "evaluations"])
+def test_a_recipe_needs_at_least_one(recipe, field):
+    with pytest.raises(ConfigError, match=f"{field} is 0"):
+        recipe(**{field: 0})
+
+
+def test_features_are_those_of_the_trained_network_in_evaluation_mode(training, domains, tmp_path):
+    model = ResNet(Norm("BN", nn.Conv2d, nn.BatchNorm2d), 3, block=BasicBlock, depths=[1, 1], widths=[4, 8])
+    trained = training(tmp_path, model=model)
+    model.eval()
+    for domain in domains:
+        outputs = trained.outputs.domains[domain.name]
+        index = feature_sample(domain)
+        assert outputs.feature_index.tolist() == index.tolist()
+        images = (torch.from_numpy(domain.pixels[index]).float() / 255 - 0.5) / 0.25
+        with torch.no_grad():
+            expected = model.features(images).numpy()
+        np.testing.assert_allclose(outputs.features.astype(np.float32), expected, rtol=1e-2, atol=1e-3)
+
+
+def test_pretraining_trains_on_all_images_or_on_those_that_are_not_held_out(domains):
+    train, test = domains[:2]
+    whole = pretraining(train, test)
+    assert whole.train.domain is train
+    assert whole.train.index.tolist() == list(range(40))
+    assert [(s.domain, s.index.tolist()) for s in whole.evaluate] == [(test, list(range(40)))]
+    part = pretraining(train, test, holdout=0.25)
+    (held_out,) = part.evaluate
+    assert held_out.domain is train
+    assert np.bincount(held_out.labels).tolist() == [4, 3, 3]  # a quarter of 14, 13, 13, rounded half up
+    assert sorted([*part.train.index, *held_out.index]) == list(range(40))
+
+
+class Interrupting(ResNet):
+    """Sends Ctrl-C to its own process the first time that features are asked for in evaluation mode."""
+
+    during = "features"  # or logits
+    sent = False
+
+    def features(self, x):
+        if self.during == "features" and not self.training and not self._inside and not self.sent:
+            self.interrupt()
+        return super().features(x)
+
+    _inside = False
+
+    def forward(self, x):
+        if self.during == "logits" and not self.training and not self.sent:
+            self.interrupt()
+        self._inside = True
+        try:
+            return super().forward(x)
+        finally:
+            self._inside = False
+
+    def interrupt(self):
+        self.sent = True
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(("during", "done"), [("features", 3), ("logits", 1)])
+def test_ctrl_c_in_evaluation_and_extraction_is_a_keyboard_interrupt_to_resume_from(training, tmp_path, during, done):
+    whole = training(tmp_path / "whole")
+    torch.manual_seed(0)
+    model = Interrupting(Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d), 3, block=BasicBlock, depths=[1, 1], widths=[4, 8])
+    model.during = during
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        training(tmp_path / "cut", model=model)
+    assert model.sent
+    assert signal.getsignal(signal.SIGINT) == handler  # the next Ctrl-C is heard, too
+    resumed = training(tmp_path / "cut")
+    assert resumed.resumed_from == done
+    same(whole, resumed)
+
+
+def test_ctrl_c_in_a_prediction_step(training, tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "predict_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training(tmp_path)
+    assert (tmp_path / "last.ckpt").exists()
+
+
+SLURM = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+from da_wa.data.augment import Augment, Normalize
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.splits import Full
+from da_wa.models.resnet import BasicBlock, ResNet
+from da_wa.norm.spec import Norm
+from da_wa.train import schedule
+from da_wa.train.classifier import cross_entropy
+from da_wa.train.recipe import Recipe
+from da_wa.train.settings import Settings
+from da_wa.train.subsets import transfer
+from da_wa.train.train import train
+
+folder, labels = Path(sys.argv[1]), np.arange(20) % 2
+pixels = np.random.default_rng(0).integers(0, 255, (20, 3, 8, 8), np.uint8)
+domains = [DecodedDomain(n, pixels, labels, tuple(map(str, range(20))), n, ("a", "b")) for n in "AB"]
+train(
+    ResNet(Norm("BN", nn.Conv2d, nn.BatchNorm2d), 2, block=BasicBlock, depths=[1], widths=[4]),
+    transfer(domains, "A", Full(0.2), 0),
+    cross_entropy(),
+    Recipe(2, 8, lambda groups: torch.optim.SGD(groups, lr=0.01), schedule.constant, Augment()),
+    Settings("cpu", precision="32-true"),
+    normalize=Normalize([0.5] * 3, [0.25] * 3),
+    seed=0,
+    state=folder / "last.ckpt",
+    loggers=[CSVLogger(folder, name="", version="")],
+)
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_task_of_a_slurm_allocation_is_one_process_that_writes_its_log(tmp_path):
+    """``sbatch --ntasks=4`` sets the variables, and ``srun`` is there without being used."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "srun").write_text("#!/bin/sh\nexit 1\n")
+    (commands / "srun").chmod(0o755)
+    slurm = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "table",
+        "SLURM_NTASKS": "4",
+        "SLURM_NTASKS_PER_NODE": "4",
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_NNODES": "1",
+        "SLURM_NODELIST": "node1",
+        "SLURM_STEP_ID": "0",
+    }
+    environment = {
+        **os.environ,
+        **slurm,
+        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    done = subprocess.run([sys.executable, "-c", SLURM, tmp_path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "srun" not in done.stderr
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert "train/loss" in header
+    assert len(rows) >= 2
