@@ -94,7 +94,7 @@ def trained_network(path: Path, norm: str) -> Backbone:
     """The ResNet20 of a checkpoint with its classifier, in evaluation mode.
 
     Raises:
-        CheckpointError: the file is no checkpoint, or of another architecture or norm.
+        CheckpointError: not a valid checkpoint, or of another architecture or norm.
     """
     read_header(path)
     weights = load_file(path)
@@ -225,7 +225,7 @@ def beginnings(sizes: Sizes) -> Iterator[tuple[str, str, nn.Module, Sequence[nn.
 
 
 def kaiming(name: str) -> Backbone:
-    """A residual network without norm, Kaiming's initialisation in the place of Fixup's."""
+    """A residual network without norm, with Kaiming's initialisation instead of Fixup's."""
     model = residual_network(name, "none")
     init_kaiming(model)
     return model
