@@ -10,6 +10,7 @@ import platformdirs
 from rich.console import Console
 
 from da_wa.config.compose import Experiment
+from da_wa.config.loggers import check_loggers
 from da_wa.config.make import make
 from da_wa.data.cache import DecodedDomain
 from da_wa.launchers.progress import decoding, shown
@@ -74,6 +75,7 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
     pending = [job for job in jobs if not job.done]
     if not pending:
         return
+    check_loggers(planned.experiment.cfg["logger"])
     with console.status("loading PyTorch"):
         from da_wa.runs.preflight import preflight  # imports torch
 

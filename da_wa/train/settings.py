@@ -12,11 +12,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from da_wa.config.choices import PRECISIONS
 from da_wa.errors import ConfigError, nearest
 
 Auto = Literal["auto"]
-ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
 
 
 @dataclass(frozen=True)
