@@ -90,7 +90,9 @@ def main() -> int:
             while True:
                 log = root / "log.txt"
                 with log.open("w") as out:
-                    process = subprocess.Popen([sys.executable, COMMAND, *options(images, work)], stdout=out, stderr=out)
+                    process = subprocess.Popen(
+                        [sys.executable, COMMAND, *options(images, work)], stdout=out, stderr=out
+                    )
                     try:
                         status = process.wait(rng.uniform(0.05, 1.1) * duration)
                         break  # finished before it was killed

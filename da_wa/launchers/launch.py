@@ -10,12 +10,10 @@ import platformdirs
 from rich.console import Console
 
 from da_wa.config.compose import Experiment
-from da_wa.config.loggers import check_loggers
 from da_wa.config.make import make
-from da_wa.data.cache import DecodedDomain
-from da_wa.launchers.progress import decoding, shown
-from da_wa.runs.inputs import forget, load_domains
-from da_wa.runs.jobs import Done, Job
+from da_wa.launchers.progress import shown, steps
+from da_wa.runs.inputs import Inputs, forget, load_pretraining
+from da_wa.runs.jobs import Done, Job, PretrainJob, UnitJob
 from da_wa.runs.plan import plan
 
 
@@ -55,9 +53,12 @@ def prepare(experiment: Experiment, console: Console) -> Planned:
     cfg["cache_dir"] = str(cfg["cache_dir"] or user_cache / "pixels")
     networks = Path(cfg["checkpoint_dir"] or user_cache / "checkpoints")
     forget()
-    with decoding(console) as progress:
-        domains = load_domains(cfg["data"], Path(cfg["cache_dir"]), progress) if cfg["sources"] else []
-    return Planned(experiment, domains, plan(experiment, domains, Path(cfg["out"]), networks))
+    if not cfg["sources"]:
+        return Planned(experiment, None, plan(experiment, [], Path(cfg["out"]), networks))
+    with steps(console) as progress:
+        inputs = Inputs(cfg["data"], Path(cfg["cache_dir"]), progress)
+        jobs = plan(experiment, inputs.manifests, Path(cfg["out"]), networks)
+    return Planned(experiment, inputs, jobs)
 
 
 def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None) -> None:
@@ -75,7 +76,6 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
     pending = [job for job in jobs if not job.done]
     if not pending:
         return
-    check_loggers(planned.experiment.cfg["logger"])
     with console.status("loading PyTorch"):
         from da_wa.runs.preflight import preflight  # imports torch
 

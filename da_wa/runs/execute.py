@@ -45,7 +45,7 @@ def execute(job: Job, notify: Notify) -> None:
         notify: called after every epoch.
 
     Raises:
-        UserError: something that the user can fix, such as images that changed.
+        UserError: something that the user can fix, such as a damaged cache.
     """
     raise TypeError(f"{job!r} is not a kind of job")
 

@@ -177,7 +177,9 @@ class Interrupting(ResNet):
 def test_ctrl_c_in_evaluation_and_extraction_is_a_keyboard_interrupt_to_resume_from(training, tmp_path, during, done):
     whole = training(tmp_path / "whole")
     torch.manual_seed(0)
-    model = Interrupting(Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d), 3, block=BasicBlock, depths=[1, 1], widths=[4, 8])
+    model = Interrupting(
+        Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d), 3, block=BasicBlock, depths=[1, 1], widths=[4, 8]
+    )
     model.during = during
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
