@@ -9,17 +9,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from rich.console import Console
 
+from da_wa.config.compose import compose
+from da_wa.errors import ConfigError, nearest
+from da_wa.launchers.launch import Planned, launch, prepare
+from da_wa.report import sections, write_report
+from da_wa.report.content import Plot
 from da_wa.report.facts import Facts, load_facts
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

@@ -56,14 +56,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def printable(name: object) -> str:
-    """A file, class or domain name as it can be printed, logged and written as UTF-8.
+    r"""A file, class or domain name as it can be printed, logged and written as UTF-8.
 
-    Bytes that are not valid text become ``\\xNN``, control characters their usual escapes; all else is unchanged.
+    Bytes that are not valid text become ``\xNN``, control characters their usual escapes; all else is unchanged.
 
-    >>> printable("caf\\udce9")
-    'caf\\\\xe9'
-    >>> printable("a\\nb")
-    'a\\\\nb'
+    >>> printable("caf\udce9")
+    'caf\\xe9'
+    >>> printable("a\nb")
+    'a\\nb'
     >>> printable("größe A->B")
     'größe A->B'
     """

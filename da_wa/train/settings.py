@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from da_wa.config.choices import PRECISIONS
+from da_wa.config.choices import ACCELERATORS, PRECISIONS
 from da_wa.errors import ConfigError, nearest
 
 Auto = Literal["auto"]
@@ -60,9 +60,8 @@ class Settings:
 
             if how["mode"] not in list_mode_options():
                 known = [*list_mode_options(), *torch.compiler.list_backends()]
-                raise ConfigError(
-                    f"trainer.compile={self.compile} is not a torch.compile mode or backend. {nearest(self.compile, known)}"
-                )
+                close = nearest(self.compile, known)
+                raise ConfigError(f"trainer.compile={self.compile} is not a torch.compile mode or backend. {close}")
 
     def resolve(self, model: nn.Module) -> Settings:
         """Replace every ``auto`` by a value.

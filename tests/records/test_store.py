@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from da_wa.runs.ledger import RunDir, write_atomically
 
 from da_wa.errors import ConfigError, DataError
 from da_wa.records.files import write_atomically, write_json
