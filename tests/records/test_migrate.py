@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import zlib
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 import da_wa
 from da_wa.errors import DataError
 from da_wa.records import migrate
 from da_wa.records.identity import network_name
+from da_wa.records.networks import rename_networks
 from da_wa.records.schema import Record
 from da_wa.records.store import RunDir, Store
 
@@ -235,21 +237,6 @@ def test_a_norm_of_the_users_own_has_its_own_levels() -> None:
 # Networks
 
 
-def header(path: Path) -> dict[str, Any]:
-    with safe_open(path, "np") as file:
-        found: dict[str, Any] = json.loads(file.metadata()["recipe"])
-    return found
-
-
-def norm_of(path: Path) -> str:
-    match = re.fullmatch(r"resnet20-cifar100-(\w+)-[0-9a-f]{8}", path.stem)
-    assert match is not None
-    return match[1]
-
-
-OLD_HEADERS = [path for path in NETWORKS if "normalise" in header(path)]
-needs_old_headers = pytest.mark.skipif(not OLD_HEADERS, reason="the shipped networks have headers of schema 2")
-
 OLD_HEADER = {
     "dataset": "CIFAR-100",
     "dtype": "float16",
@@ -313,18 +300,61 @@ def test_the_facts_in_a_header_of_schema_1() -> None:
     assert migrate.network({**OLD_HEADER, "images": {"train": "1"}}, "gn_wa") == FACTS | {"images": {"train": "1"}}
 
 
-@needs_old_headers
-def test_shipped_networks_get_one_name_each() -> None:
-    names = {network_name("cifar100", migrate.network(header(path), norm_of(path))) for path in OLD_HEADERS}
-    assert len(names) == len(OLD_HEADERS)
-    for path in OLD_HEADERS:
-        facts = migrate.network(header(path), norm_of(path))
-        assert {key: facts[key] for key in FACTS if key not in ("norm", "recipe")} == {
-            key: FACTS[key] for key in FACTS if key not in ("norm", "recipe")
-        }
-        assert facts["recipe"]["optimizer"] == {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
-        assert "_target_" not in json.dumps(facts)
-        assert "da_wa." not in json.dumps(facts)
+def written(folder: Path, name: str, recipe: dict[str, Any]) -> Path:
+    """A small network whose file has a header of schema 1."""
+    path = folder / f"{name}.safetensors"
+    result = {"correct": 3, "n": 4, "epochs": 6, "timing": {"floor_s": 1.5}, "environment": {"torch": "2.15.0"}}
+    weights = {"stem.weight": np.arange(5, dtype=np.float16), "head.bias": np.ones((2, 3), np.float32)}
+    save_file(weights, path, {"recipe": json.dumps(recipe), "result": json.dumps(result)})
+    return path
+
+
+def test_networks_are_renamed_once_and_keep_their_weights(tmp_path: Path) -> None:
+    old = written(tmp_path, "resnet20-cifar100-gn_wa-f339226c", OLD_HEADER)
+    weights = load_file(old)
+    new = tmp_path / f"{network_name('cifar100', FACTS)}.safetensors"
+    assert rename_networks(tmp_path) == {old: new}
+    assert [path.name for path in tmp_path.iterdir()] == [new.name]
+    with safe_open(new, "np") as file:
+        assert json.loads(file.metadata()["facts"]) == FACTS
+        result = json.loads(file.metadata()["result"])
+    assert (result["correct"], result["cost"], result["provenance"]) == (
+        3,
+        {"compute_bound_s": 1.5},
+        {"torch": "2.15.0"},
+    )
+    for name, array in load_file(new).items():
+        assert array.dtype == weights[name].dtype
+        np.testing.assert_array_equal(array, weights[name])
+    assert rename_networks(tmp_path) == {}
+
+
+def test_the_shipped_networks_are_those_of_schema_1_under_their_new_names() -> None:
+    """The recipe that shipped in schema 1, for each norm, is what the file of that norm now says."""
+    old = deepcopy(OLD_HEADER)
+    old["recipe"]["optimizer"]["weight_decay"] = 5e-4  # type: ignore[index]
+    assert len(NETWORKS) == 10
+    for path in NETWORKS:
+        with safe_open(path, "np") as file:
+            facts = json.loads(file.metadata()["facts"])
+        norm = facts["norm"]["name"]
+        groups = {"groups": 32} if norm.startswith("gn") else {}
+        assert facts == migrate.network({**old, "norm": {"activation": groups}}, norm)
+        assert path.stem == network_name("cifar100", facts)
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "note.safetensors").write_bytes(b"not a network")
+    save_file({"a": np.zeros(1)}, tmp_path / "mine.safetensors", {"facts": "{}", "result": "{}"})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert rename_networks(tmp_path) == {}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_network_whose_name_does_not_say_its_norm(tmp_path: Path) -> None:
+    written(tmp_path, "network", OLD_HEADER)
+    with pytest.raises(DataError, match="MODEL-DATASET-NORM"):
+        rename_networks(tmp_path)
 
 
 def test_a_users_own_callables_keep_their_path() -> None:
