@@ -132,6 +132,7 @@ Sources = Annotated[
 ]
 Paths = Annotated[dict[_Str, _Str], Allowed("names and paths, e.g. {C: data/caltech}; {} for none")]
 Sizes = Annotated[dict[_Str, _AtLeastOne], Allowed("a number of images for each domain, e.g. {A:415,D:73,W:130}")]
+Rates = Annotated[dict[_Str, Positive], Allowed("a learning rate for each of some norms, e.g. {wa: 0.05}")]
 Folder = Annotated[
     _Str,
     AfterValidator(_usable_folder),
@@ -294,6 +295,7 @@ class Pretraining(Untrained):
     seed: Seed
     seeds: Seeds | None = None
     holdout: Below1 = 0.0
+    rates: Rates = {}
     size: Pixels
     verify: Flag
     recipe: Recipe

@@ -132,7 +132,9 @@ def _spread_notes(matrix: Matrix, spread: Spread) -> list[str]:
         name = "standard deviation" if spread == "std" else "standard error"
         return [f"{mean} ± {name} over runs; for {AVERAGE} over the runs' averages."]
     if mean == "One seed":
-        return ["One seed ± half of the 95 % interval over images (bootstrap); it does not include the seeds' variance."]
+        return [
+            "One seed ± half of the 95 % interval over images (bootstrap); it does not include the seeds' variance."
+        ]
     return [f"{mean} ± half of the 95 % interval over seeds and images (two-level bootstrap)."]
 
 

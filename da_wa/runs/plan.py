@@ -89,12 +89,13 @@ def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, i
     for seed, (model, model_node), (norm, norm_node) in product(
         _network_seeds(pretrain), experiment.models.items(), experiment.norms.items()
     ):
+        recipe = _at_rate(pretrain["recipe"], pretrain["rates"].get(norm))
         facts = identity.network_facts(
             norm=identity.norm_facts(norm, norm_node),
             model=identity.model_facts(model_node),
             dataset=pretrain["label"],
             size=pretrain["size"],
-            recipe=identity.recipe_facts(pretrain["recipe"]) or {},
+            recipe=identity.recipe_facts(recipe) or {},
             normalize=cfg["normalize"],
             dtype=pretrain["dtype"],
             seed=seed or 0,
@@ -106,13 +107,18 @@ def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, i
             "facts": facts,
             "norm": norm_node,
             "model": model_node,
-            "recipe": pretrain["recipe"],
+            "recipe": recipe,
             "data": pretrain["data"],
             **_computing(cfg),
         }
         cost = 50_000.0 * pretrain["recipe"]["epochs"]
         jobs[model, norm, seed] = PretrainJob(name, config, cost, folder / f"{name}.safetensors")
     return jobs
+
+
+def _at_rate(recipe: Mapping[str, Any], rate: float | None) -> Mapping[str, Any]:
+    """A recipe with the learning rate of one norm."""
+    return recipe if rate is None else {**recipe, "optimizer": {**recipe["optimizer"], "lr": rate}}
 
 
 def _computing(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,6 +152,7 @@ def _shared(cfg: Mapping[str, Any], domains: Sequence[DomainManifest]) -> Facts:
     if _trains(pretrain):
         keys = ("name", "size", "dtype", "holdout")
         how = {**{k: pretrain[k] for k in keys}, "recipe": identity.recipe_facts(pretrain["recipe"])}
+        how |= {"rates": pretrain["rates"]} if pretrain["rates"] else {}
     return identity.shared_facts(
         recipe=identity.recipe_facts(cfg["finetune"]) or {},
         protocol=cfg["protocol"],
