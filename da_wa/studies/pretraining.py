@@ -1,8 +1,8 @@
-"""Starting networks that norms can be compared with: the same budget for every norm, each at a learning rate of its own.
+"""Starting networks for a comparison of norms: the same budget for every norm, each at a learning rate of its own.
 
 One rate for all norms favours the norm that it suits. So the rate of each norm is selected by its accuracy on held-out
-*training* images of CIFAR after a short training; test images are not used. Then several seeds of every norm are trained
-at their norm's rate. Stages:
+*training* images of CIFAR after a short training; test images are not used. Then several seeds of every norm are
+trained at the rate of their norm. Stages:
 
 ==========  =========================================================================
 search      every norm at every rate on most training images; ``rates.csv``
