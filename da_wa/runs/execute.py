@@ -19,9 +19,8 @@ from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
 from da_wa.records import identity
 from da_wa.records.files import write_json
-from da_wa.records.keep import trimmed
 from da_wa.records.migrate import NO_EPOCHS
-from da_wa.records.outputs import Outputs
+from da_wa.records.outputs import Outputs, trimmed
 from da_wa.records.plain import plain
 from da_wa.records.provenance import command, machine
 from da_wa.records.schema import Divergence, EpochCurve, Evaluation, Images, Pretraining, Record, parse_plan
