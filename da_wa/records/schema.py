@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from da_wa.errors import DataError
 
@@ -19,8 +19,6 @@ SCHEMA = 2
 Selection = Literal["last", "source_val", "target_oracle"]
 _Model = TypeVar("_Model", bound=BaseModel)
 Count = Annotated[int, Field(ge=0)]
-Text = InstanceOf[str]
-"""A string; unlike pydantic's own it may hold undecodable bytes (lone surrogates), as names of folders do."""
 
 
 class _Frozen(BaseModel):
@@ -48,19 +46,19 @@ class Factors(_Frozen):
         pretraining_seed: its seed.
     """
 
-    norm: Text
-    weight: Text = "plain"
-    activation: Text = "none"
-    method: Text = "none"
-    model: Text
-    dataset: Text
-    protocol: Text
+    norm: str
+    weight: str = "plain"
+    activation: str = "none"
+    method: str = "none"
+    model: str
+    dataset: str
+    protocol: str
     size: int
     batch_size: int | None = None
     epochs: int | None = None
     lr: float | None = None
     seed: Count
-    pretraining: Text | None = None
+    pretraining: str | None = None
     pretraining_epochs: int | None = None
     pretraining_seed: int | None = None
 
@@ -68,14 +66,14 @@ class Factors(_Frozen):
 class Images(_Frozen):
     """The images of a domain: a hash of pixels, labels and classes, and their number."""
 
-    digest: Text
+    digest: str
     n: Count | None = None
 
 
 class Evaluation(_Frozen):
     """How many images of a domain were right after an epoch; of the source these are held-out images."""
 
-    domain: Text
+    domain: str
     role: Literal["source", "target"]
     epoch: Count
     correct: Count
@@ -111,19 +109,19 @@ class EpochCurve(_Frozen):
 class Pretraining(_Frozen):
     """The network that a unit started from and its accuracy on the test images of its own dataset."""
 
-    name: Text
-    dataset: Text
+    name: str
+    dataset: str
     epochs: int
     correct: Count | None = None
     n: Count | None = None
-    recipe: Text | None = None
+    recipe: str | None = None
 
 
 class Divergence(_Frozen):
     """In which epoch a training loss stopped being finite."""
 
     epoch: int
-    message: Text
+    message: str
 
 
 class Checksum(_Frozen):
@@ -160,17 +158,17 @@ class Record(_Frozen):
     """
 
     schema_: Literal[2] = Field(2, alias="schema")
-    id: Text
+    id: str
     status: Literal["finished", "diverged"]
     factors: Factors
-    labels: dict[Text, Text] = {}
-    source: Text
-    target: Text | None = None
-    seen: list[Text] = []
-    domains: list[Text]
-    classes: list[Text]
-    images: dict[Text, Images]
-    experiment: Text
+    labels: dict[str, str] = {}
+    source: str
+    target: str | None = None
+    seen: list[str] = []
+    domains: list[str]
+    classes: list[str]
+    images: dict[str, Images]
+    experiment: str
     versions: dict[str, int] = {}
     evaluations: list[Evaluation]
     curve: list[EpochCurve] = []
@@ -273,10 +271,10 @@ class Plan(_Frozen):
     """A unit as it was planned, whether or not it was run; see :class:`Record` for the fields."""
 
     factors: Factors
-    labels: dict[Text, Text] = {}
-    source: Text
-    target: Text | None = None
-    domains: list[Text]
+    labels: dict[str, str] = {}
+    source: str
+    target: str | None = None
+    domains: list[str]
 
     @property
     def label(self) -> str:

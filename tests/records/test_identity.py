@@ -230,6 +230,11 @@ def test_any_domain_gives_a_folder_name(source: str, target: str) -> None:
     assert not set(name) & set("/\\\0 \n")
 
 
+def test_long_names_of_wide_characters_fit_in_a_folder_name() -> None:
+    e = experiment() | {"source": "\U00020000" * 60, "target": "漢" * 60}
+    assert len(unit(e).encode()) < 200
+
+
 def test_domains_that_look_alike_in_a_folder_name_differ() -> None:
     assert unit(changed("source", "a b")) != unit(changed("source", "a_b"))
     assert unit(changed("source", "\udcfe")) != unit(changed("source", "\udcff"))
