@@ -59,8 +59,8 @@ class Settings:
             from torch._inductor import list_mode_options
 
             if how["mode"] not in list_mode_options():
-                known = [*list_mode_options(), *torch.compiler.list_backends()]
-                close = nearest(self.compile, known)
+                modes = [*list_mode_options(), *torch.compiler.list_backends()]
+                close = nearest(self.compile, modes)
                 raise ConfigError(f"trainer.compile={self.compile} is not a torch.compile mode or backend. {close}")
 
     def resolve(self, model: nn.Module) -> Settings:
