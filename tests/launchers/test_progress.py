@@ -5,19 +5,16 @@ from __future__ import annotations
 import io
 
 import pytest
-from da_wa.runs.launch import Event
-from da_wa.runs.progress import Tally, duration, shown
 from rich.console import Console
 
-from da_wa.runs import progress
+from da_wa.launchers import progress
+from da_wa.launchers.progress import Tally, duration, shown
+from da_wa.launchers.worker import Event
 
 
 class Job:
     def __init__(self, name: str, cost: float, finished: bool = False) -> None:
-        self.id, self.cost, self._finished = name, cost, finished
-
-    def done(self) -> bool:
-        return self._finished
+        self.id, self.cost, self.done = name, cost, finished
 
 
 @pytest.fixture

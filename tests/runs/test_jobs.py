@@ -1,0 +1,168 @@
+"""The state of a job is what lies on disk, whoever asks."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from da_wa.errors import DataError
+from da_wa.launchers.worker import Event, work
+from da_wa.records.outputs import Outputs, from_logits
+from da_wa.records.schema import Divergence, Evaluation, Factors, Record
+from da_wa.records.store import Store
+from da_wa.runs.jobs import Diverged, Done, Failed, PretrainJob, Ready, Running, UnitJob, Waiting
+
+FACTORS = Factors(norm="bn", model="resnet20", dataset="digits", protocol="full", size=8, seed=0)
+
+
+def unit(folder: Path, start: Path | None = None) -> UnitJob:
+    plan = {"factors": FACTORS.model_dump(), "source": "A", "domains": ["A", "W"]}
+    job = UnitJob("bn-A-s0", {"unit": plan}, 1.0, Store(folder).run("bn-A-s0"), start)
+    job.register()
+    return job
+
+
+def pretraining(folder: Path) -> PretrainJob:
+    job = PretrainJob("net", {}, 1.0, folder / "networks" / "net.safetensors")
+    job.register()
+    return job
+
+
+def finish(job: UnitJob, error: Divergence | None = None) -> None:
+    logits = np.eye(2)[None]
+    outputs = Outputs(np.array([1], np.int32), {"W": from_logits(np.arange(2), np.arange(2), logits)})
+    finished = Evaluation(domain="W", role="target", epoch=1, correct=2, n=2)
+    record = Record(
+        id=job.id,
+        status="finished" if error is None else "diverged",
+        factors=FACTORS,
+        source="A",
+        domains=["A", "W"],
+        classes=["a", "b"],
+        images={},
+        experiment="x",
+        evaluations=[finished] if error is None else [],
+        error=error,
+    )
+    job.directory.finish(record, outputs if error is None else Outputs(np.array([], np.int32)))
+
+
+def test_a_unit_waits_for_its_network_and_then_is_ready(tmp_path):
+    start = tmp_path / "net.safetensors"
+    job = unit(tmp_path, start)
+    assert job.state() == Waiting("net")
+    start.touch()
+    assert job.state() == Ready()
+    assert unit(tmp_path / "untrained").state() == Ready()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("make", [unit, pretraining])
+def test_a_job_that_another_process_holds_is_running_until_that_process_dies(make, tmp_path):
+    job = make(tmp_path)
+    code = (
+        "import pickle, sys\njob = pickle.load(sys.stdin.buffer)\n"
+        "with job.claim() as mine:\n    print(mine, flush=True)\n    sys.stdin.buffer.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as other:
+        other.stdin.write(pickle.dumps(job))
+        other.stdin.flush()
+        assert other.stdout.readline() == b"True\n"
+        assert job.state() == Running()
+        with job.claim() as mine:
+            assert not mine
+        other.kill()
+    assert job.state() == Ready()
+    with job.claim() as mine:
+        assert mine
+
+
+def test_a_unit_is_done_by_its_record_and_not_run_again(tmp_path):
+    job = unit(tmp_path)
+    job.fail("the disk was full")
+    finish(job)
+    assert job.state() == Done()
+    assert job.done
+
+
+def test_a_network_is_done_by_its_file_or_by_the_one_that_is_shipped(tmp_path, monkeypatch):
+    job = pretraining(tmp_path)
+    assert job.state() == Ready()
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    monkeypatch.setattr("da_wa.runs.jobs.PACKAGED", shipped)
+    (shipped / "net.safetensors").touch()
+    assert job.state() == Done()
+    assert job.checkpoint == shipped / "net.safetensors"
+    (shipped / "net.safetensors").rename(job.path)
+    assert job.state() == Done()
+    assert job.checkpoint == job.path
+
+
+def test_a_failure_has_its_reason_and_time_and_is_forgotten_by_the_next_command(tmp_path):
+    job = unit(tmp_path)
+    before = time.time()
+    job.fail("the disk is full")
+    after = time.time()
+    state = job.state()
+    assert isinstance(state, Failed)
+    assert state.reason == "the disk is full"
+    assert before <= state.time <= after
+    assert job.failed(since=before) == state
+    assert job.failed(since=after + 1) is None
+    job.failure_file.write_text("torn")
+    assert "cannot be read" in job.state().reason
+
+
+def forbidden(job, notify):
+    raise AssertionError(f"{job.id} is tried again")
+
+
+def test_a_unit_that_diverged_is_not_tried_again(tmp_path):
+    job = unit(tmp_path)
+    finish(job, Divergence(epoch=3, message="the loss was nan"))
+    assert job.state() == Diverged("the loss was nan (epoch 3)")
+    events: list[Event] = []
+    work([job], forbidden, events.append, since=time.time())
+    assert [(e.kind, e.message) for e in events] == [("failed", "the loss was nan (epoch 3)")]
+
+
+def test_a_pretraining_that_diverged_is_not_tried_again_and_fails_what_starts_from_it(tmp_path):
+    job = pretraining(tmp_path)
+    known = {"error": {"epoch": 2, "message": "the loss was inf"}, "curve": [], "provenance": {}}
+    job.diverged_file.write_text(json.dumps(known))
+    state = job.state()
+    assert isinstance(state, Diverged)
+    assert state.reason.startswith("the loss was inf; delete ")
+    assert job.divergence() == known
+    waiting = unit(tmp_path, job.path)
+    events: list[Event] = []
+    work([job, waiting], forbidden, events.append, since=time.time())
+    assert [(e.kind, e.job) for e in events] == [("failed", "net"), ("failed", "bn-A-s0")]
+    assert "net, which it starts from, failed: the loss was inf" in events[1].message
+    job.diverged_file.unlink()
+    assert job.state() == Ready()
+
+
+@pytest.mark.parametrize("content", ["torn", "[]", "{}", '{"error": {"epoch": 1}}'])
+def test_a_divergence_that_cannot_be_read_says_what_to_do(content, tmp_path):
+    job = pretraining(tmp_path)
+    job.diverged_file.write_text(content)
+    with pytest.raises(DataError, match="delete it to train again"):
+        job.state()
+
+
+def test_a_folder_that_cannot_be_made_names_the_option(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="checkpoint_dir=DIR"):
+        pretraining(tmp_path / "file")
