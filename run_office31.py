@@ -5,4 +5,4 @@ import sys
 from da_wa.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["run", *sys.argv[1:]]))

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from scipy import stats
 from torch import Tensor, nn
 
-from da_wa._conf import conf_dir
+from da_wa.config.tree import conf_dir
 from da_wa.data.augment import Normalize
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import load_backbone, read_header
 from da_wa.models.resnet import init_kaiming
-from da_wa.norm import Norm, NormalisedConv2d, fold, named
+from da_wa.norm import Norm, NormalizedConv2d, fold, named
 
 CLASSIFIER = "classifier"
 
@@ -75,7 +75,7 @@ def plain_network(norm: Norm, *, layers: int, width: int, side: int, classes: in
     network = nn.Sequential(*modules, nn.Flatten(), nn.Linear(width * side**2, classes, bias=False))
     torch.manual_seed(0)
     for module in network.modules():
-        if isinstance(module, NormalisedConv2d):
+        if isinstance(module, NormalizedConv2d):
             module.reset_parameters()
         elif isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -94,7 +94,7 @@ def trained_network(path: Path, norm: str) -> Backbone:
     """The ResNet20 of a checkpoint with its classifier, in evaluation mode.
 
     Raises:
-        CheckpointError: the file is no checkpoint, or of another architecture or norm.
+        CheckpointError: not a valid checkpoint, or of another architecture or norm.
     """
     read_header(path)
     weights = load_file(path)
@@ -205,7 +205,7 @@ def trained_layers(checkpoints: dict[str, Path], images: Tensor) -> Iterator[Lay
         for number in numbers:
             weight = last_conv(blocks(fold(model))[number - 1]).weight.detach()
             yield Layer(label, f"block {number}", "weights", weight.flatten(1))
-        x = Normalize(**read_header(path).recipe["normalise"])(images)
+        x = Normalize(**read_header(path).facts["normalize"])(images)
         *maps, logits = outputs(model, [*(last_response(blocks(model)[n - 1]) for n in numbers), model.head], x)
         for number, rows in zip(numbers, maps, strict=True):
             yield Layer(label, f"block {number}", "activations", rows)
@@ -225,7 +225,7 @@ def beginnings(sizes: Sizes) -> Iterator[tuple[str, str, nn.Module, Sequence[nn.
 
 
 def kaiming(name: str) -> Backbone:
-    """A residual network without norm, Kaiming's initialisation in the place of Fixup's."""
+    """A residual network without norm, with Kaiming's initialisation instead of Fixup's."""
     model = residual_network(name, "none")
     init_kaiming(model)
     return model

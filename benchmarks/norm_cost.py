@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
-from da_wa._conf import conf_dir
-from da_wa.norm import NormalisedConv2d, fold, fold_batch_norm, named
-from da_wa.train.environment import machine
+from da_wa.config.tree import conf_dir
+from da_wa.norm import NormalizedConv2d, fold, fold_batch_norm, named
+from da_wa.records.provenance import machine
 
 REFERENCE = "bn"
 CLASSES = 100
@@ -83,7 +83,7 @@ def row(name: str, batch: int, options: argparse.Namespace) -> str:
     cells = [f"{1e3 * np.median(times[:, 1]):.1f}", f"{relative(times)[1]:.3f}"]
 
     forms = {"as it is": model.eval()}
-    if any(isinstance(module, NormalisedConv2d) for module in model.modules()):
+    if any(isinstance(module, NormalizedConv2d) for module in model.modules()):
         forms["folded"] = fold(model)
     if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         forms["with BN folded"] = fold_batch_norm(model)

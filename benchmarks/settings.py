@@ -15,9 +15,9 @@ from itertools import product
 import torch
 from torch.nn import functional as F
 
-from da_wa._conf import compose_experiment
-from da_wa.runs.build import make
-from da_wa.train.environment import machine
+from da_wa.config.compose import compose
+from da_wa.config.make import make
+from da_wa.records.provenance import machine
 from da_wa.train.settings import Settings
 
 
@@ -35,7 +35,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    cfg, norms = compose_experiment([f"model={arguments.model}", f"norms=[{','.join(arguments.norms)}]"])
+    experiment = compose([f"model={arguments.model}", f"norms=[{','.join(arguments.norms)}]"])
+    cfg, norms = experiment.cfg, experiment.norms
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
     labels = torch.randint(0, 31, (arguments.batch,), device=device)
     found = machine()

@@ -27,13 +27,14 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from da_wa._conf import compose_experiment
+from da_wa.config.compose import compose
+from da_wa.config.make import make
 from da_wa.data.splits import Full
 from da_wa.models.checkpoint import load_backbone
-from da_wa.runs.build import make
-from da_wa.runs.ledger import Ledger
+from da_wa.records.provenance import machine
+from da_wa.runs.jobs import PretrainJob
 from da_wa.runs.plan import plan
-from da_wa.train.environment import machine
+from da_wa.train.recipe import make_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = {"A": "amazon", "W": "webcam", "D": "dslr"}
@@ -53,14 +54,15 @@ def ours(options: list[str], work: Path, cache: Path | None) -> tuple[float, lis
         check=True,
     )
     seconds = time.perf_counter() - started
-    return seconds, [json.loads(path.read_text())["timing"] for path in (work / "out").glob("runs/*/record.json")]
+    return seconds, [json.loads(path.read_text())["cost"] for path in (work / "out").glob("runs/*/record.json")]
 
 
 def usual(options: list[str], root: Path) -> float:
     """Seconds of six separate fine-tunes."""
-    cfg, norms = compose_experiment(options)
+    experiment = compose(options)
+    cfg, norms = experiment.cfg, experiment.norms
     (name, norm), tune = next(iter(norms.items())), cfg["finetune"]
-    networks = plan(cfg, norms, [], Ledger(Path()), Path("missing"))
+    networks = [job for job in plan(experiment, [], Path(), Path("missing")) if isinstance(job, PretrainJob)]
     size, device = cfg["data"]["size"], "cuda" if torch.cuda.is_available() else "cpu"
     normalize = transforms.Normalize(**cfg["normalize"])
     plain = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), normalize])
@@ -85,7 +87,7 @@ def usual(options: list[str], root: Path) -> float:
                 Subset(train, split.train.tolist()), tune["batch_size"], True, num_workers=2, drop_last=True
             )
             evaluated = [
-                DataLoader(Subset(held, split.held.tolist()), 500, num_workers=2),
+                DataLoader(Subset(held, split.holdout.tolist()), 500, num_workers=2),
                 DataLoader(test, 500, num_workers=2),
             ]
             model = make(cfg["model"]["build"])(make(norm), 2)
@@ -93,7 +95,7 @@ def usual(options: list[str], root: Path) -> float:
                 load_backbone(networks[0].checkpoint, model)
             model.head = model.make_head(31)
             model.to(device)
-            optimizer = make(tune["optimizer"])(model.parameters())
+            optimizer = make_recipe(tune).optimizer(model.parameters())
             for epoch in range(1, tune["epochs"] + 1):
                 model.train()
                 for images, labels in loader:

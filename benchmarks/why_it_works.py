@@ -40,8 +40,8 @@ from da_wa.data.domains import read_domain
 from da_wa.data.images import Images
 from da_wa.errors import ConfigError, DataError, UserError
 from da_wa.norm import named
+from da_wa.records.files import write_atomically
 from da_wa.report.figures.style import COLOURS, plain_style, rendered
-from da_wa.runs.ledger import write_atomically
 
 NORMS = ("none", "wa", "bn", "bn_wa", "gn", "gn_wa", "in", "in_wa", "ln", "ln_wa")
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "da_wa" / "checkpoints"

@@ -1,59 +1,160 @@
-"""The command from Python: run an experiment, load its results, ask for tables.
+"""The command from Python.
 
-    from da_wa import api
+>>> from da_wa import api
+>>> results = api.run(["experiment=demo", "norms=[bn,bn_wa]"])  # doctest: +SKIP
+>>> results.matrix()  # doctest: +SKIP
 
-    results = api.run(["experiment=demo", "norms=[bn,bn_wa]"])
-    results.matrix()
-
-``api.run`` takes the overrides of the command line. ``api.load`` reads the results of earlier commands.
+:func:`run` takes the overrides of the command line; :func:`load` reads the results of an earlier command.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import platformdirs
+import pandas as pd
 from rich.console import Console
 
-from da_wa.config.compose import Experiment
-from da_wa.launchers.progress import decoding
-from da_wa.runs.inputs import load_domains
-from da_wa.runs.jobs import Done, Job
-from da_wa.runs.plan import plan
+from da_wa.config.compose import compose
+from da_wa.errors import ConfigError, nearest
+from da_wa.launchers.launch import Planned, launch, prepare
+from da_wa.report import sections, write_report
+from da_wa.report.content import Plot
+from da_wa.report.facts import Facts, load_facts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Planned:
-    """An experiment and its jobs.
+class Results:
+    """The results below one ``out`` folder.
 
     Attributes:
-        experiment: as composed.
-        jobs: all of them, finished ones included.
-        out: the folder of the experiment.
+        out: the folder.
     """
 
-    experiment: Experiment
-    jobs: Sequence[Job]
     out: Path
 
+    @cached_property
+    def facts(self) -> Facts:
+        """Everything that the report is made of.
+
+        Raises:
+            DataError: there are no runs, or they cannot be compared.
+        """
+        return load_facts(self.out)
+
     @property
-    def unfinished(self) -> list[Job]:
-        """Jobs without the outcome that was asked for."""
-        return [job for job in self.jobs if not isinstance(job.outcome(), Done)]
+    def frame(self) -> pd.DataFrame:
+        """One row per result, with every factor; accuracies are fractions. See :class:`~da_wa.report.facts.Facts`."""
+        return self.facts.frame
+
+    def matrix(
+        self, rows: Sequence[str] = ("label",), columns: Sequence[str] = ("source", "target"), selection: str = "last"
+    ) -> pd.DataFrame:
+        """Mean accuracy as fractions over any two factors, ``Avg`` last.
+
+        Args:
+            rows: columns of :attr:`frame` whose levels are the rows.
+            columns: columns of :attr:`frame` whose levels are the columns.
+            selection: which epoch counts: ``last``, ``source_val``, ``target_oracle``.
+        """
+        return self.facts.pivot(tuple(rows), tuple(columns), selection=selection).mean / 100
+
+    def effect(self, factor: str = "weight") -> pd.DataFrame:
+        """What each level of a factor changes on average over the pairs, in points, with interval and test.
+
+        Args:
+            factor: ``weight`` compares with ``plain``, ``method`` with ``none``, all else being equal.
+
+        Raises:
+            ConfigError: another factor.
+        """
+        return self.facts.effects(factor)
+
+    def figure(self, name: str = "heatmap") -> Figure:
+        """A figure of the report by the name of its file, e.g. ``heatmap`` or ``effect``.
+
+        Raises:
+            ConfigError: there is no such figure; names those that there are.
+        """
+        figures = {
+            part.name: part.figure
+            for section in sections(self.facts)
+            for part in section.parts
+            if isinstance(part, Plot)
+        }
+        if name not in figures:
+            raise ConfigError(f"There is no figure {name!r}. {nearest(name, figures)}")
+        return figures[name]
+
+    @property
+    def missing(self) -> list[str]:
+        """Planned results that do not exist, and why."""
+        return [*map(str, self.facts.missing), *self.facts.unreadable]
 
 
-def prepare(experiment: Experiment, console: Console) -> Planned:
-    """Decode the images of an experiment and plan its jobs.
+def load(out: str | Path) -> Results:
+    """The results of earlier commands.
+
+    Args:
+        out: the folder that was ``out=DIR``.
 
     Raises:
-        UserError: anything wrong with options or data.
+        DataError: there are no runs, or they cannot be compared.
+
+    >>> load("no/such/folder")
+    Traceback (most recent call last):
+    da_wa.errors.DataError: There are no runs in no/such/folder/runs. ...
     """
-    cfg = experiment.cfg
-    user_cache = Path(platformdirs.user_cache_dir("da_wa"))
-    cfg["cache_dir"] = str(cfg["cache_dir"] or user_cache / "pixels")
-    out, networks = Path(cfg["out"]), Path(cfg["checkpoint_dir"] or user_cache / "checkpoints")
-    with decoding(console) as progress:
-        domains = load_domains(cfg["data"], Path(cfg["cache_dir"]), progress) if cfg["sources"] else []
-    return Planned(experiment, plan(experiment, domains, out, networks), out)
+    results = Results(Path(out))
+    _ = results.facts
+    return results
+
+
+def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: bool = False) -> Results:
+    """Run an experiment, or what is missing of it, and write its report; as the command does.
+
+    Args:
+        overrides: the words of the command line, e.g. ``["experiment=demo", "norms=[bn,bn_wa]"]``.
+        config_dir: a folder with options of your own and their code.
+        quiet: show no progress.
+
+    Returns:
+        The results; :attr:`Results.missing` names what failed.
+
+    Raises:
+        UserError: an option, the data or a file is wrong; says what, where, and what to do next.
+    """
+    experiment = compose(overrides, None if config_dir is None else Path(config_dir))
+    console = Console(soft_wrap=True, quiet=quiet)
+    planned = prepare(experiment, console)
+    launch(planned, console)
+    if planned.inputs is not None:
+        write_results(planned, console)
+    return Results(planned.out)
+
+
+def write_results(planned: Planned, console: Console) -> list[str]:
+    """Write the report of an experiment and show its table; returns what is missing.
+
+    Raises:
+        DataError: results that cannot be compared, or a folder that cannot be written.
+    """
+    options = planned.experiment.cfg["report"]
+    domains = planned.inputs.decoded if planned.inputs is not None and options["images"] else []
+    with console.status("Writing the report") as line:
+        report = write_report(
+            planned.out,
+            images={domain.name: domain.pixels for domain in domains} or None,
+            compare=[Path(other) for other in options["compare"]],
+            spread=options["spread"],
+            progress=lambda phase: line.update(f"Writing the report: {phase}"),
+        )
+    console.print(report.summary(), highlight=False, markup=False)
+    console.print(f"The report is in {planned.out}", highlight=False)
+    return report.missing

@@ -1,95 +1,210 @@
-"""The command: compose the configuration, plan the jobs, launch them, write the report."""
+"""The command: ``da-wa``, and ``run_office31.py``, which is ``da-wa run``."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import platformdirs
 import yaml
 from rich.console import Console
 
-from da_wa._conf import compose_experiment
-from da_wa.errors import UserError
+from da_wa.config.compose import Experiment, compose
+from da_wa.config.tree import available
+from da_wa.errors import ConfigError, UserError, nearest
+from da_wa.launchers.launch import launch, prepare
+from da_wa.records.export import export
+from da_wa.records.networks import rename_networks
+from da_wa.runs.status import status
+from da_wa.studies.run import is_study, run_study
 
 USAGE = """\
-%(prog)s [option=value …]
+da-wa [run] [option=value …]     run an experiment and write its report
+       da-wa report out=DIR             write the report again   (compare=[DIR,…] puts others beside it)
+       da-wa status out=DIR             what is done, running and failed
+       da-wa export out=DIR to=DIR      records small enough to publish
+       da-wa list GROUP                 names for model=, norms=, data=, …
+       da-wa migrate DIR                rename pre-trained networks of an earlier version
 
-  experiment=demo | quick | …   a ready-made experiment
+  experiment=demo | quick | …   a ready-made experiment          study=table6 scope=full | small | smoke
   data=office31 | folders | lists | digits      data.root=PATH  data.size=32  +data.extra.C=PATH
-  model=resnet50 | resnet20 | …                 norms=[bn,bn_wa]  sources=all | [A,W]  seeds=[0,1,2]
+  model=NAME | models=[NAME,…]                  norms=[bn,bn_wa]  sources=all | [A,W]  seeds=[0,1,2]
   pretrain=cifar100 | cifar10 | none            pretrain.root=PATH  pretrain.checkpoint=PATH
-  finetune.epochs=30  protocol=full | paper  launcher=local  out=DIR
+  finetune.epochs=30  protocol=full | paper     launcher.workers=2  out=DIR
 
-The same command again finishes what is missing and rewrites the report."""
+Rerun a command to resume it: finished runs are kept, and the report is written again."""
+
+NEXT = """\
+Nothing was started. Choose one:
+  da-wa experiment=demo                          three domains of digits, nothing to download, minutes on two cores
+  da-wa experiment=quick data.root=PATH          Office-31 at 32×32 with the shipped ResNet20, minutes on two cores
+  da-wa run                                      the experiment above; downloads missing images"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status.
+    """Run a command; returns the exit status.
 
-    0: everything asked for is in the table. 1: some of it is missing, and named. 2: the command or the
-    data is wrong. 130: interrupted; the same command goes on from there.
+    0: everything that was asked for is in the table. 1: some of it is missing, and named. 2: the command or the data is
+    wrong. 130: interrupted; rerun the command to resume.
     """
-    parser = argparse.ArgumentParser(usage=USAGE)
-    parser.add_argument(
-        "overrides", nargs="*", metavar="option=value", help="Hydra overrides; see conf/ for all options"
-    )
-    parser.add_argument(
-        "--config-dir", type=Path, help="a folder with further options, laid out like conf/, and with their code"
-    )
-    parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
-    arguments = parser.parse_intermixed_args(argv)
-    console = Console(soft_wrap=True)
+    words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("da_wa").setLevel(logging.INFO)
-    if arguments.config_dir is not None:
-        sys.path.insert(0, str(arguments.config_dir.resolve()))  # workers get it, too
+    console = Console(soft_wrap=True)
     try:
-        cfg, norms = compose_experiment(arguments.overrides, arguments.config_dir)
-        if arguments.cfg:
-            print(yaml.safe_dump(cfg, sort_keys=False), end="")
-            return 0
-        return run(cfg, norms, console)
+        if not words:
+            return _preview(console)
+        if words[0] in COMMANDS:
+            return COMMANDS[words[0]](words[1:], console)
+        return _run(words, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. What is finished is kept; the same command goes on from there.", file=sys.stderr)
+        print("\nInterrupted. Finished runs are kept; rerun the command to resume.", file=sys.stderr)
         return 130
 
 
-def run(cfg: dict[str, Any], norms: dict[str, Any], console: Console) -> int:
-    """Plan, launch and report one experiment."""
-    from da_wa.runs.build import load_domains, make, preflight
-    from da_wa.runs.ledger import Ledger
-    from da_wa.runs.plan import plan
-    from da_wa.runs.progress import decoding, shown
+def _run(words: Sequence[str], console: Console) -> int:
+    """``da-wa run``: an experiment or a study."""
+    parser = argparse.ArgumentParser(
+        usage=USAGE, epilog=_listing(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="option=value", help="see conf/ for all options")
+    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own and their code")
+    parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
+    parser.add_argument("--version", action="version", version=f"da-wa {version('da-wa')}")
+    arguments = parser.parse_intermixed_args(words)
+    if arguments.config_dir is not None:
+        sys.path.insert(0, str(arguments.config_dir.resolve()))  # inherited by workers
+    if is_study(arguments.overrides):
+        failed = run_study(arguments.overrides, console, arguments.config_dir)
+        for job in failed:
+            console.print(f"failed: {job}", highlight=False)
+        return 1 if failed else 0
+    experiment = compose(arguments.overrides, arguments.config_dir)
+    if arguments.cfg:
+        print(yaml.safe_dump(experiment.cfg, sort_keys=False), end="")
+        return 0
+    return run(experiment, console)
 
-    users = Path(platformdirs.user_cache_dir("da_wa"))
-    cfg["cache_dir"] = str(cfg["cache_dir"] or users / "pixels")
-    checkpoint_dir = Path(cfg["checkpoint_dir"] or users / "checkpoints")
-    out = Path(cfg["out"])
 
-    with decoding(console) as progress:
-        domains = load_domains(cfg["data"], Path(cfg["cache_dir"]), progress) if cfg["sources"] else []
-    jobs = plan(cfg, norms, domains, Ledger(out), checkpoint_dir)
-    if not all(job.done() for job in jobs):
-        preflight(cfg, norms, domains, jobs)
-        for job in jobs:
-            job.register()
-        with shown(jobs, console) as emit:
-            make(cfg["launcher"])(jobs, emit)
-    failed = [job.id for job in jobs if not job.done() or job.diverged()]
-    if domains:
-        from da_wa.report import write_report
+def run(experiment: Experiment, console: Console) -> int:
+    """Plan, run and report one experiment; returns the exit status.
 
-        images = {domain.name: domain.pixels for domain in domains} if cfg["report"]["images"] else None
-        report = write_report(out, images=images, compare=[Path(other) for other in cfg["report"]["compare"]])
-        console.print(report.summary(), highlight=False, markup=False)
-        console.print(f"The report is in {out}", highlight=False)
-        failed += report.missing
+    Raises:
+        UserError: anything wrong with options or data.
+    """
+    planned = prepare(experiment, console)
+    launch(planned, console)
+    failed = [job.id for job in planned.unfinished]
+    if planned.inputs is not None:
+        from da_wa.api import write_results  # imports matplotlib
+
+        failed += write_results(planned, console)
     return 1 if failed else 0
+
+
+def _report(words: Sequence[str], console: Console) -> int:
+    from da_wa.report import write_report  # imports matplotlib
+
+    given = _options(words, {"out": None, "compare": "[]", "spread": "interval"})
+    others = [Path(text.strip()) for text in given["compare"].strip("[]").split(",") if text.strip()]
+    report = write_report(Path(given["out"]), compare=others, spread=given["spread"])
+    console.print(report.summary(), highlight=False, markup=False)
+    return 1 if report.missing else 0
+
+
+def _status(words: Sequence[str], console: Console) -> int:
+    found = status(Path(_options(words, {"out": None})["out"]))
+    for line in found.lines():
+        console.print(line, highlight=False, markup=False)
+    return 0
+
+
+def _export(words: Sequence[str], console: Console) -> int:
+    given = _options(words, {"out": None, "to": None})
+    export(Path(given["out"]), Path(given["to"]))
+    console.print(f"Exported to {given['to']}", highlight=False)
+    return 0
+
+
+def _list(words: Sequence[str], console: Console) -> int:
+    if not words or words[0] not in GROUPS:
+        raise ConfigError(f"da-wa list needs one of: {', '.join(GROUPS)}.")
+    for name, description in available(GROUPS[words[0]]):
+        console.print(f"{name:<16} {description}", highlight=False, markup=False)
+    return 0
+
+
+def _migrate(words: Sequence[str], console: Console) -> int:
+    for folder in words:
+        for old, new in rename_networks(Path(folder)).items():
+            console.print(f"{old} -> {new.name}", highlight=False)
+    return 0
+
+
+def _preview(console: Console) -> int:
+    """What a bare ``da-wa`` would run and what it costs; starts nothing."""
+    from da_wa.launchers.estimate import estimate  # imports torch
+
+    console.print(estimate(compose([])), highlight=False)
+    console.print(NEXT, highlight=False)
+    return 0
+
+
+def _version(words: Sequence[str], console: Console) -> int:
+    print(f"da-wa {version('da-wa')}")
+    return 0
+
+
+def _help(words: Sequence[str], console: Console) -> int:
+    return _run(["--help"], console)
+
+
+def _options(words: Sequence[str], known: dict[str, str | None]) -> dict[str, str]:
+    """``key=value`` words of a subcommand; a first word without ``=`` is ``out``."""
+    found = dict(known)
+    for position, word in enumerate(words):
+        key, equals, value = word.partition("=")
+        if not equals and position == 0:
+            key, value = "out", word
+        if key not in known:
+            raise ConfigError(f"There is no option {key!r} here. {nearest(key, known)}")
+        found[key] = value
+    if missing := [key for key, value in found.items() if not value]:
+        raise ConfigError(f"{missing[0]} is not set; write {missing[0]}=DIR.")
+    return {key: value for key, value in found.items() if value}
+
+
+def _listing() -> str:
+    """Every name that can be chosen, for ``--help``."""
+    lines = [f"{title}: {', '.join(name for name, _ in available(group))}" for title, group in GROUPS.items()]
+    return "\n".join(lines)
+
+
+GROUPS = {
+    "norms": "norm",
+    "models": "model",
+    "data": "data",
+    "pretrain": "pretrain",
+    "experiments": "experiment",
+    "loggers": "logger",
+    "studies": "study",
+}
+"""What ``da-wa list`` lists, and where."""
+
+COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
+    "run": _run,
+    "report": _report,
+    "status": _status,
+    "export": _export,
+    "list": _list,
+    "migrate": _migrate,
+    "--version": _version,
+    "-h": _help,
+    "--help": _help,
+}

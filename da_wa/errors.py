@@ -1,16 +1,28 @@
-"""The one exception that reaches users: it says what is wrong, where, and what to do next.
+"""Errors for users: the text says what is wrong, where, and what to do next.
 
-Everything in ``da_wa`` may import this leaf; the command prints such an error without a traceback.
+Every module of ``da_wa`` may import this one; the command prints a :class:`UserError` without a traceback.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
+
+_UNDECODABLE = re.compile(r"[\ud800-\udfff]")
+"""What Python puts in place of bytes of a file name that are not valid text (PEP 383)."""
 
 
 class UserError(Exception):
-    """Something the user can mend: a path, an option, a broken file. The text names the next step."""
+    """Something the user can fix: a path, an option, a broken file. The text names the next step."""
+
+    def __str__(self) -> str:
+        r"""The message; bytes of file names that are not valid text appear as ``\xNN``.
+
+        >>> print(DataError("caf\udce9/1.png: zero bytes"))
+        caf\xe9/1.png: zero bytes
+        """
+        return _UNDECODABLE.sub(lambda found: _escaped(found[0]), super().__str__())
 
 
 class DataError(UserError):
@@ -41,3 +53,24 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {' or '.join(repr(c) for c in close)}?"
     return f"Known: {', '.join(known) or 'none'}."
+
+
+def printable(name: object) -> str:
+    r"""A file, class or domain name as it can be printed, logged and written as UTF-8.
+
+    Bytes that are not valid text become ``\xNN``, control characters their usual escapes; all else is unchanged.
+
+    >>> printable("caf\udce9")
+    'caf\\xe9'
+    >>> printable("a\nb")
+    'a\\nb'
+    >>> printable("größe A->B")
+    'größe A->B'
+    """
+    return "".join(c if c.isprintable() else _escaped(c) for c in str(name))
+
+
+def _escaped(character: str) -> str:
+    """A character as an escape; a byte that PEP 383 stands for as itself."""
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()

@@ -102,8 +102,8 @@ def test_pretraining_happens_once_and_is_shared(experiment, tmp_path, cifar_root
     (checkpoint,) = (tmp_path / "checkpoints").glob("*.safetensors")
     written = checkpoint.stat().st_mtime_ns
     record = json.loads(next((tmp_path / "out").glob("runs/*/record.json")).read_text())
-    assert record["pretrain"]["name"] == checkpoint.stem
-    assert record["pretrain"]["n"] == 16  # test images drawn by the fixture
+    assert record["pretraining"]["name"] == checkpoint.stem
+    assert record["pretraining"]["n"] == 16  # test images drawn by the fixture
     assert main([*options, "norms=[bn]", "seeds=[1]", f"out={tmp_path / 'other'}"]) == 0
     assert checkpoint.stat().st_mtime_ns == written
     # The same network given by path, and one of another norm.
@@ -128,7 +128,7 @@ def test_a_pretraining_that_diverged_is_told_and_not_tried_again(experiment, tmp
     (told,) = (tmp_path / "checkpoints").glob("*.diverged.json")
     known = json.loads(told.read_text())
     assert known["error"]["epoch"] == len(known["curve"]) + 1 <= 3
-    assert known["environment"]["torch"]
+    assert known["provenance"]["torch"]
     written = told.stat().st_mtime_ns
     for _ in range(2):
         said = capsys.readouterr().out
@@ -179,7 +179,7 @@ def test_a_diverged_run_leaves_a_hole_and_the_others_go_on(experiment, tmp_path,
     record = json.loads(next((tmp_path / "out").glob("runs/none-*/record.json")).read_text())
     assert record["status"] == "diverged"
     assert record["error"]["epoch"] == 1
-    assert record["results"] == []
+    assert record["evaluations"] == []
     said = capsys.readouterr().out
     assert "epoch 1" in said
     assert "FAILED" in said  # while the others run, not only in the table
@@ -212,15 +212,15 @@ def test_a_refused_command_plans_nothing(experiment, tmp_path):
         (["sources=[papre]"], "Did you mean 'paper'"),
         (["data.size=4"], "data.size=4 is too small for resnet20, which needs images of 8 pixels"),
         (["data.root=/does/not/exist"], "/does/not/exist"),
-        (["finetune.epochs=0"], "epochs is 0"),
-        (["finetune.epochs=many"], "epochs is many"),
+        (["finetune.epochs=0"], "finetune.epochs=0"),
+        (["finetune.epochs=many"], "finetune.epochs=many"),
         (["seeds=["], "seeds=["),
         (["seeds=3"], "seeds=[0,1,2]"),
-        (["finetune.optimizer.lr=-1"], "finetune cannot be used: Invalid learning rate: -1"),
-        (["data.size=big"], "data.size=big is not a whole number"),
+        (["finetune.optimizer.lr=-1"], "finetune.optimizer.lr=-1"),
+        (["data.size=big"], "data.size=big"),
         (["pretrain=cifar100", "pretrain.checkpoint=/no/such/file"], "/no/such/file"),
         (["norms=bn"], "norms=[bn,bn_wa]"),
-        (["launcher.workers=0"], "launcher.workers is 0"),
+        (["launcher.workers=0"], "launcher.workers=0"),
         (["pretrain=cifar100", "pretrain.download=false", "pretrain.root=/no/cifar"], "pretrain.download=true"),
         (["trainer.accelerator=quantum", "norms=[bn]", "sources=[paper]"], "quantum"),
     ],
@@ -236,7 +236,7 @@ def test_a_place_for_networks_that_cannot_be_written_is_told(experiment, cifar_r
     options = [o for o in experiment if not o.startswith(("pretrain", "checkpoint_dir"))]
     options += ["pretrain=cifar100", f"pretrain.root={cifar_root}", "pretrain.verify=false", "norms=[bn]"]
     assert main([*options, f"checkpoint_dir={__file__}"]) == 2
-    assert "checkpoint_dir=DIR" in capsys.readouterr().err
+    assert f"checkpoint_dir={__file__}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_place_for_networks_that_cannot_be_written_is_told(experiment, cifar_r
         ("finetune.batch_size=500", "fewer than one batch of 500"),
         ("protocol.holdout=1.5", "protocol.holdout=1.5"),
         ("protocol.holdout=0.01", "no class has enough images"),
-        ("trainer.precision=bf17", "trainer.precision=bf17 is unknown"),
+        ("trainer.precision=bf17", "trainer.precision=bf17"),
         ("trainer.compile=reduce_overhead", "Did you mean 'reduce-overhead'"),
         ("trainer.accelerator=cuda", "trainer.accelerator=cuda: there is none here"),
         ("seeds=[]", "seeds=[0,1,2]"),

@@ -34,23 +34,24 @@ def test_the_norm_the_network_and_what_a_run_leaves(here, capsys):
     small = ["data.per_class=20", "sources=[H]", "finetune.epochs=1", "finetune.batch_size=20", "report.images=false"]
     assert main([*command.split(), *small, "launcher.workers=2", "cache_dir=cache"]) == 0
     records = [json.loads(path.read_text()) for path in here.glob("out/mine/runs/*/record.json")]
-    assert {(record["label"], record["model"]) for record in records} == {("BN", "plain"), ("RMS", "plain")}
+    named = {(record["labels"]["norm"], record["factors"]["model"]) for record in records}
+    assert named == {("BN", "plain"), ("RMS", "plain")}
     capsys.readouterr()
-    exec(block("python", "predictions.npz"), {})
+    exec(block("python", "Store(Path"), {})
     said = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    (bn,) = (record for record in records if record["label"] == "BN")
-    last = {r["domain"]: r["correct"] / r["n"] for r in bn["results"] if r["selection"] == "last"}
+    (bn,) = (record for record in records if record["factors"]["norm"] == "bn")
+    last = {r["domain"]: r["correct"] / r["n"] for r in bn["evaluations"] if r["epoch"] == 1}
     assert {domain: float(value) for domain, value in said.items()} == pytest.approx(last)
 
 
 def test_the_checkpoint(here, capsys):
-    exec(block("python", "Header(recipe, result)"), {})
+    exec(block("python", "Header(facts, result)"), {})
     options = [
         "experiment=demo", "pretrain.checkpoint=networks", "data.per_class=20", "sources=[H]", "finetune.epochs=1",
         "finetune.batch_size=20", "report.images=false", "launcher.workers=1", "cache_dir=cache", "out=out",
     ]  # fmt: skip
     assert main([*options, "norms=[bn]"]) == 0
     record = json.loads(next(here.glob("out/runs/*/record.json")).read_text())
-    assert (record["pretrain"]["dataset"], record["pretrain"]["correct"]) == ("my images", 6012)
+    assert (record["pretraining"]["dataset"], record["pretraining"]["correct"]) == ("my images", 6012)
     assert main([*options, "norms=[bn]", "normalize.mean=[0,0,0]", "out=other"]) == 2
     assert "another normalize" in capsys.readouterr().err

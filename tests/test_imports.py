@@ -22,7 +22,7 @@ KNOWS = {
     "data": set(),
     "models": {"norm"},
     "records": set(),
-    "train": {"data", "models", "norm", "records"},
+    "train": {"config", "data", "models", "norm", "records"},
     "runs": {"train", "records", "config", "data", "models"},
     "launchers": {"runs", "records", "config", "data"},
     "report": {"records"},

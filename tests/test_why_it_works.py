@@ -23,7 +23,7 @@ import layer_values  # noqa: E402
 import why_it_works  # noqa: E402
 
 PAGE = REPOSITORY / "docs" / "why_it_works.md"
-NORMALISE = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+NORMALIZE = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def checkpoints(tmp_path):
                 module.weight.mul_(0.3).add_(0.1)
                 module.gain.uniform_(0.2, 1.2)
         model.head.weight.normal_()
-    save(tmp_path / "resnet20-cifar100-wa-0.safetensors", model, Header({"normalise": NORMALISE}, {}))
+    save(tmp_path / "resnet20-cifar100-wa-0.safetensors", model, Header({"normalize": NORMALIZE}, {}))
     return tmp_path
 
 

@@ -1,1 +1,1 @@
-"""An experiment's configuration: composed by Hydra, validated once, instantiated where it is used."""
+"""Command line and YAML files → one validated experiment. Imports neither torch nor Lightning."""

@@ -1,19 +1,51 @@
-"""Stand-in until the config room is merged."""
+"""Command line → experiment: Hydra composes the tree once, norms and models are read from their files."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from da_wa._conf import compose_experiment
-from da_wa.records.migrate import _LEVELS, recipe
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from da_wa.config.choices import OPTIMIZERS, SCHEDULES
+from da_wa.config.tree import folders, groups, options, read_node
+from da_wa.config.validate import keys, shown, unknown, validate
+from da_wa.errors import ConfigError, nearest
+
+REQUIRED = ("data", "model", "pretrain", "finetune", "protocol", "trainer", "launcher", "report")
+RECIPES = ("finetune", "pretrain.recipe")
+
+OLD_WORDS = (
+    (re.compile(r"^([+~]*)normalise(?=[.=]|$)"), r"\1normalize"),
+    (re.compile(r"^((?:finetune|pretrain\.recipe)\.(?:optimizer|schedule|augment)\._\w+_=)"), r"++\1"),
+)
+"""Options of earlier command lines and what they are now. A recipe's ``_target_`` used to be there always."""
+
+OLD_TARGETS = {
+    "optimizer": ("torch.optim.", {name: option for option, name in OPTIMIZERS.items()}),
+    "schedule": ("da_wa.train.schedule.", {name: name for name in SCHEDULES}),
+}
+"""Where a recipe's named callables are; a ``_target_`` that gives one of them counts as its name."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A composed experiment."""
+    """A validated experiment, as nested plain values.
+
+    Attributes:
+        cfg: all options.
+        norms: the node of each norm to compare, by name.
+        models: the node of each model to compare, by its ``name``; ``cfg["model"]`` is the first.
+    """
 
     cfg: dict[str, Any]
     norms: dict[str, Any]
@@ -21,13 +53,179 @@ class Experiment:
 
 
 def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
-    """Compose."""
-    cfg, norms = compose_experiment(overrides, extra_dir)
-    cfg["keep"] = None
-    cfg["finetune"] = recipe(cfg["finetune"])
-    p = cfg["pretrain"]
-    for k, v in {"seeds": None, "holdout": 0.0, "verify": True, "checkpoint": None, "seed": 0}.items():
-        p.setdefault(k, v)
-    if p["recipe"]:
-        p["recipe"] = recipe(p["recipe"])
-    return Experiment(cfg, norms, {cfg["model"]["name"]: cfg["model"]})
+    """Compose and validate the experiment that a command line describes.
+
+    Args:
+        overrides: the words of the command line, Hydra's ``group=option`` and ``key=value``.
+        extra_dir: a folder with more options for the groups (``--config-dir``).
+
+    >>> experiment = compose(["experiment=quick", "norms=[bn,bn_wa]"])
+    >>> list(experiment.norms), list(experiment.models), experiment.cfg["finetune"]["epochs"]
+    (['bn', 'bn_wa'], ['resnet20'], 12)
+
+    Raises:
+        ConfigError: an unknown option or name, with the nearest ones, or a value that is not allowed.
+    """
+    where = folders(extra_dir)
+    words = [_present(word, groups(where)) for word in rejoin(overrides)]
+    _refuse_lists(words, where)
+    try:
+        tree = _compose(words, where)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(_explain(error, words, where)) from error
+    for group in REQUIRED:
+        if group not in tree:
+            raise ConfigError(f"{group}=null: an experiment needs one. Known: {', '.join(options(group, where))}.")
+    try:
+        return _experiment(tree, words, where)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error, words, where)) from error
+
+
+def _compose(words: Sequence[str], where: Sequence[Path]) -> DictConfig:
+    own, *more = where
+    quoted = [_quoted(f"file://{folder}") for folder in more]
+    with initialize_config_dir(str(own), version_base="1.3"):
+        return hydra_compose("config", [*words, f"hydra.searchpath=[{','.join(quoted)}]"])
+
+
+def _experiment(tree: DictConfig, words: Sequence[str], where: Sequence[Path]) -> Experiment:
+    with open_dict(tree):
+        tree.setdefault("logger", {})  # logger=null: none
+        norms = {name: _resolved(tree, "norm", read_node("norm", name, where)) for name in _names(tree, "norms")}
+        tree.pop("norm", None)
+        models = [_resolved(tree, "model", _model(name, words, where)) for name in reversed(_names(tree, "models"))]
+        models = models[::-1] or [_resolved(tree, "model", tree.model)]
+    named = {str(model.get("name")): model for model in models}
+    if len(named) < len(models):
+        raise ConfigError(f"models={shown(_names(tree, 'models'))}: two have the same `name` in their files")
+    for recipe in RECIPES:
+        _canonical(OmegaConf.select(tree, recipe))
+    cfg = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    assert isinstance(cfg, dict)
+    validate(cfg, norms, named)  # type: ignore[arg-type]
+    return Experiment(cfg, norms, named)  # type: ignore[arg-type]
+
+
+def _names(tree: DictConfig, key: str) -> list[str]:
+    """The names under ``key``, without repetition; none where they are not a list of names (the schema refuses)."""
+    value = OmegaConf.select(tree, key)
+    names = list(value) if OmegaConf.is_list(value) else []
+    return list(dict.fromkeys(names)) if all(isinstance(name, str) for name in names) else []
+
+
+def _resolved(tree: DictConfig, key: str, node: Any) -> dict[str, Any]:
+    """``node`` as it is at ``key`` of the tree, where it stays."""
+    tree[key] = node
+    resolved = OmegaConf.to_container(tree[key], resolve=True, throw_on_missing=True)
+    if not isinstance(resolved, dict):
+        raise ConfigError(f"{key}={shown(resolved)} must be a group of options")
+    return resolved  # type: ignore[return-value]
+
+
+def _model(name: str, words: Sequence[str], where: Sequence[Path]) -> DictConfig:
+    """A model of ``models=[…]`` with the values set by ``model.…=value``."""
+    node = read_node("model", name, where)
+    for word in words:
+        if word.lstrip("+").startswith("model."):
+            override = OverridesParser.create().parse_override(word)
+            key = override.key_or_group.removeprefix("model.")
+            if not override.is_add() and not override.is_force_add() and key not in keys(node):
+                raise ConfigError(f"model {name}: {unknown(key, keys(node))}")
+            OmegaConf.update(node, key, override.value())
+    return node
+
+
+def _canonical(recipe: Any) -> None:
+    """Give callables of the package by name: ``_target_: torch.optim.SGD`` is ``name: sgd``."""
+    if not OmegaConf.is_dict(recipe):
+        return
+    with open_dict(recipe):
+        for key, (module, names) in OLD_TARGETS.items():
+            node = recipe.get(key)
+            if not OmegaConf.is_dict(node) or "_target_" not in node:
+                continue
+            target = str(node["_target_"])
+            if target.removeprefix(module) in names:
+                node["name"] = names[target.removeprefix(module)]
+                node.pop("_target_")
+                node.pop("_partial_", None)
+            else:
+                node.pop("name", None)
+        augment = recipe.get("augment")
+        if OmegaConf.is_dict(augment) and augment.get("_target_") == "da_wa.data.augment.Augment":
+            augment.pop("_target_")
+
+
+def rejoin(words: Sequence[str]) -> list[str]:
+    """Put together what the shell split at spaces inside brackets.
+
+    >>> rejoin(["norms=[bn,", "bn_wa]", "seeds=[0]"])
+    ['norms=[bn, bn_wa]', 'seeds=[0]']
+    """
+    joined, rest = [], list(words)
+    while rest:
+        lengths = range(1, len(rest) + 1) if re.match(r"[^=]+=\s*[\[{]", rest[0]) else range(1, 2)
+        length = next((n for n in lengths if _depth(rest[:n]) <= 0), 1)
+        joined.append(" ".join(rest[:length]))
+        del rest[:length]
+    return joined
+
+
+def _depth(words: Sequence[str]) -> int:
+    text = " ".join(words)
+    return sum(text.count(c) for c in "[{(") - sum(text.count(c) for c in "]})")
+
+
+def _present(word: str, known: set[str]) -> str:
+    """An override as Hydra writes it today: renamed options, ``group=null``, quotes around letters like é."""
+    for old, new in OLD_WORDS:
+        word = old.sub(new, word)
+    key, _, value = word.partition("=")
+    if value == "null" and key in known:
+        return f"~{key}"
+    if value.isascii() or value[0] in "'\"[{":
+        return word
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(text: str) -> str:
+    return "'{}'".format(text.replace("'", r"\'"))
+
+
+def _refuse_lists(words: Sequence[str], where: Sequence[Path]) -> None:
+    """One option of a group at a time; of loggers there may be several."""
+    for word in words:
+        group, _, value = word.lstrip("+").partition("=")
+        if group in groups(where) - {"logger"} and (value.startswith("[") or "," in value):
+            several = f"; compare several with {group}s=[a,b]" if group in ("model", "norm") else ""
+            raise ConfigError(f"{word}: choose one {group}{several}")
+
+
+def _explain(error: Exception, words: Sequence[str], where: Sequence[Path]) -> str:
+    """Hydra's message in terms of the command line, with the nearest names."""
+    message = str(error)
+    option = re.search(r"(?:Could not find|In '.*?': Could not find) '([\w/-]+)/([^'/]+)'", message)
+    key = re.search(
+        r"Key '([^']+)' is not in struct|Could not override '([^']+)'|Could not delete.*?'([^']+)'", message
+    )
+    missing = re.search(r"Missing mandatory value.*full_key: (\S+)", message, re.DOTALL)
+    if missing:
+        return f"{missing[1]} is not set; write {missing[1]}=…"
+    if option:
+        group, name = option.groups()
+        return f"there is no {group} called {name!r}. {nearest(name, options(group, where))}"
+    if key:
+        name = next(found for found in key.groups() if found)
+        wrong = next((w.lstrip("+~").split("=")[0] for w in words if name in w), name)
+        return unknown(wrong, _known(words, where))
+    return f"{message}\nin the options: {' '.join(words)}"
+
+
+def _known(words: Sequence[str], where: Sequence[Path]) -> list[str]:
+    """The dotted names of all options, given the groups' choices."""
+    try:
+        tree = _compose([word for word in words if word.lstrip("+").split("=")[0] in groups(where)], where)
+    except HydraException:
+        tree = _compose([], where)
+    return keys(OmegaConf.to_container(tree, resolve=False))

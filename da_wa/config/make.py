@@ -1,4 +1,4 @@
-"""Objects from configuration nodes."""
+"""Configuration node → object. The only caller of Hydra's ``instantiate``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from da_wa.errors import ConfigError, UserError
 
 
 def make(node: Any) -> Any:
-    """The object that a configuration node describes by its ``_target_``.
+    """Instantiate what a configuration node describes: call its ``_target_`` with the other keys.
+
+    >>> make({"_target_": "collections.Counter", "a": 2})
+    Counter({'a': 2})
 
     Raises:
-        UserError: as the object's constructor raised it, or a ConfigError that names what could not be made and why.
+        UserError: as raised by the target, or a ConfigError that names the target and the reason.
     """
     try:
         return instantiate(node, _convert_="all")

@@ -20,6 +20,9 @@ def random_crop(images: Tensor, padding: int) -> Tensor:
     """Shift every image by up to ``padding`` pixels along each axis, zeros beyond the border.
 
     (n, c, h, w) -> (n, c, h, w); the usual "pad, then crop at random" of CIFAR training.
+
+    >>> random_crop(torch.ones(2, 3, 8, 8), padding=1).shape
+    torch.Size([2, 3, 8, 8])
     """
     n, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
@@ -32,7 +35,11 @@ def random_crop(images: Tensor, padding: int) -> Tensor:
 
 
 def random_flip(images: Tensor) -> Tensor:
-    """Mirror every image left-right with probability one half, (n, c, h, w) -> (n, c, h, w)."""
+    """Mirror every image left-right with probability one half, (n, c, h, w) -> (n, c, h, w).
+
+    >>> random_flip(torch.ones(2, 3, 8, 8)).sum().item()
+    384.0
+    """
     mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(mirrored, images.flip(3), images)
 
@@ -41,7 +48,10 @@ def random_erase(images: Tensor, probability: float, area: tuple[float, float] =
     """Random Erasing (Zhong et al. 2020): blank one rectangle of an image, with zeros.
 
     The rectangle covers a share of the image drawn from ``area``; its aspect ratio is log-uniform in
-    [0.3, 3.3] and sides are cut at the image's. (n, c, h, w) -> (n, c, h, w).
+    [0.3, 3.3] and sides are clipped to the image's. (n, c, h, w) -> (n, c, h, w).
+
+    >>> bool((random_erase(torch.ones(2, 3, 8, 8), probability=1.0) == 0).any())
+    True
     """
     n, _, height, width = images.shape
     draw = torch.rand(5, n, 1, 1, 1, device=images.device)
@@ -59,7 +69,7 @@ def random_erase(images: Tensor, probability: float, area: tuple[float, float] =
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to training images; every part can be switched off.
+    """Augmentation of training images; every operation can be switched off.
 
     Attributes:
         crop: padding of the random crop as a fraction of the image side (CIFAR's 4 pixels of 32 are 1/8).
@@ -85,7 +95,15 @@ class Augment:
 
 @dataclass(frozen=True)
 class Normalize:
-    """uint8 in 0…255 -> float32 at zero mean and unit deviation per channel, given in units of 0…1."""
+    """uint8 in 0…255 -> float32 with zero mean and unit standard deviation per channel.
+
+    Attributes:
+        mean: per channel, in units of 0…1.
+        std: likewise.
+
+    >>> Normalize([0.5] * 3, [0.25] * 3)(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).unique().item()
+    2.0
+    """
 
     mean: Sequence[float]
     std: Sequence[float]

@@ -1,54 +1,48 @@
 """Decode once: the pixels of a domain as a memory-mapped uint8 array, keyed by content.
 
-``cache_dir/<digest>-<size>/`` holds ``pixels.npy`` (n, 3, size, size) and ``meta.json``. The folder appears
-whole or not at all; whatever in it is torn, truncated or foreign is detected and decoded again. Labels are
-not cached: they come from the :class:`~da_wa.data.domains.Domain`.
+Two stages use the cache. The main process prepares it::
+
+    manifests = read_manifests(domains, size, cache_dir)   # enough to plan with; nothing is decoded
+    decode_domains(domains, size, cache_dir)               # before the first job
+
+A worker then opens domains by their digest, without the images: ``DomainCache(cache_dir).open(name, digest, size)``.
+
+Layout of ``cache_dir``: ``<digest>-<size>/`` pixels (:mod:`~da_wa.data.entry`), ``manifests/`` labels and classes
+(:mod:`~da_wa.data.manifest`), ``digests/`` the digest of image files that did not change since they were hashed.
+Everything is verified when it is read; anything may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
-import re
-import shutil
-import uuid
-import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from filelock import FileLock
 
-from da_wa.data.domains import Domain, some
-from da_wa.data.images import Images
-from da_wa.errors import ConfigError, DataError, nearest
+from da_wa.data.domains import Domain, DomainSet, some
+from da_wa.data.entry import Entry
+from da_wa.data.files import replace_text
+from da_wa.data.images import Images, Progress
+from da_wa.data.manifest import DomainManifest, load_manifest, make_manifest
+from da_wa.errors import ConfigError, DataError, nearest, printable
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-DECODER = 1
-"""Counts up whenever the same files give other pixels than before."""
 
 OnBad = Literal["error", "skip"]
 """``error`` refuses a domain with images that cannot be decoded, ``skip`` leaves those out with a warning."""
 
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
-
-_BLOCK = 16  # images that one thread decodes at a time
+StepProgress = Callable[[str, int, int], None]
+"""Called with a step such as ``Decoding A``, the images done, and the images in all."""
 
 
 @dataclass(frozen=True)
 class DecodedDomain:
-    """A decoded domain.
+    """A decoded domain: what its :class:`~da_wa.data.manifest.DomainManifest` says, and the pixels.
 
     Args:
         name: the domain's name.
@@ -70,6 +64,55 @@ class DecodedDomain:
         return len(self.pixels)
 
 
+def read_manifest(
+    domain: Domain,
+    classes: Sequence[str],
+    size: int,
+    cache_dir: str | Path,
+    on_bad: OnBad = "error",
+    progress: StepProgress | None = None,
+) -> DomainManifest:
+    """What a domain holds, for planning; saved in the cache for :func:`open_decoded`.
+
+    Image files are hashed, unless nothing about them changed since they were. They are not decoded, with one
+    exception: under ``on_bad=skip`` only decoding finds out which images are left, so it is done now, once.
+    Under ``error`` bad images are reported here if an earlier run found them, else by :func:`load_decoded`.
+
+    Args:
+        domain: the images and labels.
+        classes: the class names that the labels index.
+        size: side length in pixels.
+        cache_dir: where decoded pixels are kept.
+        on_bad: see :data:`OnBad`.
+        progress: called while files are hashed or decoded.
+
+    Raises:
+        ConfigError: ``size`` or ``on_bad`` is not valid.
+        DataError: no images, bad images under ``error``, or a cache that cannot be written.
+
+    >>> import tempfile
+    >>> from da_wa.data.digits import digits
+    >>> demo = digits(per_class=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     manifest = read_manifest(demo["H"], demo.classes, 16, folder)
+    >>> manifest.name, len(manifest), manifest.labels[:4].tolist()
+    ('H', 20, [0, 0, 1, 1])
+    """
+    _check(domain, size, on_bad)
+    folder = Path(cache_dir)
+    with _writing(domain, size, folder):
+        _, digest = _identify(domain.images, folder, _step(progress, f"Checking {domain.name}"))
+        meta = Entry(folder, digest, size).read_meta()
+        known = meta is not None and meta.describes(domain.images)
+        if not known and on_bad == "skip":
+            return _load(domain, classes, size, folder, on_bad, _step(progress, f"Decoding {domain.name}"))[1]
+        bad = meta.bad if meta is not None and known else {}
+        _accept(domain, bad, on_bad)
+        manifest = make_manifest(domain, tuple(classes), digest, bad)
+        manifest.save(folder)
+        return manifest
+
+
 def load_decoded(
     domain: Domain,
     classes: Sequence[str],
@@ -78,7 +121,7 @@ def load_decoded(
     on_bad: OnBad = "error",
     progress: Progress | None = None,
 ) -> DecodedDomain:
-    """A domain's pixels, decoded now or by an earlier call.
+    """A domain's pixels, decoded now or by an earlier call, and verified.
 
     Args:
         domain: the images and labels.
@@ -86,183 +129,186 @@ def load_decoded(
         size: side length in pixels.
         cache_dir: where decoded pixels are kept.
         on_bad: see :data:`OnBad`.
-        progress: told how far decoding is; not called when the cache has the pixels.
+        progress: called while decoding; not called when the cache has the pixels.
 
     Raises:
+        ConfigError: ``size`` or ``on_bad`` is not valid.
         DataError: bad images under ``error``, no image left, or a cache that cannot be written.
+
+    >>> import tempfile
+    >>> from da_wa.data.digits import digits
+    >>> demo = digits(per_class=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     decoded = load_decoded(demo["H"], demo.classes, 16, folder)
+    >>> decoded.pixels.shape, decoded.pixels.dtype
+    ((20, 3, 16, 16), dtype('uint8'))
     """
-    if size < 1:
-        raise ConfigError(f"data.size={size}: an image needs at least one pixel.")
-    if on_bad not in get_args(OnBad):
-        raise ConfigError(f"data.on_bad={on_bad!r} is unknown. {nearest(str(on_bad), get_args(OnBad))}")
-    n = len(domain.images)
-    if n == 0:
-        raise DataError(f"Domain {domain.name} has no images.")
-
-    def accept(bad: Mapping[int, str]) -> None:
-        if bad and (on_bad == "error" or len(bad) == n):
-            listed = some(bad.values(), separator="\n  ")
-            advice = "Replace them." if len(bad) == n else "Replace them, or leave them out with data.on_bad=skip."
-            raise DataError(f"{domain.name}: {len(bad)} of {n} images cannot be read:\n  {listed}\n{advice}")
-
-    try:
-        entry = _Entry.of(domain.images, size, Path(cache_dir))
-        pixels, bad = entry.read() or entry.build(accept, progress)
-    except OSError as error:
-        raise DataError(
-            f"Cannot keep the decoded pixels of {domain.name} ({n * 3 * size**2:,} bytes) in {cache_dir}: {error}. "
-            "Make room there, or name another folder with cache_dir=PATH."
-        ) from error
-    accept(bad)
+    _check(domain, size, on_bad)
+    pixels, manifest, bad = _load(domain, classes, size, Path(cache_dir), on_bad, progress)
     if bad:
-        logger.warning("%s: %d images are left out: %s", domain.name, len(bad), some(bad.values(), separator="; "))
-    return _labelled(domain, tuple(classes), entry.digest, pixels, _without(n, bad))
+        left_out = some(bad.values(), separator="; ")
+        logger.warning("%s: %d images are left out: %s", printable(domain.name), len(bad), left_out)
+    return _decoded(manifest, pixels, manifest.names)
 
 
-def _labelled(
-    domain: Domain, classes: tuple[str, ...], digest: str, pixels: np.ndarray, kept: list[int]
-) -> DecodedDomain:
-    labels = domain.labels[kept]
-    lost = np.setdiff1d(domain.labels, labels)
-    if len(lost):
-        raise DataError(f"{domain.name}: no readable image is left of {some(classes[label] for label in lost)}.")
-    whole = hashlib.blake2b(f"{digest} {classes}".encode(errors="surrogateescape"), digest_size=16)
-    whole.update(labels.data)
-    return DecodedDomain(
-        domain.name, pixels, labels, tuple(domain.images.name(i) for i in kept), whole.hexdigest(), classes
+def read_manifests(
+    domains: DomainSet,
+    size: int,
+    cache_dir: str | Path,
+    on_bad: OnBad = "error",
+    progress: StepProgress | None = None,
+) -> tuple[DomainManifest, ...]:
+    """:func:`read_manifest` for every domain of a set, in order."""
+    return tuple(read_manifest(d, domains.classes, size, cache_dir, on_bad, progress) for d in domains.domains)
+
+
+def decode_domains(
+    domains: DomainSet,
+    size: int,
+    cache_dir: str | Path,
+    on_bad: OnBad = "error",
+    progress: StepProgress | None = None,
+) -> tuple[DecodedDomain, ...]:
+    """:func:`load_decoded` for every domain of a set, in order; damaged cache entries are rebuilt."""
+    return tuple(
+        load_decoded(d, domains.classes, size, cache_dir, on_bad, _step(progress, f"Decoding {d.name}"))
+        for d in domains.domains
     )
 
 
-def _without(n: int, bad: Mapping[int, str]) -> list[int]:
-    return [i for i in range(n) if i not in bad]
+def open_decoded(name: str, digest: str, size: int, cache_dir: str | Path) -> DecodedDomain:
+    """A domain that was decoded before, from the cache alone; its images need not be there.
+
+    Args:
+        name: the domain's name.
+        digest: the :attr:`~da_wa.data.manifest.DomainManifest.digest` that planning found.
+        size: side length in pixels.
+        cache_dir: the cache.
+
+    Raises:
+        DataError: the cache does not have it, or what it has is damaged or belongs to another domain.
+
+    >>> import tempfile
+    >>> from da_wa.data.digits import digits
+    >>> demo = digits(per_class=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     digest = load_decoded(demo["H"], demo.classes, 16, folder).digest
+    ...     len(open_decoded("H", digest, 16, folder))
+    20
+    """
+    manifest = load_manifest(name, digest, Path(cache_dir))
+    entry = Entry(Path(cache_dir), manifest.images, size)
+    try:
+        found = entry.read()
+    except OSError as error:
+        raise DataError(f"{printable(entry.folder)} cannot be read: {error}. Check cache_dir=PATH.") from error
+    if found is None or len(found[1].names) != len(manifest):
+        raise DataError(
+            f"{printable(entry.folder)} does not have the pixels of {printable(name)}, or is damaged. "
+            "Rerun the command to decode the images again."
+        )
+    pixels, meta = found
+    return _decoded(manifest, pixels, meta.names)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One folder of the cache: ``images`` at one size."""
+class DomainCache:
+    """Opens the domains of one cache; each is verified once and then shared.
 
-    folder: Path
-    images: Images
-    size: int
-    stamp: str
-    digest: str
+    A worker process keeps one. Pixels are memory maps: what is open costs address space and the operating
+    system's file cache, not memory of the process; labels and names are held.
 
-    @classmethod
-    def of(cls, images: Images, size: int, cache_dir: Path) -> _Entry:
-        """The entry's folder follows from the images' digest, which is remembered under their stamp."""
-        stamp = images.stamp()
-        memo = cache_dir / "digests" / stamp
-        digest = memo.read_text(errors="replace") if memo.is_file() else ""
-        if re.fullmatch("[0-9a-f]{32}", digest) is None:  # absent or torn
-            digest = images.digest()
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            draft = memo.with_name(f"{stamp}.{uuid.uuid4().hex}")
-            draft.write_text(digest)
-            os.replace(draft, memo)
-        return cls(cache_dir / f"{digest}-{size}", images, size, stamp, digest)
+    Args:
+        cache_dir: the cache.
 
-    def read(self) -> tuple[np.ndarray, dict[int, str]] | None:
-        """DecodedDomain and bad images (index: reason); ``None`` if absent or not exactly what was written."""
-        try:
-            meta = json.loads((self.folder / "meta.json").read_text())
-            pixels = np.lib.format.open_memmap(self.folder / "pixels.npy", mode="r")
-            bad = {int(index): str(reason) for index, reason in meta["bad"].items()}
-            plain = pixels.dtype == np.uint8 and pixels.flags.c_contiguous
-            sound = plain and list(pixels.shape) == meta["shape"] and meta == self._meta(pixels, bad)
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
-            sound = False
-        if not sound:
-            logger.warning("%s is damaged: its images are decoded again.", self.folder)
-            return None
-        return pixels, bad
+    >>> DomainCache("cache").open("A", "0" * 32, 32)
+    Traceback (most recent call last):
+    da_wa.errors.DataError: cache/manifests/00000000000000000000000000000000.json: no such file or directory. ...
+    """
 
-    def build(
-        self, accept: Callable[[Mapping[int, str]], None], progress: Progress | None
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """Decode into a folder beside and rename it; a second process that wants the same waits, then reads.
+    def __init__(self, cache_dir: str | Path) -> None:
+        self.cache_dir = Path(cache_dir)
+        self._opened: dict[tuple[str, str, int], DecodedDomain] = {}
 
-        Nothing is kept when ``accept`` refuses the bad images.
-        """
-        beside = self.folder.with_name(f"{self.folder.name}.partial")
-        with FileLock(self.folder.with_name(f"{self.folder.name}.lock")):
-            if found := self.read():
-                return found
-            for stale in (beside, self.folder):
-                if stale.exists():
-                    shutil.rmtree(stale)
-            beside.mkdir()
-            try:
-                bad = self._decode(beside / "pixels.npy", progress)
-                accept(bad)
-                if self.images.stamp() != self.stamp:
-                    raise DataError("Images changed while they were read; leave them alone and run this again.")
-                pixels = np.lib.format.open_memmap(beside / "pixels.npy", mode="r")
-                with open(beside / "meta.json", "w") as file:
-                    json.dump(self._meta(pixels, bad), file)
-                    _sync(file)
-                os.rename(beside, self.folder)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
-        return pixels, bad
-
-    def _decode(self, path: Path, progress: Progress | None) -> dict[int, str]:
-        """Write the pixels of all images in order; returns the bad ones. Written, not mapped: a full disk raises."""
-        bad: dict[int, str] = {}
-        n, workers = len(self.images), os.cpu_count() or 1
-        with open(path, "wb") as file, ThreadPoolExecutor(workers) as pool:
-            self._header(file, n)
-            blocks = (range(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK))
-            for block, (pixels, refused) in _in_order(pool, self._decode_block, blocks, ahead=2 * workers):
-                file.write(pixels)
-                bad |= refused
-                if progress is not None:
-                    progress(block.stop, n)
-            file.seek(0)
-            self._header(file, n - len(bad))
-            _sync(file)
-        return bad
-
-    def _decode_block(self, block: range) -> tuple[bytes, dict[int, str]]:
-        pixels, bad = [], {}
-        for index in block:
-            try:
-                pixels.append(self.images.decode(index, self.size).tobytes())
-            except DataError as error:
-                bad[index] = str(error)
-        return b"".join(pixels), bad
-
-    def _header(self, file: BinaryIO, n: int) -> None:
-        """The header of an ``.npy`` file; its length does not depend on ``n``."""
-        shape = (n, 3, self.size, self.size)
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-    def _meta(self, pixels: np.ndarray, bad: Mapping[int, str]) -> dict[str, Any]:
-        return {
-            "decoder": DECODER,
-            "digest": self.digest,
-            "shape": [len(self.images) - len(bad), 3, self.size, self.size],
-            "crc32": zlib.crc32(pixels.data),
-            "bad": {str(index): reason for index, reason in bad.items()},
-            "names": [self.images.name(i) for i in _without(len(self.images), bad)],
-        }
+    def open(self, name: str, digest: str, size: int) -> DecodedDomain:
+        """As :func:`open_decoded`; the same object for the same arguments."""
+        key = (name, digest, size)
+        if key not in self._opened:
+            self._opened[key] = open_decoded(name, digest, size, self.cache_dir)
+        return self._opened[key]
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
-) -> Iterator[tuple[T, R]]:
-    """Items and results in order, computed at most ``ahead`` items early (``pool.map`` would hold them all)."""
-    pending: deque[tuple[T, Future[R]]] = deque()
-    for item in items:
-        pending.append((item, pool.submit(function, item)))
-        if len(pending) > ahead:
-            done, future = pending.popleft()
-            yield done, future.result()
-    for done, future in pending:
-        yield done, future.result()
+def _load(
+    domain: Domain, classes: Sequence[str], size: int, cache_dir: Path, on_bad: OnBad, progress: Progress | None
+) -> tuple[np.ndarray, DomainManifest, Mapping[int, str]]:
+    """Pixels, manifest and bad images, from the cache or decoded now."""
+
+    def accept(bad: Mapping[int, str]) -> None:
+        _accept(domain, bad, on_bad)
+
+    with _writing(domain, size, cache_dir):
+        fingerprint, digest = _identify(domain.images, cache_dir)
+        entry = Entry(cache_dir, digest, size)
+        pixels, meta = entry.read(domain.images) or entry.build(domain.images, fingerprint, accept, progress)
+        accept(meta.bad)
+        manifest = make_manifest(domain, tuple(classes), digest, meta.bad)
+        manifest.save(cache_dir)
+        return pixels, manifest, meta.bad
 
 
-def _sync(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _decoded(manifest: DomainManifest, pixels: np.ndarray, names: tuple[str, ...]) -> DecodedDomain:
+    return DecodedDomain(manifest.name, pixels, manifest.labels, names, manifest.digest, manifest.classes)
+
+
+def _check(domain: Domain, size: int, on_bad: str) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ConfigError(f"data.size={size}: give a whole number of pixels, 1 or more, e.g. data.size=32.")
+    if on_bad not in get_args(OnBad):
+        raise ConfigError(f"data.on_bad={on_bad!r} is unknown. {nearest(str(on_bad), get_args(OnBad))}")
+    if len(domain.images) == 0:
+        raise DataError(f"Domain {printable(domain.name)} has no images. Add some, or leave the domain out.")
+
+
+def _accept(domain: Domain, bad: Mapping[int, str], on_bad: OnBad) -> None:
+    """Raise a DataError when there are more bad images than ``on_bad`` allows."""
+    n = len(domain.images)
+    if bad and (on_bad == "error" or len(bad) == n):
+        listed = some(bad.values(), separator="\n  ")
+        advice = "Replace them." if len(bad) == n else "Replace them, or leave them out with data.on_bad=skip."
+        raise DataError(f"{printable(domain.name)}: {len(bad)} of {n} images cannot be read:\n  {listed}\n{advice}")
+
+
+def _identify(images: Images, cache_dir: Path, progress: Progress | None = None) -> tuple[str, str]:
+    """Fingerprint and digest; the digest is kept in the cache for as long as the fingerprint stays the same.
+
+    The file repeats the fingerprint and has a checksum: one that was damaged or exchanged is not used.
+    """
+    fingerprint = images.fingerprint()
+    path = cache_dir / "digests" / fingerprint
+    kept = path.read_text(errors="replace").split() if path.is_file() else []
+    if len(kept) == 3 and kept == _kept(fingerprint, kept[1]):
+        return fingerprint, kept[1]
+    digest = images.digest(progress)
+    replace_text(path, " ".join(_kept(fingerprint, digest)))
+    return fingerprint, digest
+
+
+def _kept(fingerprint: str, digest: str) -> list[str]:
+    checksum = hashlib.blake2b(f"{fingerprint} {digest}".encode(errors="replace"), digest_size=8).hexdigest()
+    return [fingerprint, digest, checksum]
+
+
+def _step(progress: StepProgress | None, step: str) -> Progress | None:
+    return None if progress is None else lambda done, total: progress(step, done, total)
+
+
+@contextmanager
+def _writing(domain: Domain, size: int, cache_dir: Path) -> Iterator[None]:
+    """Report a cache that cannot be read or written as a DataError."""
+    try:
+        yield
+    except OSError as error:
+        n_bytes = len(domain.images) * 3 * size**2
+        raise DataError(
+            f"Cannot keep the decoded pixels of {printable(domain.name)} ({n_bytes:,} bytes) in "
+            f"{printable(cache_dir)}: {error}. Free some space there, or set another folder with cache_dir=PATH."
+        ) from error

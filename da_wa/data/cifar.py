@@ -13,7 +13,7 @@ from da_wa.data.domains import DomainSet, NamedImages, assemble, from_folders
 from da_wa.data.images import ImageArray
 from da_wa.errors import DataError
 
-_PARTS = {"train": "train", "test": "test"}
+_SPLITS = {"train": "train", "test": "test"}
 _COUNTS = {"train": 50_000, "test": 10_000}
 
 
@@ -23,11 +23,15 @@ def cifar100(root: str | Path, download: bool = True, verify: bool = True) -> Do
     Args:
         root: holds ``train/<class>/`` and ``test/<class>/``, directly or one folder down, or the official archive
             (``cifar-100-python``), whose md5 torchvision checks; or an index of decoded images, a ``.json`` file.
-        download: fetch the archive (169 MB) into ``root`` when nothing of this is there.
+        download: download the archive (169 MB) into ``root`` when none of these is there.
         verify: refuse other numbers of images and classes than those of the original.
 
     Raises:
         DataError: nothing is there and nothing could be downloaded, or it is not the original.
+
+    >>> cifar100("nowhere", download=False)
+    Traceback (most recent call last):
+    da_wa.errors.DataError: CIFAR-100 is not in nowhere (Dataset not found or corrupted). ...
     """
     from torchvision.datasets import CIFAR100
 
@@ -36,7 +40,12 @@ def cifar100(root: str | Path, download: bool = True, verify: bool = True) -> Do
 
 
 def cifar10(root: str | Path, download: bool = True, verify: bool = True) -> DomainSet:
-    """CIFAR-10: as :func:`cifar100`, with 10 classes; the archive (170 MB) is ``cifar-10-python``."""
+    """CIFAR-10: as :func:`cifar100`, with 10 classes; the archive (170 MB) is ``cifar-10-python``.
+
+    >>> cifar10("nowhere", download=False)
+    Traceback (most recent call last):
+    da_wa.errors.DataError: CIFAR-10 is not in nowhere (Dataset not found or corrupted). ...
+    """
     from torchvision.datasets import CIFAR10
 
     found = _cifar("CIFAR-10", CIFAR10, Path(root).expanduser(), download)
@@ -46,10 +55,10 @@ def cifar10(root: str | Path, download: bool = True, verify: bool = True) -> Dom
 def _verified(found: DomainSet, classes: int) -> DomainSet:
     counts = {domain.name: len(domain.labels) for domain in found.domains}
     if counts != _COUNTS or len(found.classes) != classes:
-        told = " and ".join(f"{count} images in {part}" for part, count in counts.items())
+        listed = " and ".join(f"{count} images in {split}" for split, count in counts.items())
         raise DataError(
-            f"{found.name} is not complete or not the original: {told} of {len(found.classes)} classes, in the "
-            f"place of 50000 and 10000 of {classes}. Get it again, or use it as it is with pretrain.verify=false."
+            f"{found.name} is not complete or not the original: {listed} of {len(found.classes)} classes, instead of "
+            f"50000 and 10000 of {classes}. Download it again, or use it as it is with pretrain.verify=false."
         )
     return found
 
@@ -58,29 +67,29 @@ def _cifar(name: str, archive: Any, root: Path, download: bool) -> DomainSet:
     if root.suffix == SUFFIX:
         return from_index(root)
     for place in [root, *sorted(root.glob("*/"))]:
-        if all((place / part).is_dir() for part in _PARTS):
-            return from_folders(place, _PARTS, name)
+        if all((place / split).is_dir() for split in _SPLITS):
+            return from_folders(place, _SPLITS, name)
     return _from_archive(name, archive, root, download)
 
 
 def _from_archive(name: str, archive: Any, root: Path, download: bool) -> DomainSet:
     try:
-        parts = {part: archive(root, train=part == "train", download=download) for part in _PARTS}
+        splits = {split: archive(root, train=split == "train", download=download) for split in _SPLITS}
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise DataError(
-            f"{name} is not in {root} ({_told(error)}). Expected train/<class>/ and test/<class>/ there, or the "
-            f"archive {archive.url}, which pretrain.download=true fetches; see data/README.md."
+            f"{name} is not in {root} ({_reason(error)}). Expected train/<class>/ and test/<class>/ there, or the "
+            f"archive {archive.url}, which pretrain.download=true downloads; see data/README.md."
         ) from error
-    domains = {part: _named(part, data) for part, data in parts.items()}
-    return assemble(name, domains, parts["train"].classes, "equal")
+    domains = {split: _named(split, data) for split, data in splits.items()}
+    return assemble(name, domains, splits["train"].classes, "equal")
 
 
-def _told(error: Exception) -> str:
-    """What torchvision says, less its advice, which is for those who call it."""
+def _reason(error: Exception) -> str:
+    """The message of torchvision without its advice, which is for its callers."""
     return str(error).split(" You can use download=True")[0].rstrip(".")
 
 
-def _named(part: str, data: Any) -> NamedImages:
+def _named(split: str, data: Any) -> NamedImages:
     pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
-    names = tuple(f"{part}/{i:05d}" for i in range(len(pixels)))
+    names = tuple(f"{split}/{i:05d}" for i in range(len(pixels)))
     return NamedImages(ImageArray(pixels, names), tuple(data.classes[label] for label in data.targets))

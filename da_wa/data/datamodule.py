@@ -18,7 +18,13 @@ from da_wa.data.splits import check_batch
 
 @dataclass(frozen=True)
 class Subset:
-    """Some images of a domain: ``index`` (n,) int64 are their numbers in it."""
+    """Some images of a domain: ``index`` (n,) int64 are their numbers in it.
+
+    >>> pixels, labels = np.zeros((4, 3, 8, 8), np.uint8), np.array([0, 1, 0, 1])
+    >>> domain = DecodedDomain("A", pixels, labels, ("a", "b", "c", "d"), "digest", ("mug", "pen"))
+    >>> Subset(domain, np.array([1, 2])).labels.tolist()
+    [1, 0]
+    """
 
     domain: DecodedDomain
     index: np.ndarray
@@ -34,7 +40,7 @@ class Subset:
 
 
 class DomainDataModule(LightningDataModule):
-    """Trains on one subset of a source domain and evaluates on parts of any domains.
+    """Trains on one subset of a source domain and evaluates on subsets of any domains.
 
     Batches are ``(images, labels, numbers)``: float32 (n, 3, h, w), augmented when training and
     normalised, both on the device; int64 (n,); and the images' numbers in their domain, int64 (n,).
@@ -46,8 +52,8 @@ class DomainDataModule(LightningDataModule):
         extract: what prediction gets loaders for, for looking at features.
         seed: with the epoch's number it fixes the order of the training images.
         batch_size: images per training step; a last, smaller batch is left out.
-        eval_batch_size: images per evaluation step; by default as many as have the pixels of 500 at 32×32, but not
-            fewer than 50.
+        eval_batch_size: images per evaluation step; by default 500 at 32×32 and fewer at larger sizes (same number of
+            pixels), but at least 50.
         augment: uint8 batch -> uint8 batch, for training images.
         normalize: uint8 batch -> float32 batch.
         resident_gb: domains up to this size are held in the memory of the device that computes.
@@ -123,5 +129,9 @@ class DomainDataModule(LightningDataModule):
 
 
 def epoch_seed(seed: int, epoch: int, stream: int = 0) -> int:
-    """A well-mixed 63-bit seed for one epoch of one run; ``stream`` sets its uses apart."""
+    """A well-mixed 63-bit seed for one epoch of one run; a different ``stream`` for each use.
+
+    >>> epoch_seed(0, 1) == epoch_seed(0, 1), epoch_seed(0, 1) == epoch_seed(0, 1, stream=2)
+    (True, False)
+    """
     return int(np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)[0] >> 1)

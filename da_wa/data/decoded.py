@@ -1,29 +1,36 @@
-"""Domains whose images are decoded already: an index file and the pixel cache take the place of the image files.
+"""Index files: datasets without their image files, for machines that have only the pixel cache.
 
-So an experiment can move to a machine without its images: the index (names, labels, classes) and the
-entries of ``cache_dir`` are all it needs, and its runs keep their names, since the images keep their digest.
+An index holds names, labels, classes and the images' digests. With it and the entries of ``cache_dir`` an
+experiment runs elsewhere, and its runs keep their ids, since the digests are the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from da_wa.data.domains import Domain, DomainSet
-from da_wa.errors import DataError
+from da_wa.data.files import replace_text
+from da_wa.data.images import Progress
+from da_wa.errors import DataError, printable
 
 SUFFIX = ".json"
-"""What tells an index from a folder of images."""
+"""Distinguishes an index from a folder of images."""
 
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """Images of which only the names and the digest are here; their pixels are in the cache."""
+    """Images of which only the names and the digest are at hand; their pixels are in the cache.
+
+    >>> DecodedImages(("mug/1.png",), "0" * 32).name(0)
+    'mug/1.png'
+    """
 
     names: tuple[str, ...]
     known_digest: str
@@ -35,11 +42,11 @@ class DecodedImages:
         """The name that the image had."""
         return self.names[index]
 
-    def stamp(self) -> str:
+    def fingerprint(self) -> str:
         """The digest itself."""
         return self.known_digest
 
-    def digest(self) -> str:
+    def digest(self, progress: Progress | None = None) -> str:
         """The digest of the images that were decoded."""
         return self.known_digest
 
@@ -50,16 +57,24 @@ class DecodedImages:
             DataError: always.
         """
         raise DataError(
-            f"{self.names[index]}: the pixel cache does not have it at {size} pixels, and its file is not here; "
-            "decode that size where the images are, or set cache_dir to the cache that came with the index"
+            f"{printable(self.names[index])}: the pixel cache does not have it at {size} pixels, and an index has no "
+            "image files. Decode that size where the images are, or set cache_dir to the cache that belongs to it."
         )
 
 
 def save_index(domains: DomainSet, path: Path) -> None:
-    """Write the index of ``domains``; reads every image once for the digest."""
+    """Write the index of ``domains``; reads every image once for the digest.
+
+    >>> import tempfile
+    >>> from da_wa.data.digits import digits
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_index(digits(per_class=1), Path(folder, "digits.json"))
+    ...     from_index(Path(folder, "digits.json")).names
+    ('H', 'N', 'P')
+    """
     content = {
         "name": domains.name,
-        "classes": domains.classes,
+        "classes": list(domains.classes),
         "class_rule": domains.class_rule,
         "domains": [
             {
@@ -71,37 +86,40 @@ def save_index(domains: DomainSet, path: Path) -> None:
             for domain in domains.domains
         ],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with draft.open("w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    replace_text(path, json.dumps({**content, "checksum": _checksum(content)}))
 
 
 def from_index(path: str | Path) -> DomainSet:
     """The domains of an index that :func:`save_index` wrote.
 
     Raises:
-        DataError: there is no such file, or it is no index.
+        DataError: there is no such file, or it is not a valid index.
     """
     path = Path(path).expanduser()
     try:
         content = json.loads(path.read_text())
+        checksum = content.pop("checksum", None)  # indices written before it existed have none
+        if checksum not in (None, _checksum(content)):
+            raise ValueError("its checksum does not match")
         classes = tuple(map(str, content["classes"]))
         domains = tuple(_domain(node, len(classes)) for node in content["domains"])
         return DomainSet(str(content["name"]), classes, domains, content["class_rule"])
     except OSError as error:
-        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    except (ValueError, TypeError, LookupError) as error:
-        raise DataError(f"{path} is no index of decoded images ({error!r}); write it again") from error
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{path}: {reason}. Check the path of the index.") from error
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path} is not a valid index of decoded images ({error!r}). Write it again.") from error
 
 
 def _domain(node: dict[str, object], classes: int) -> Domain:
     names, labels, digest = node["names"], np.array(node["labels"], np.int64), str(node["digest"])
     if not isinstance(names, list) or labels.shape != (len(names),) or re.fullmatch("[0-9a-f]{32}", digest) is None:
-        raise ValueError(f"domain {node['name']} is torn")
+        raise ValueError(f"domain {node['name']} is incomplete")
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"labels of {node['name']} are not below {classes}")
     return Domain(str(node["name"]), DecodedImages(tuple(map(str, names)), digest), labels)
+
+
+def _checksum(content: Mapping[str, object]) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,6 +1,6 @@
 """A small three-domain set that needs no download: handwritten, natural and printed digits, 32×32.
 
-Made of what scikit-learn and matplotlib ship. Handwritten (H): half of the UCI digits (Alpaydin & Kaynak 1998),
+Made from data that scikit-learn and matplotlib ship. Handwritten (H): half of the UCI digits (Alpaydin & Kaynak 1998),
 white on black. Natural (N): the other half blended into photo patches as ``|patch - digit|``, which is how
 MNIST-M is made (Ganin et al. 2016). Printed (P): the digits of matplotlib's fonts with jitter.
 """
@@ -39,6 +39,10 @@ def digits(seed: int = 0, per_class: int = MOST_PER_CLASS, class_rule: ClassRule
 
     Raises:
         ConfigError: ``per_class`` is out of range.
+
+    >>> demo = digits(per_class=2)
+    >>> demo.names, len(demo["P"].images)
+    (('H', 'N', 'P'), 20)
     """
     if not 1 <= per_class <= MOST_PER_CLASS:
         raise ConfigError(f"data.per_class={per_class}: the built-in digits have 1 to {MOST_PER_CLASS} per class.")
@@ -53,7 +57,7 @@ def digits(seed: int = 0, per_class: int = MOST_PER_CLASS, class_rule: ClassRule
 
 
 def _handwritten(per_class: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two disjoint choices of UCI digits, each (10 · per_class, 32, 32) uint8, by class."""
+    """Two disjoint samples of UCI digits, each (10 · per_class, 32, 32) uint8, by class."""
     from sklearn.datasets import load_digits
 
     uci = load_digits()

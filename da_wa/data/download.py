@@ -1,4 +1,4 @@
-"""Fetch and unpack archives: resumed after a break, checked, and never writing outside the folder asked for."""
+"""Download and unpack archives: downloads resume, checksums are checked, nothing is written outside the folder."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar or zip file somewhere.
+    """A tar or zip file on a server.
 
     Args:
         url: where it is.
         file: its name on disk.
         md5: its checksum, where one is known.
+
+    >>> Archive("https://example.org/office31.zip", "office31.zip").md5 is None
+    True
     """
 
     url: str
@@ -40,9 +43,9 @@ class Archive:
 
 
 def fetch(archive: Archive, folder: Path, timeout: float = 20.0) -> Path:
-    """Download an archive into ``folder``, or finish what an earlier call began.
+    """Download an archive into ``folder``, or resume an unfinished download.
 
-    A broken connection is taken up again for as long as each attempt brings more bytes.
+    After a broken connection the download continues, as long as each attempt receives more bytes.
 
     Args:
         archive: what to fetch.
@@ -50,7 +53,13 @@ def fetch(archive: Archive, folder: Path, timeout: float = 20.0) -> Path:
         timeout: seconds to wait for the server at any point.
 
     Raises:
-        DataError: the server does not give the file, or the file has another checksum.
+        DataError: the server does not send the file, or the file has another checksum.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "set.zip").write_bytes(b"downloaded before")
+    ...     fetch(Archive("https://example.org/set.zip", "set.zip"), Path(folder)).name
+    'set.zip'
     """
     done = folder / archive.file
     if done.exists():
@@ -66,11 +75,11 @@ def fetch(archive: Archive, folder: Path, timeout: float = 20.0) -> Path:
         except urllib.error.HTTPError as error:
             if error.code != 416:
                 raise DataError(f"{archive.url}: {error.code} {error.reason}") from error
-            part.write_bytes(b"")  # more than the server has: begin again
+            part.write_bytes(b"")  # larger than the file on the server: start over
         except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError) as error:
             if part.stat().st_size <= before:
                 raise DataError(f"{archive.url}: {getattr(error, 'reason', error)}") from error
-            logger.info("%s broke off (%s); going on from byte %d", archive.url, error, part.stat().st_size)
+            logger.info("%s was interrupted (%s); resuming at byte %d", archive.url, error, part.stat().st_size)
     if archive.md5 is not None:
         with open(part, "rb") as file:
             found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -82,7 +91,7 @@ def fetch(archive: Archive, folder: Path, timeout: float = 20.0) -> Path:
 
 
 def _continue(url: str, part: Path, timeout: float) -> None:
-    """Append to ``part`` what is missing at its end; a server that cannot do so sends everything again."""
+    """Append the missing bytes to ``part``; a server without range requests sends the whole file again."""
     have = part.stat().st_size
     wanted = {"Range": f"bytes={have}-"} if have else {}
     request = urllib.request.Request(url, headers={"User-Agent": "da_wa", **wanted})
@@ -91,7 +100,7 @@ def _continue(url: str, part: Path, timeout: float) -> None:
             raise DataError(f"{url}: the server sent a web page instead of the file")
         start, total = _span(response)
         if start not in (0, have):
-            raise DataError(f"{url}: the server went on from byte {start} instead of {have}")
+            raise DataError(f"{url}: the server resumed at byte {start} instead of {have}")
         size = "unknown size" if total is None else f"{total / 1e6:.1f} MB"
         logger.info("Downloading %s (%s) to %s", url, size, part)
         console = Console(stderr=True)
@@ -110,12 +119,12 @@ def _continue(url: str, part: Path, timeout: float) -> None:
 
 
 def _span(response: HTTPResponse) -> tuple[int, int | None]:
-    """The first byte that a response brings and the size of the whole file, if told."""
+    """The first byte of a response and the size of the whole file, if the server sends it."""
     if response.status == 206:
-        told = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-        if told is None:
-            raise ConnectionError("the server sends a part without telling which")
-        return int(told[1]), None if told[2] == "*" else int(told[2])
+        sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        if sent is None:
+            raise ConnectionError("the server sent a partial file without a Content-Range")
+        return int(sent[1]), None if sent[2] == "*" else int(sent[2])
     length = response.headers.get("Content-Length")
     return 0, None if length is None else int(length)
 
@@ -124,7 +133,15 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar or zip file of plain files and folders.
 
     Raises:
-        DataError: it is damaged, no archive, or has a member that is a link, a device or lies outside ``folder``.
+        DataError: it is damaged, not an archive, or has a member that is a link, a device or outside ``folder``.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with zipfile.ZipFile(Path(folder, "set.zip"), "w") as packed:
+    ...         packed.writestr("amazon/mug/1.txt", "content")
+    ...     unpack(Path(folder, "set.zip"), Path(folder, "unpacked"))
+    ...     Path(folder, "unpacked", "amazon", "mug", "1.txt").read_text()
+    'content'
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,12 +1,13 @@
-"""Images that are not decoded yet: files, arrays, or a choice of either.
+"""Images that are not decoded yet: files, arrays, or a selection of either.
 
-They tell what they are by a digest of their content, so that :mod:`da_wa.data.cache` decodes each set once.
+A digest of their content identifies them, so that :mod:`da_wa.data.cache` decodes each set once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +15,13 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from da_wa.errors import DataError
+from da_wa.errors import DataError, printable
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_REPORT_EVERY = 64  # files hashed between two calls of a progress callback
 
 
 class Images(Protocol):
@@ -27,11 +32,11 @@ class Images(Protocol):
     def name(self, index: int) -> str:
         """The image's path relative to the domain, with forward slashes; made up for generated images."""
 
-    def stamp(self) -> str:
-        """A hex string that changes whenever the images may have changed; cheap, reads no pixel."""
+    def fingerprint(self) -> str:
+        """A hex string that changes whenever the images may have changed; cheap, reads no file content."""
 
-    def digest(self) -> str:
-        """32 hex digits, a hash of names, order and content, whatever folder the images lie in."""
+    def digest(self, progress: Progress | None = None) -> str:
+        """32 hex digits: a hash of names, order and content, independent of the folder; may read every file."""
 
     def decode(self, index: int, size: int) -> np.ndarray:
         """One image as (3, size, size) uint8, RGB.
@@ -43,7 +48,12 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files below ``root``, in the order of ``paths`` (relative, forward slashes)."""
+    """Image files below ``root``, in the order of ``paths`` (relative, forward slashes).
+
+    >>> images = ImageFiles(Path("data/office31/amazon"), ("mug/001.jpg", "mug/002.jpg"))
+    >>> len(images), images.name(1)
+    (2, 'mug/002.jpg')
+    """
 
     root: Path
     paths: tuple[str, ...]
@@ -55,28 +65,30 @@ class ImageFiles:
         """The path."""
         return self.paths[index]
 
-    def stamp(self) -> str:
-        """From what the file system tells: path, size and times of every file."""
+    def fingerprint(self) -> str:
+        """A hash of path, size and times of every file."""
         found = hashlib.blake2b(os.fsencode(self.root.resolve()), digest_size=16)
         for path in self.paths:
             try:
                 stat = os.stat(os.path.join(self.root, path))
-                told = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+                state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
             except OSError:
-                told = "unreadable"
-            found.update(f"\n{path}\0{told}".encode(errors="surrogateescape"))
+                state = "unreadable"
+            found.update(f"\n{path}\0{state}".encode(errors="surrogateescape"))
         return found.hexdigest()
 
-    def digest(self) -> str:
-        """From every byte of every file. A file that cannot be read counts as such: :meth:`decode` reports it."""
+    def digest(self, progress: Progress | None = None) -> str:
+        """A hash of every byte of every file. An unreadable file is hashed as such; :meth:`decode` reports it."""
         found = hashlib.blake2b(digest_size=16)
-        for path in self.paths:
+        for done, path in enumerate(self.paths, start=1):
             try:
                 with open(os.path.join(self.root, path), "rb") as file:
                     content = hashlib.blake2b(file.read(), digest_size=16).hexdigest()
             except OSError:
                 content = "unreadable"
             found.update(f"\n{path}\0{content}".encode(errors="surrogateescape"))
+            if progress is not None and (done % _REPORT_EVERY == 0 or done == len(self.paths)):
+                progress(done, len(self.paths))
         return found.hexdigest()
 
     def decode(self, index: int, size: int) -> np.ndarray:
@@ -94,12 +106,17 @@ class ImageFiles:
         except MemoryError:
             raise
         except Exception as error:  # PIL's plug-ins raise almost anything on a broken file
-            raise DataError(f"{path}: {_reason(path, error)}") from error
+            raise DataError(f"{printable(path)}: {_reason(path, error)}") from error
 
 
 @dataclass(frozen=True)
 class ImageArray:
-    """Images that are already pixels: (n, 3, h, w) uint8, with made-up names."""
+    """Images that are already pixels: (n, 3, h, w) uint8, with made-up names.
+
+    >>> images = ImageArray(np.zeros((2, 3, 8, 8), np.uint8), ("a", "b"))
+    >>> images.decode(0, 4).shape
+    (3, 4, 4)
+    """
 
     pixels: np.ndarray
     names: tuple[str, ...]
@@ -111,13 +128,13 @@ class ImageArray:
         """The made-up name."""
         return self.names[index]
 
-    def stamp(self) -> str:
+    def fingerprint(self) -> str:
         """The digest itself: hashing is cheap here."""
         return self.digest()
 
-    def digest(self) -> str:
-        """From names and pixels."""
-        found = hashlib.blake2b("\n".join(self.names).encode(), digest_size=16)
+    def digest(self, progress: Progress | None = None) -> str:
+        """A hash of names and pixels."""
+        found = hashlib.blake2b("\n".join(self.names).encode(errors="surrogateescape"), digest_size=16)
         found.update(str(self.pixels.shape).encode())
         found.update(np.ascontiguousarray(self.pixels).data)
         return found.hexdigest()
@@ -129,7 +146,12 @@ class ImageArray:
 
 @dataclass(frozen=True)
 class Selected:
-    """Some of the images of another collection."""
+    """Some of the images of another collection.
+
+    >>> pair = ImageArray(np.zeros((2, 3, 8, 8), np.uint8), ("a", "b"))
+    >>> Selected(pair, (1,)).name(0)
+    'b'
+    """
 
     images: Images
     indices: tuple[int, ...]
@@ -141,16 +163,16 @@ class Selected:
         """The name in the other collection."""
         return self.images.name(self.indices[index])
 
-    def stamp(self) -> str:
-        """From the whole collection's stamp and the choice."""
-        return self._of(self.images.stamp())
+    def fingerprint(self) -> str:
+        """A hash of the whole collection's fingerprint and the indices."""
+        return self._of(self.images.fingerprint())
 
-    def digest(self) -> str:
-        """From the whole collection's digest and the choice."""
-        return self._of(self.images.digest())
+    def digest(self, progress: Progress | None = None) -> str:
+        """A hash of the whole collection's digest and the indices."""
+        return self._of(self.images.digest(progress))
 
     def decode(self, index: int, size: int) -> np.ndarray:
-        """The chosen image."""
+        """The selected image."""
         return self.images.decode(self.indices[index], size)
 
     def _of(self, whole: str) -> str:
@@ -158,7 +180,11 @@ class Selected:
 
 
 def resized(image: Image.Image, size: int) -> np.ndarray:
-    """An RGB image as (3, size, size) uint8: bilinear, antialiased, the aspect ratio not kept (the field's way)."""
+    """An RGB image as (3, size, size) uint8: bilinear, antialiased, the aspect ratio not kept (as usual in the field).
+
+    >>> resized(Image.new("RGB", (300, 200), (255, 0, 0)), 32)[:, 0, 0].tolist()
+    [255, 0, 0]
+    """
     square = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 

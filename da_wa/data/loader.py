@@ -17,7 +17,7 @@ Order = Callable[[], Tensor]
 
 
 class ResidentBatches:
-    """Slices a tensor that lies in memory; nothing is copied but the batch itself.
+    """Slices of a tensor in memory; only the batch itself is copied.
 
     Args:
         images: (n, 3, h, w) uint8, on the device that computes.
@@ -26,6 +26,11 @@ class ResidentBatches:
         order: called at the start of every pass.
         batch_size: images per batch.
         drop_last: leave out a last, smaller batch.
+
+    >>> images, labels, numbers = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5), torch.arange(5)
+    >>> batches = ResidentBatches(images, labels, numbers, lambda: torch.arange(5).flip(0), 2, drop_last=True)
+    >>> [labels.tolist() for _, labels, _ in batches]
+    [[4, 3], [2, 1]]
     """
 
     def __init__(
@@ -92,6 +97,11 @@ def streamed_batches(
         batch_size: images per batch.
         drop_last: leave out a last, smaller batch.
         workers: processes that read ahead.
+
+    >>> images, labels, numbers = np.zeros((5, 3, 8, 8), np.uint8), torch.arange(5), torch.arange(5)
+    >>> loader = streamed_batches(images, labels, numbers, lambda: torch.arange(5), 2, drop_last=False, workers=0)
+    >>> [labels.tolist() for _, labels, _ in loader]
+    [[0, 1], [2, 3], [4]]
     """
     sampler = BatchSampler(_Order(order, len(numbers)), batch_size, drop_last)
     return DataLoader(_Rows(images, labels, numbers), sampler=sampler, batch_size=None, num_workers=workers)

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from da_wa.data.decoded import SUFFIX, from_index
-from da_wa.data.domains import ClassRule, DomainSet, from_folders, some
+from da_wa.data.domains import ClassRule, DomainSet, from_folders, ignored, some, subfolders
 from da_wa.data.download import Archive, fetch, unpack
 from da_wa.errors import DataError
 
@@ -67,7 +67,11 @@ COUNTS: Mapping[str, Mapping[str, int]] = {
 
 @dataclass(frozen=True)
 class Host:
-    """Somebody who offers the whole dataset, in one archive or several."""
+    """A server with the whole dataset, in one archive or several.
+
+    >>> Host("mirror", (Archive("https://example.org/office31.zip", "office31.zip"),)).name
+    'mirror'
+    """
 
     name: str
     archives: tuple[Archive, ...]
@@ -127,7 +131,16 @@ def office31(
         counts: images expected per domain and class.
 
     Raises:
-        DataError: the dataset is missing and cannot be had, is incomplete, or has other counts.
+        DataError: the dataset is missing and cannot be downloaded, is incomplete, or has other counts.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for domain in ("amazon", "webcam", "dslr"):
+    ...         Path(folder, domain, "images", "mug").mkdir(parents=True)
+    ...         Image.new("RGB", (8, 8)).save(Path(folder, domain, "images", "mug", "frame_0001.jpg"))
+    ...     office31(folder, verify=False).names
+    ('A', 'W', 'D')
     """
     root = Path(root).expanduser().absolute()
     if root.suffix == SUFFIX:
@@ -150,17 +163,22 @@ def check_counts(domains: DomainSet, counts: Mapping[str, Mapping[str, int]] = C
 
     Raises:
         DataError: lists every class that deviates.
+
+    >>> from da_wa.data.digits import digits
+    >>> check_counts(digits(per_class=2), {"N": {str(digit): 2 for digit in range(10)}})
     """
     wrong = []
     for code, expected in counts.items():
         found = Counter(domains.classes[label] for label in domains[code].labels)
         for name in sorted(expected.keys() | found.keys()):
             if found[name] != expected.get(name, 0):
-                wrong.append(f"{FOLDERS[code]}/{name}: {found[name]} images instead of {expected.get(name, 0)}")
+                wrong.append(
+                    f"{FOLDERS.get(code, code)}/{name}: {found[name]} images instead of {expected.get(name, 0)}"
+                )
     if wrong:
         raise DataError(
             f"{domains.name} is not complete or not the original:\n  {some(wrong, separator=chr(10) + '  ')}\n"
-            "Get it again, or use it as it is with data.verify=false."
+            "Download it again, or use it as it is with data.verify=false."
         )
 
 
@@ -168,19 +186,20 @@ def _find(root: Path) -> Path | None:
     """``root`` or the one of its subfolders that holds the three domains."""
     if not root.is_dir():
         return None
-    places = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    places = [root, *(root / folder for folder in subfolders(root))]
     return next((p for p in places if all((p / folder).is_dir() for folder in FOLDERS.values())), None)
 
 
 def _refuse_other_content(root: Path) -> None:
-    """Nothing is downloaded into a folder that holds something else, or a part of the dataset."""
+    """Raise a DataError where a folder has other content, or only some of the dataset's folders."""
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file, not a folder. {_BY_HAND.format(root=root)}")
-    content = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    names = (path.name for path in root.iterdir()) if root.is_dir() else ()
+    content = sorted(name for name in names if not ignored(name))
     if content:
         lacking = [folder for folder in FOLDERS.values() if folder not in content]
         raise DataError(
-            f"{root} lacks the folders {some(lacking)} of Office-31; it holds {some(content)}. "
+            f"{root} lacks the folders {some(lacking)} of Office-31; it contains {some(content)}. "
             "Set data.root to the folder that has them, or to a new one to download into.\n"
             + _BY_HAND.format(root=root)
         )
@@ -193,7 +212,7 @@ def _download(root: Path, hosts: Sequence[Host], counts: Mapping[str, Mapping[st
     try:
         beside.mkdir(parents=True, exist_ok=True)
         with FileLock(beside / "lock"):
-            if place := _find(root):  # another process was faster
+            if place := _find(root):  # another process has downloaded it meanwhile
                 return place
             for number, host in enumerate(hosts):
                 try:
@@ -212,7 +231,7 @@ def _download(root: Path, hosts: Sequence[Host], counts: Mapping[str, Mapping[st
 
 
 def _fetch_from(host: Host, folder: Path, counts: Mapping[str, Mapping[str, int]]) -> Path:
-    """The folder with the three domains. Unfinished archives stay for the next attempt, useless ones go."""
+    """The folder with the three domains. Unfinished archives stay for the next attempt, unusable ones are deleted."""
     archives = [fetch(archive, folder) for archive in host.archives]
     shutil.rmtree(folder / "unpacked", ignore_errors=True)
     try:

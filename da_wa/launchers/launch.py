@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -11,10 +11,9 @@ from rich.console import Console
 
 from da_wa.config.compose import Experiment
 from da_wa.config.make import make
-from da_wa.data.cache import DecodedDomain
-from da_wa.launchers.progress import decoding, shown
-from da_wa.runs.inputs import forget, load_domains
-from da_wa.runs.jobs import Done, Job
+from da_wa.launchers.progress import shown, steps
+from da_wa.runs.inputs import Inputs, forget, load_pretraining
+from da_wa.runs.jobs import Done, Job, PretrainJob, UnitJob
 from da_wa.runs.plan import plan
 
 
@@ -24,12 +23,12 @@ class Planned:
 
     Attributes:
         experiment: as composed.
-        domains: decoded, in display order; none for pre-training alone.
+        inputs: its domains; None for pre-training alone.
         jobs: all of them, finished ones included.
     """
 
     experiment: Experiment
-    domains: Sequence[DecodedDomain]
+    inputs: Inputs | None
     jobs: Sequence[Job]
 
     @property
@@ -44,7 +43,7 @@ class Planned:
 
 
 def prepare(experiment: Experiment, console: Console) -> Planned:
-    """Decode the images and plan the jobs.
+    """Read the manifests of the domains and plan the jobs; nothing is decoded.
 
     Raises:
         UserError: anything wrong with options or data; says what, where, and what to do next.
@@ -54,13 +53,16 @@ def prepare(experiment: Experiment, console: Console) -> Planned:
     cfg["cache_dir"] = str(cfg["cache_dir"] or user_cache / "pixels")
     networks = Path(cfg["checkpoint_dir"] or user_cache / "checkpoints")
     forget()
-    with decoding(console) as progress:
-        domains = load_domains(cfg["data"], Path(cfg["cache_dir"]), progress) if cfg["sources"] else []
-    return Planned(experiment, domains, plan(experiment, domains, Path(cfg["out"]), networks))
+    if not cfg["sources"]:
+        return Planned(experiment, None, plan(experiment, [], Path(cfg["out"]), networks))
+    with steps(console) as progress:
+        inputs = Inputs(cfg["data"], Path(cfg["cache_dir"]), progress)
+        jobs = plan(experiment, inputs.manifests, Path(cfg["out"]), networks)
+    return Planned(experiment, inputs, jobs)
 
 
 def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None) -> None:
-    """Check, then run what is not finished, with the experiment's launcher.
+    """Check, decode, then run what is not finished with the experiment's launcher.
 
     Args:
         planned: see :func:`prepare`.
@@ -71,12 +73,25 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
         UserError: something that would fail inside a job, or every worker died.
     """
     jobs = planned.jobs if jobs is None else jobs
-    if all(job.done for job in jobs):
+    pending = [job for job in jobs if not job.done]
+    if not pending:
         return
-    from da_wa.runs.preflight import preflight  # imports torch
+    with console.status("loading PyTorch"):
+        from da_wa.runs.preflight import preflight  # imports torch
 
-    preflight(planned.experiment, planned.domains, jobs)
+    preflight(planned.experiment, planned.inputs.manifests if planned.inputs else [], jobs)
+    _decode(planned, pending, console)
     for job in jobs:
         job.register()
     with shown(jobs, console) as emit:
         make(planned.experiment.cfg["launcher"])(jobs, emit)
+
+
+def _decode(planned: Planned, pending: Sequence[Job], console: Console) -> None:
+    """Decode what the jobs need, once, ahead of all workers."""
+    cfg = planned.experiment.cfg
+    with steps(console) as progress:
+        if planned.inputs is not None and any(isinstance(job, UnitJob) for job in pending):
+            _ = replace(planned.inputs, progress=progress).decoded
+        if any(isinstance(job, PretrainJob) for job in pending):
+            load_pretraining(cfg["pretrain"]["data"], cfg["pretrain"]["size"], Path(cfg["cache_dir"]), progress)

@@ -65,7 +65,7 @@ def shown(jobs: Sequence[Job], console: Console) -> Iterator[Emit]:
     """Yields the callback for worker events."""
     tally = Tally(jobs)
     if tally.finished:
-        console.print(f"{tally.finished} of {tally.total} jobs are done already", highlight=False)
+        console.print(f"{tally.finished} of {tally.total} jobs are finished already", highlight=False)
     if console.is_terminal:
         with _live(tally, console) as emit:
             yield emit
@@ -125,17 +125,17 @@ def _live(tally: Tally, console: Console) -> Iterator[Emit]:
 
 
 @contextmanager
-def decoding(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Yields the callback for decoding: (domain, images decoded so far, its images)."""
+def steps(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Yields the callback for steps that come before the first job, such as ``Decoding A``: (step, done, total)."""
     rows: dict[str, TaskID] = {}
-    columns = (TextColumn("decoding {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
-        def show(domain: str, done: int, total: int) -> None:
-            if domain not in rows:
-                rows[domain] = progress.add_task(domain, total=total)
+        def show(step: str, done: int, total: int) -> None:
+            if step not in rows:
+                rows[step] = progress.add_task(step, total=total)
                 if not console.is_terminal:
-                    console.print(f"decoding {total} images of {domain}", highlight=False, markup=False)
-            progress.update(rows[domain], completed=done)
+                    console.print(f"{step}: {total} images", highlight=False, markup=False)
+            progress.update(rows[step], completed=done)
 
         yield show

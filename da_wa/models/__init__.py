@@ -1,1 +1,1 @@
-"""Backbones: images (n, 3, h, w) -> features (n, d) -> logits (n, classes), with a Norm handed in."""
+"""Backbones: images (n, 3, h, w) -> features (n, d) -> logits (n, classes), with any Norm."""

@@ -1,4 +1,4 @@
-"""What every network of this package offers to training: features, a head, and the image size it needs."""
+"""The interface between networks and training: features, a head, and the smallest image size."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ from torch import Tensor, nn
 
 
 class Backbone(nn.Module):
-    """A network that ends in one linear head.
+    """A network that ends in one linear head. Subclasses set the attributes and implement ``features``.
 
     Attributes:
         num_features: d, the length of a feature vector.
-        min_size: the smallest image side in pixels it takes.
+        min_size: the smallest side of an image in pixels.
         head: the classifier, ``nn.Linear(num_features, classes)``; never weight-normalised.
+
+    >>> import torch
+    >>> class Small(Backbone):
+    ...     num_features, min_size = 8, 4
+    ...
+    ...     def __init__(self, norm, num_classes):
+    ...         super().__init__()
+    ...         self.conv = norm.conv(3, 8, 3, padding=1)
+    ...         self.head = self.make_head(num_classes)
+    ...
+    ...     def features(self, x):
+    ...         return self.conv(x).mean((2, 3))
+    >>> from da_wa.norm import named
+    >>> Small(named("wa"), 31)(torch.zeros(2, 3, 4, 4)).shape
+    torch.Size([2, 31])
     """
 
     num_features: int
@@ -23,7 +38,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def make_head(self, num_classes: int) -> nn.Linear:
-        """A fresh classifier for ``num_classes`` classes, initialised as this network wants it."""
+        """A new classifier for ``num_classes`` classes, with the initialisation of this network."""
         return nn.Linear(self.num_features, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, with the recipe and the result of the training in the header."""
+"""Checkpoints: safetensors files with facts and result of the training in the header."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ HEAD = "head."
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, torn, or of another network."""
+    """A checkpoint is missing, damaged, or of another network."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself.
+    """The metadata of a checkpoint.
 
     Attributes:
-        facts: everything that determined the weights, as nested plain values.
-        result: correct, n, epochs, curve, cost, provenance.
+        facts: everything that determines the weights, as nested plain values.
+        result: the outcome of the training: correct, n, epochs, curve, cost, provenance.
+
+    >>> Header({"model": "resnet20"}, {"correct": 6012, "n": 10000}).result["n"]
+    10000
     """
 
     facts: Mapping[str, Any]
@@ -37,10 +40,17 @@ class Header:
 
 
 def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torch.float32) -> None:
-    """Write the state of ``model``, floating-point tensors as ``dtype``; the file appears whole or not at all.
+    """Write the state of ``model`` atomically, with floating-point tensors converted to ``dtype``.
 
     Raises:
-        CheckpointError: a value that ``dtype`` cannot hold, or a disk that is full.
+        CheckpointError: a value is not finite as ``dtype``, or the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "net.safetensors"
+    ...     save(path, nn.Linear(2, 2), Header({"model": "linear"}, {}), torch.float16)
+    ...     read_header(path).facts
+    {'model': 'linear'}
     """
     state = {}
     for key, tensor in model.state_dict().items():
@@ -48,7 +58,7 @@ def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torc
         if stored.is_floating_point():
             stored = stored.to(dtype)
             if not stored.isfinite().all():
-                raise CheckpointError(f"{key} holds values that are not finite as {dtype}; store it as float32")
+                raise CheckpointError(f"{key} has values that are not finite as {dtype}; save as torch.float32")
         state[key] = stored
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -59,56 +69,67 @@ def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torc
         os.replace(draft, path)
     except (OSError, SafetensorError) as error:
         draft.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{path} could not be written ({error}); free some space or set checkpoint_dir=…"
-        ) from error
+        raise CheckpointError(f"cannot write {path} ({error}); free disk space or set checkpoint_dir=DIR") from error
 
 
 def read_header(path: Path) -> Header:
-    """The header alone, without reading any weights.
+    """Read the header only, no weights. For an example see :func:`save`.
 
     Raises:
-        CheckpointError: no such file, or not a checkpoint of this package.
+        CheckpointError: the file does not exist, is damaged, or was not written by this package.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}; check pretrain.checkpoint=…") from None
+        raise CheckpointError(f"checkpoint {path} does not exist; check pretrain.checkpoint=PATH") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); delete it to train it again"
+            f"{path} is not a valid safetensors file ({error}); delete it to train the network again"
         ) from error
     if "recipe" in metadata:
-        raise CheckpointError(f"{path} was written by an earlier version; convert it with: da-wa migrate {path.parent}")
+        raise CheckpointError(f"{path} is of an earlier version; convert it with: da-wa migrate {path.parent}")
     if not {"facts", "result"} <= metadata.keys():
-        raise CheckpointError(f"{path} has no facts in its header: it was not written by this package")
+        raise CheckpointError(f"{path} has no facts in its header; write checkpoints with da_wa.models.checkpoint.save")
     return Header(json.loads(metadata["facts"]), json.loads(metadata["result"]))
 
 
 def load_backbone(path: Path, model: nn.Module) -> None:
-    """Copy everything but the head from a checkpoint into ``model``, converting to its floating type.
+    """Load a checkpoint into ``model`` except for the head, converted to the floating-point type of ``model``.
 
     Raises:
-        CheckpointError: the keys or shapes are those of another architecture or norm; both lists are named.
+        CheckpointError: the keys or shapes differ, so it is of another architecture or norm; nothing is loaded.
+
+    >>> import tempfile
+    >>> from da_wa.models.resnet import ResNet
+    >>> from da_wa.norm import named
+    >>> trained = ResNet(named("bn"), 100, block="basic", depths=[1, 1], widths=[4, 8])
+    >>> fresh = ResNet(named("bn"), 31, block="basic", depths=[1, 1], widths=[4, 8])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(Path(folder) / "net.safetensors", trained, Header({}, {}))
+    ...     load_backbone(Path(folder) / "net.safetensors", fresh)
+    >>> torch.equal(fresh.stem[0].weight, trained.stem[0].weight), fresh.head.out_features
+    (True, 31)
     """
     read_header(path)
     stored = {k: v for k, v in load_file(path).items() if not k.startswith(HEAD)}
     wanted = {k: v for k, v in model.state_dict().items() if not k.startswith(HEAD)}
     problems = [
-        *_listed("it lacks", sorted(wanted.keys() - stored.keys())),
-        *_listed("it has, and the network has not,", sorted(stored.keys() - wanted.keys())),
+        *_listed("missing", sorted(wanted.keys() - stored.keys())),
+        *_listed("unexpected", sorted(stored.keys() - wanted.keys())),
         *_listed(
-            "of another shape are",
+            "different shapes",
             [
-                f"{k} {tuple(stored[k].shape)} for {tuple(wanted[k].shape)}"
+                f"{k} {tuple(stored[k].shape)} instead of {tuple(wanted[k].shape)}"
                 for k in sorted(wanted.keys() & stored.keys())
                 if stored[k].shape != wanted[k].shape
             ],
         ),
     ]
     if problems:
-        raise CheckpointError(f"{path} is of another architecture or norm: {'; '.join(problems)}")
+        raise CheckpointError(
+            f"{path} is of another architecture or norm: {'; '.join(problems)}. Check model= and norms="
+        )
     model.load_state_dict(stored, strict=False)
 
 
@@ -116,4 +137,4 @@ def _listed(what: str, keys: list[str], most: int = 5) -> list[str]:
     if not keys:
         return []
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return [f"{what} {', '.join(keys[:most])}{more}"]
+    return [f"{what}: {', '.join(keys[:most])}{more}"]

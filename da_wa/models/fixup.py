@@ -3,21 +3,22 @@
 The blocks and the initialisation follow the authors' ImageNet code: a scalar bias before every
 convolution and activation, one multiplier per block, a zero-initialised last convolution and classifier.
 
-With weight-normalised convolutions the initialisation of weights has no effect (their scale is divided
-out) and a zero filter has no direction. How the WeightAlign paper joined the two is not told, so it is
-an option, ``gain_init``: ``one`` keeps Gaussian weights with gain 1 everywhere (Sec. III-C), ``fixup``
-moves Fixup's factors to the gain: L^(-1/(2m-2)), and 0 for the last convolution of a block.
+With weight-normalised convolutions the scale of the initial weights has no effect (it is divided out), and a zero
+filter has no direction. The WeightAlign paper does not say how it combines the two, so it is an option,
+``gain_init``: ``one`` keeps Gaussian weights with gain 1 everywhere (Sec. III-C), ``fixup`` applies Fixup's factors
+to the gain: L^(-1/(2m-2)), and 0 for the last convolution of a block.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from da_wa.errors import ConfigError, nearest
 from da_wa.norm.spec import Norm
 
 GainInit = Literal["one", "fixup"]
@@ -26,7 +27,10 @@ GainInit = Literal["one", "fixup"]
 class Bias(nn.Module):
     """Adds one learnable scalar, initially 0.
 
-    It has no dimension: so that it does not turn a half-precision input into float32, as shape (1,) would.
+    The parameter has no dimension: with shape (1,) it would promote half-precision inputs to float32.
+
+    >>> Bias()(torch.ones(2, dtype=torch.bfloat16))
+    tensor([1., 1.], dtype=torch.bfloat16, grad_fn=<AddBackward0>)
     """
 
     def __init__(self) -> None:
@@ -38,7 +42,11 @@ class Bias(nn.Module):
 
 
 class Multiplier(nn.Module):
-    """Multiplies by one learnable scalar, initially 1."""
+    """Multiplies by one learnable scalar, initially 1.
+
+    >>> Multiplier()(torch.ones(2)).tolist()
+    [1.0, 1.0]
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +57,10 @@ class Multiplier(nn.Module):
 
 
 class FixupBlock(nn.Module):
-    """``relu(shortcut(x) + multiplier · conv_m(… relu(conv_1(x + b) + b) …) + b)``."""
+    """``relu(shortcut(x) + multiplier · conv_m(… relu(conv_1(x + b) + b) …) + b)``.
+
+    Base class of the two blocks; each convolution has a bias before and after it.
+    """
 
     branch: nn.ModuleList  # the m convolutions of the residual branch
     shortcut: nn.Module
@@ -57,8 +68,8 @@ class FixupBlock(nn.Module):
     def _wire(self, *branch: nn.Module, shortcut: nn.Module) -> None:
         self.branch = nn.ModuleList(branch)
         self.shortcut = shortcut
-        self.before = nn.ModuleList(Bias() for _ in branch)  # ahead of each convolution
-        self.after = nn.ModuleList(Bias() for _ in branch)  # behind each convolution
+        self.before = nn.ModuleList(Bias() for _ in branch)  # before each convolution
+        self.after = nn.ModuleList(Bias() for _ in branch)  # after each convolution
         self.multiplier = Multiplier()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,7 +84,12 @@ class FixupBlock(nn.Module):
 
 
 class FixupBasicBlock(FixupBlock):
-    """Two 3×3 convolutions, (n, c_in, h, w) -> (n, width, h/stride, w/stride)."""
+    """Two 3×3 convolutions, (n, c_in, h, w) -> (n, width, h/stride, w/stride).
+
+    >>> from da_wa.norm import named
+    >>> FixupBasicBlock(8, 16, stride=2, norm=named("wa"))(torch.zeros(1, 8, 4, 4)).shape
+    torch.Size([1, 16, 2, 2])
+    """
 
     def __init__(self, c_in: int, width: int, stride: int, norm: Norm) -> None:
         super().__init__()
@@ -85,7 +101,12 @@ class FixupBasicBlock(FixupBlock):
 
 
 class FixupBottleneck(FixupBlock):
-    """1×1, 3×3, 1×1 convolutions, (n, c_in, h, w) -> (n, 4·width, h/stride, w/stride)."""
+    """1×1, 3×3, 1×1 convolutions, (n, c_in, h, w) -> (n, 4·width, h/stride, w/stride).
+
+    >>> from da_wa.norm import named
+    >>> FixupBottleneck(8, 16, stride=2, norm=named("wa"))(torch.zeros(1, 8, 4, 4)).shape
+    torch.Size([1, 64, 2, 2])
+    """
 
     def __init__(self, c_in: int, width: int, stride: int, norm: Norm) -> None:
         super().__init__()
@@ -98,7 +119,12 @@ class FixupBottleneck(FixupBlock):
 
 
 def projection(c_in: int, c_out: int, stride: int, norm: Norm) -> nn.Module:
-    """The shortcut: the input itself where shapes agree, else a 1×1 convolution."""
+    """The shortcut: the identity where the shapes agree, else a 1×1 convolution.
+
+    >>> from da_wa.norm import named
+    >>> projection(8, 8, 1, named("none"))
+    Identity()
+    """
     if stride == 1 and c_in == c_out:
         return nn.Identity()
     return norm.conv(c_in, c_out, 1, stride=stride, bias=False)
@@ -108,8 +134,18 @@ def init_fixup(blocks: list[FixupBlock], gain_init: GainInit) -> None:
     """Initialise the convolutions of L residual blocks with m layers each (Sec. 4 of the paper).
 
     Plain convolutions: ``N(0, 2/(k·k·c_out))``, in the residual branch times ``L^(-1/(2m-2))``, the last
-    one 0. Weight-normalised ones keep their own initialisation, and ``gain_init`` says what the gain is.
+    one 0. Weight-normalised convolutions keep their own initialisation; ``gain_init`` sets their gains.
+
+    Raises:
+        ConfigError: ``gain_init`` is neither ``one`` nor ``fixup``.
+
+    >>> from da_wa.norm import named
+    >>> block = FixupBasicBlock(8, 8, stride=1, norm=named("wa"))
+    >>> init_fixup([block], "fixup")
+    >>> block.branch[-1].gain.tolist() == [0.0] * 8
+    True
     """
+    check_gain_init(gain_init)
     for block in blocks:
         branch = list(block.branch)
         factor = len(blocks) ** (-1 / (2 * len(branch) - 2))
@@ -129,6 +165,24 @@ def _scale_conv(conv: nn.Module, factor: float, gain_init: GainInit) -> None:
         gain.mul_(factor)
 
 
+def check_gain_init(gain_init: str) -> None:
+    """Raise a ConfigError if ``gain_init`` is neither ``one`` nor ``fixup``.
+
+    >>> check_gain_init("fixup")
+    """
+    known = get_args(GainInit)
+    if gain_init not in known:
+        raise ConfigError(
+            f"model.gain_init={gain_init} must be one of {', '.join(known)}. {nearest(str(gain_init), known)}"
+        )
+
+
 def scalar_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Fixup's one-element biases and multipliers; the authors train them at a tenth of the learning rate."""
+    """The scalar biases and multipliers of Fixup; the authors train them at a tenth of the learning rate.
+
+    >>> from da_wa.norm import named
+    >>> block = FixupBasicBlock(8, 8, stride=1, norm=named("none"))  # two convolutions: 2·2 biases, 1 multiplier
+    >>> len(scalar_parameters(block))
+    5
+    """
     return [m.value for m in model.modules() if isinstance(m, Bias | Multiplier)]

@@ -1,29 +1,40 @@
 """Residual networks for small images (He et al. 2016): 3×3 stem, no max-pooling, stages at strides 1, 2, 2.
 
-ResNet18…152 have stages of 64, 128, 256, 512 channels, ResNet20 has 16, 32, 64. How convolutions and
-activations are normalised is handed in; without activation norm the blocks are Fixup's.
+ResNet18…152 have stages of 64, 128, 256, 512 channels, ResNet20 has 16, 32, 64. A :class:`~da_wa.norm.spec.Norm`
+makes convolutions and activation norms; without activation norms the blocks are Fixup's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from da_wa.errors import ConfigError, nearest
 from da_wa.models.backbone import Backbone
-from da_wa.models.fixup import Bias, FixupBasicBlock, FixupBlock, FixupBottleneck, GainInit, init_fixup
+from da_wa.models.fixup import (
+    Bias,
+    FixupBasicBlock,
+    FixupBlock,
+    FixupBottleneck,
+    GainInit,
+    check_gain_init,
+    init_fixup,
+)
 from da_wa.norm.spec import Norm
 
 
 class Block(nn.Module):
-    """A residual block with activation norms: ``relu(shortcut(x) + branch(x))``.
+    """A residual block with activation norms: ``nonlinearity(shortcut(x) + branch(x))``.
 
-    Where ReLU stands for what the norm names as its non-linearity.
+    Attributes:
+        expansion: output channels divided by ``width``.
+        fixup: the block for networks without activation norms.
     """
 
     expansion: ClassVar[int]
-    fixup: ClassVar[type[FixupBlock]]  # the same block for networks without activation norm
+    fixup: ClassVar[type[FixupBlock]]
 
     branch: nn.Sequential
     shortcut: nn.Module
@@ -35,7 +46,13 @@ class Block(nn.Module):
 
 
 class BasicBlock(Block):
-    """Two 3×3 convolutions, (n, c_in, h, w) -> (n, width, h/stride, w/stride)."""
+    """Two 3×3 convolutions, (n, c_in, h, w) -> (n, width, h/stride, w/stride).
+
+    >>> import torch
+    >>> from da_wa.norm import named
+    >>> BasicBlock(8, 16, stride=2, norm=named("bn"))(torch.zeros(1, 8, 4, 4)).shape
+    torch.Size([1, 16, 2, 2])
+    """
 
     expansion = 1
     fixup = FixupBasicBlock
@@ -52,7 +69,13 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1×1, 3×3, 1×1 convolutions, (n, c_in, h, w) -> (n, 4·width, h/stride, w/stride)."""
+    """1×1, 3×3, 1×1 convolutions, (n, c_in, h, w) -> (n, 4·width, h/stride, w/stride).
+
+    >>> import torch
+    >>> from da_wa.norm import named
+    >>> Bottleneck(8, 16, stride=2, norm=named("bn"))(torch.zeros(1, 8, 4, 4)).shape
+    torch.Size([1, 64, 2, 2])
+    """
 
     expansion = 4
     fixup = FixupBottleneck
@@ -70,15 +93,29 @@ class Bottleneck(Block):
         self.nonlinearity = norm.nonlinearity(4 * width)
 
 
+BLOCKS: dict[str, type[Block]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+"""The blocks by the name that ``conf/model/*.yaml`` gives as ``block``."""
+
+
 def conv_norm(c_in: int, c_out: int, kernel: int, stride: int, norm: Norm) -> tuple[nn.Module, nn.Module]:
-    """A convolution without bias and the activation norm behind it (``norm.activation`` must be set)."""
+    """A convolution without bias and the activation norm after it (``norm.activation`` must be set).
+
+    >>> from da_wa.norm import named
+    >>> [type(layer).__name__ for layer in conv_norm(3, 64, 3, 1, named("bn_wa"))]
+    ['WeightAlignConv2d', 'BatchNorm2d']
+    """
     assert norm.activation is not None
     conv = norm.conv(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=False)
     return conv, norm.activation(c_out)
 
 
 def normed_projection(c_in: int, c_out: int, stride: int, norm: Norm) -> nn.Module:
-    """The shortcut: the input itself where shapes agree, else a normalised 1×1 convolution."""
+    """The shortcut: the identity where the shapes agree, else a 1×1 convolution and its activation norm.
+
+    >>> from da_wa.norm import named
+    >>> normed_projection(8, 8, 1, named("bn"))
+    Identity()
+    """
     if stride == 1 and c_in == c_out:
         return nn.Identity()
     return nn.Sequential(*conv_norm(c_in, c_out, 1, stride, norm))
@@ -88,12 +125,24 @@ class ResNet(Backbone):
     """A CIFAR-style residual network.
 
     Args:
-        norm: how it normalises.
+        norm: how the network normalises.
         num_classes: outputs of the head.
-        block: :class:`BasicBlock` or :class:`Bottleneck`.
-        depths: blocks per stage; every stage but the first halves the resolution.
+        block: ``basic``, ``bottleneck``, or a subclass of :class:`Block`.
+        depths: blocks per stage, one or more; every stage but the first halves the resolution.
         widths: channels per stage, before the block's expansion.
-        gain_init: for weight-normalised networks without activation norm, see ``models/fixup.py``.
+        gain_init: for weight-normalised networks without activation norms, see ``models/fixup.py``.
+
+    Raises:
+        ConfigError: an unknown ``block`` or ``gain_init``, or ``depths`` and ``widths`` that are not lists of
+            whole numbers of one length, 1 or more each.
+
+    >>> import torch
+    >>> from da_wa.norm import named
+    >>> resnet20 = ResNet(named("bn_wa"), 31, block="basic", depths=[3, 3, 3], widths=[16, 32, 64])
+    >>> resnet20(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 31])
+    >>> resnet20.num_features, resnet20.min_size
+    (64, 8)
     """
 
     def __init__(
@@ -101,33 +150,36 @@ class ResNet(Backbone):
         norm: Norm,
         num_classes: int,
         *,
-        block: type[Block],
+        block: str | type[Block],
         depths: Sequence[int],
         widths: Sequence[int],
         gain_init: GainInit = "one",
     ) -> None:
         super().__init__()
-        self.num_features = widths[-1] * block.expansion
-        self.min_size = 2 ** len(widths)  # leaves two pixels a side in the last stage: one has no variance
-        self.normalised = norm.activation is not None
+        check_gain_init(gain_init)
+        kind = _block(block)
+        _check_stages(depths, widths)
+        self.num_features = widths[-1] * kind.expansion
+        self.min_size = 2 ** len(widths)  # 2×2 pixels in the last stage: one pixel has no variance
+        self.normalized = norm.activation is not None
 
-        if self.normalised:
+        if self.normalized:
             self.stem = nn.Sequential(*conv_norm(3, widths[0], 3, 1, norm), norm.nonlinearity(widths[0]))
         else:
             self.stem = nn.Sequential(norm.conv(3, widths[0], 3, padding=1, bias=False), Bias(), nn.ReLU(inplace=True))
-        make = block if self.normalised else block.fixup
+        make = kind if self.normalized else kind.fixup
         stages, c_in = [], widths[0]
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
             blocks = []
             for position in range(depth):
                 blocks.append(make(c_in, width, 2 if stage > 0 and position == 0 else 1, norm))
-                c_in = width * block.expansion
+                c_in = width * kind.expansion
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
-        self.pooled = nn.Identity() if self.normalised else Bias()  # Fixup's last scalar, ahead of the head
+        self.pooled = nn.Identity() if self.normalized else Bias()  # Fixup's last scalar, before the head
         self.head = self.make_head(num_classes)
 
-        if self.normalised:
+        if self.normalized:
             init_kaiming(self)
         else:
             init_fixup([m for m in self.modules() if isinstance(m, FixupBlock)], gain_init)
@@ -138,14 +190,43 @@ class ResNet(Backbone):
 
     def make_head(self, num_classes: int) -> nn.Linear:
         head = super().make_head(num_classes)
-        if not self.normalised:
+        if not self.normalized:
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         return head
 
 
+def _block(block: Any) -> type[Block]:
+    if isinstance(block, type) and issubclass(block, Block):
+        return block
+    if not isinstance(block, str) or block not in BLOCKS:
+        raise ConfigError(f"model.build.block={block} is not a block. {nearest(str(block), BLOCKS)}")
+    return BLOCKS[block]
+
+
+def _check_stages(depths: Any, widths: Any) -> None:
+    for option, numbers in (("depths", depths), ("widths", widths)):
+        whole = isinstance(numbers, Sequence) and all(type(n) is int and n >= 1 for n in numbers)
+        if not whole or len(numbers) == 0 or isinstance(numbers, str):
+            raise ConfigError(
+                f"model.build.{option}={numbers} must be a list of whole numbers, 1 or more, one for each stage; "
+                f"write model.build.{option}=[{'3,3,3' if option == 'depths' else '16,32,64'}]"
+            )
+    if len(depths) != len(widths):
+        raise ConfigError(
+            f"model.build.depths={depths} has {len(depths)} stages and model.build.widths={widths} has {len(widths)}; "
+            "set both to the same length"
+        )
+
+
 def init_kaiming(model: nn.Module) -> None:
-    """Plain convolutions at N(0, 2/(k·k·c_in)) (He et al. 2015), bias 0; others keep their own initialisation."""
+    """Draw plain convolutions from N(0, 2/(k·k·c_in)) (He et al. 2015), bias 0; others keep their initialisation.
+
+    >>> conv = nn.Conv2d(3, 8, 3)
+    >>> init_kaiming(conv)
+    >>> conv.bias.tolist() == [0.0] * 8
+    True
+    """
     for m in model.modules():
         if type(m) is nn.Conv2d:
             nn.init.kaiming_normal_(m.weight, nonlinearity="relu")

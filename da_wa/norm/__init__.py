@@ -9,27 +9,27 @@
 
 from da_wa.norm.batch_renorm import BatchRenorm2d
 from da_wa.norm.centered_weight_norm import CenteredWeightNormConv2d, center_weight_norm
-from da_wa.norm.conversion import Account, Change, convert, survey
+from da_wa.norm.configs import named
+from da_wa.norm.conversion import Change, Survey, convert, survey
 from da_wa.norm.evonorm import EvoNormS0, evonorm_s0
 from da_wa.norm.filter_response import TLU, FilterResponseNorm2d, filter_response_norm
 from da_wa.norm.folding import fold, fold_batch_norm
-from da_wa.norm.normalised_conv import GainConv2d, NormalisedConv2d
-from da_wa.norm.scaled_weight_standard import ScaledWeightStandardConv2d, scale_standardise_weight
-from da_wa.norm.spec import Norm, group_norm, instance_norm, layer_norm, named
+from da_wa.norm.normalized_conv import GainConv2d, NormalizedConv2d
+from da_wa.norm.scaled_weight_standard import ScaledWeightStandardConv2d, scaled_standardize_weight
+from da_wa.norm.spec import Norm, group_norm, instance_norm, layer_norm
 from da_wa.norm.weight_align import (
     MeanOnlyConv2d,
     StdOnlyConv2d,
     WeightAlignConv2d,
     align_weight,
-    centre_weight,
+    center_weight,
     rescale_weight,
 )
-from da_wa.norm.weight_norm import WeightNormConv2d, normalise_weight
-from da_wa.norm.weight_standard import WeightStandardConv2d, standardise_weight
+from da_wa.norm.weight_norm import WeightNormConv2d, normalize_weight
+from da_wa.norm.weight_standard import WeightStandardConv2d, standardize_weight
 
 __all__ = [
     "TLU",
-    "Account",
     "BatchRenorm2d",
     "CenteredWeightNormConv2d",
     "Change",
@@ -38,15 +38,16 @@ __all__ = [
     "GainConv2d",
     "MeanOnlyConv2d",
     "Norm",
-    "NormalisedConv2d",
+    "NormalizedConv2d",
     "ScaledWeightStandardConv2d",
     "StdOnlyConv2d",
+    "Survey",
     "WeightAlignConv2d",
     "WeightNormConv2d",
     "WeightStandardConv2d",
     "align_weight",
+    "center_weight",
     "center_weight_norm",
-    "centre_weight",
     "convert",
     "evonorm_s0",
     "filter_response_norm",
@@ -56,9 +57,9 @@ __all__ = [
     "instance_norm",
     "layer_norm",
     "named",
-    "normalise_weight",
+    "normalize_weight",
     "rescale_weight",
-    "scale_standardise_weight",
-    "standardise_weight",
+    "scaled_standardize_weight",
+    "standardize_weight",
     "survey",
 ]

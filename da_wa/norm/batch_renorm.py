@@ -15,8 +15,8 @@ class BatchRenorm2d(nn.BatchNorm2d):
     ``z`` is the input normalised by its batch; with the running mean μ and standard deviation σ,
     ``r = clip(σ_batch/σ, 1/r_max, r_max)`` and ``d = clip((μ_batch - μ)/σ, -d_max, d_max)`` are constants to the
     gradient (Alg. 1). The limits grow linearly with the steps taken, from (1, 0), which is BatchNorm. In
-    evaluation, and in its state dict, it is a BatchNorm. As in BatchNorm, the running average is of the
-    variance, where the paper averages σ.
+    evaluation, and in its state dict, it is a BatchNorm. The running average is that of the variance, as in
+    BatchNorm; the paper averages σ.
 
     Args:
         num_features: c.
@@ -27,6 +27,10 @@ class BatchRenorm2d(nn.BatchNorm2d):
         start: steps of plain BatchNorm.
         r_end: the step at which ``r_max`` is reached.
         d_end: the step at which ``d_max`` is reached.
+
+    >>> x = torch.randn(4, 8, 5, 5)
+    >>> torch.allclose(BatchRenorm2d(8)(x), nn.BatchNorm2d(8)(x), atol=1e-5)  # the first ``start`` steps
+    True
     """
 
     running_mean: Tensor
@@ -50,16 +54,16 @@ class BatchRenorm2d(nn.BatchNorm2d):
         self.start, self.r_end, self.d_end = start, r_end, d_end
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (n, c, h, w) -> (n, c, h, w)."""
+        """(n, c, h, w) -> (n, c, h, w)."""
         if not self.training:
             return super().forward(x)
         self._check_input_dim(x)
-        r, d = self._renormalise(x)
+        r, d = self._corrections(x)
         return F.batch_norm(x, None, None, self.weight * r, self.weight * d + self.bias, training=True, eps=self.eps)
 
     @torch.no_grad()
-    def _renormalise(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The corrections r and d, (c,) each, of this step; the running averages take the batch in."""
+    def _corrections(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The corrections r and d, (c,) each, of this step; updates the running averages."""
         assert self.momentum is not None
         var, mean = torch.var_mean(at_least_float32(x), (0, 2, 3), correction=0)
         sigma = torch.sqrt(self.running_var + self.eps)
@@ -73,6 +77,6 @@ class BatchRenorm2d(nn.BatchNorm2d):
         return r, d
 
     def _progress(self, end: int) -> Tensor:
-        """From 0 at ``start`` to 1 at ``end``, in steps taken; a tensor, so that nothing waits for the device."""
+        """From 0 at ``start`` to 1 at ``end``, in steps taken; a tensor, to avoid synchronising with the device."""
         steps = (self.num_batches_tracked - self.start).to(self.running_var.dtype)
         return (steps / max(end - self.start, 1)).clamp(0, 1)

@@ -20,7 +20,11 @@ def evonorm_s0(x: Tensor, v: Tensor, weight: Tensor, bias: Tensor, groups: int, 
         eps: added to the variance.
 
     Returns:
-        (n, c, h, w), the type of ``x``.
+        (n, c, h, w), with the type of ``x``.
+
+    >>> x, ones = torch.randn(2, 4, 3, 3), torch.ones(4)
+    >>> evonorm_s0(x, v=ones, weight=ones, bias=ones, groups=2).shape
+    torch.Size([2, 4, 3, 3])
     """
     var = at_least_float32(x).reshape(len(x), groups, -1).var(2, correction=0)
     scale = torch.rsqrt(var + eps).repeat_interleave(x.shape[1] // groups, 1)[:, :, None, None]
@@ -29,12 +33,15 @@ def evonorm_s0(x: Tensor, v: Tensor, weight: Tensor, bias: Tensor, groups: int, 
 
 
 class EvoNormS0(nn.Module):
-    """:func:`evonorm_s0` with learnable v (1), weight (1) and bias (0). No ReLU belongs behind it.
+    """:func:`evonorm_s0` with learnable v (1), weight (1) and bias (0). Use no ReLU after it.
 
     Args:
         num_features: c.
-        groups: as of :func:`da_wa.norm.spec.group_norm`, fewer where c does not allow it.
+        groups: number of groups, reduced as in :func:`da_wa.norm.spec.group_count` where c does not allow it.
         eps: added to the variance.
+
+    >>> EvoNormS0(8)(torch.randn(2, 8, 4, 4)).shape
+    torch.Size([2, 8, 4, 4])
     """
 
     def __init__(self, num_features: int, groups: int = 32, eps: float = 1e-5) -> None:
@@ -46,5 +53,5 @@ class EvoNormS0(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (n, c, h, w) -> (n, c, h, w)."""
+        """(n, c, h, w) -> (n, c, h, w)."""
         return evonorm_s0(x, self.v, self.weight, self.bias, self.groups, self.eps)

@@ -9,9 +9,9 @@ from da_wa.norm.spec import at_least_float32
 
 
 def filter_response_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-6) -> Tensor:
-    """``weight · x / sqrt(mean(x²) + eps) + bias``, the mean over each image's map (Eqs. 1–2).
+    """``weight · x / sqrt(mean(x²) + eps) + bias``, with the mean over each image's map (Eqs. 1–2).
 
-    On 1×1 maps the sign of x is all that remains: the paper then learns ``eps``, which is not done here.
+    On 1×1 maps only the sign of x remains; the paper then learns ``eps``, which is not implemented here.
 
     Args:
         x: (n, c, h, w).
@@ -20,18 +20,26 @@ def filter_response_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1
         eps: added to the mean square.
 
     Returns:
-        (n, c, h, w), the type of ``x``.
+        (n, c, h, w), with the type of ``x``.
+
+    >>> x = 7 * torch.randn(2, 4, 8, 8)
+    >>> y = filter_response_norm(x, weight=torch.ones(4), bias=torch.zeros(4))
+    >>> torch.allclose(y.square().mean((2, 3)), torch.ones(2, 4))
+    True
     """
     power = at_least_float32(x).square().mean((2, 3), keepdim=True)
     return (x * torch.rsqrt(power + eps) * weight.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
 class FilterResponseNorm2d(nn.Module):
-    """:func:`filter_response_norm` with learnable weight (1) and bias (0); the TLU belongs behind it.
+    """:func:`filter_response_norm` with learnable weight (1) and bias (0); use :class:`TLU` after it.
 
     Args:
         num_features: c.
         eps: added to the mean square.
+
+    >>> FilterResponseNorm2d(8)(torch.randn(2, 8, 4, 4)).shape
+    torch.Size([2, 8, 4, 4])
     """
 
     def __init__(self, num_features: int, eps: float = 1e-6) -> None:
@@ -41,14 +49,18 @@ class FilterResponseNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (n, c, h, w) -> (n, c, h, w)."""
+        """(n, c, h, w) -> (n, c, h, w)."""
         return filter_response_norm(x, self.weight, self.bias, self.eps)
 
 
 class TLU(nn.Module):
-    """``max(x, tau)`` with one learnable threshold per channel, 0 at the start (Eq. 3): takes the ReLU's place.
+    """``max(x, tau)`` with one learnable threshold per channel, initially 0 (Eq. 3): replaces the ReLU.
 
-    A ReLU behind it would undo it: with both, tau gets no gradient while it is at or below 0.
+    Use no ReLU after it: ``tau`` would get no gradient while it is at or below 0.
+
+    >>> x = torch.randn(2, 8, 4, 4)
+    >>> torch.equal(TLU(8)(x), torch.relu(x))
+    True
     """
 
     def __init__(self, num_features: int) -> None:
@@ -56,5 +68,5 @@ class TLU(nn.Module):
         self.tau = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (n, c, h, w) -> (n, c, h, w)."""
+        """(n, c, h, w) -> (n, c, h, w)."""
         return torch.maximum(x, self.tau.view(1, -1, 1, 1).to(x.dtype))

@@ -1,4 +1,4 @@
-"""Folding: what a network computes in evaluation, with ordinary convolutions."""
+"""Folding: a network with plain convolutions that gives the same outputs in evaluation."""
 
 from __future__ import annotations
 
@@ -10,56 +10,81 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from da_wa.errors import ConfigError
-from da_wa.norm.anatomy import BATCH_NORMS, behind_norm, computes_as_conv2d, in_series, rebuild, replace, trace
-from da_wa.norm.normalised_conv import NormalisedConv2d
+from da_wa.norm.normalized_conv import NormalizedConv2d
+from da_wa.norm.tracing import (
+    BATCH_NORMS,
+    computes_as_conv2d,
+    in_series,
+    layers_after_norm,
+    rebuild,
+    replace_modules,
+    trace,
+)
 
 
 def fold(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in which plain convolutions hold the normalised weights.
 
-    The outputs are the same and cost nothing extra; the state dict is that of the ordinary network, without
-    gains, and loads into it. The copy can be trained, but its weights are no longer normalised. Fold before any
-    other tool that reads ``weight`` (one that fuses or re-parameterises convolutions, say): it finds the raw one.
+    The outputs are the same, at the cost of a plain network. The copy can be trained, but its weights are no longer
+    normalised.
+
+    Fold before you save weights for another library, or use a tool that reads ``weight`` (fusing, quantization,
+    re-parameterisation). Without folding, ``weight`` is the raw weight: ``state_dict()`` and ``save_pretrained()``
+    of Hugging Face save it together with the gains, nothing is dropped. But a plain network that loads that file
+    with ``strict=False``, as ``from_pretrained`` does, ignores the gains, uses raw weights, and gives other outputs
+    without an error. The folded state dict has the keys and shapes of the plain network and loads with
+    ``strict=True``.
 
     Args:
         model: a network in evaluation mode.
 
     Raises:
         ConfigError: the network is in training mode.
+
+    >>> from da_wa.norm import WeightAlignConv2d
+    >>> model = nn.Sequential(WeightAlignConv2d(3, 8, 3), nn.ReLU()).eval()
+    >>> plain, x = fold(model), torch.randn(2, 3, 8, 8)
+    >>> list(plain.state_dict()), torch.allclose(plain(x), model(x), atol=1e-5)
+    (['0.weight', '0.bias'], True)
     """
     if model.training:
-        raise ConfigError("only a network in evaluation mode can be folded; call model.eval() first")
+        raise ConfigError("the network is in training mode; call model.eval() before folding it")
     model = copy.deepcopy(model)
-    return replace(model, {m: _plain(m) for m in model.modules() if isinstance(m, NormalisedConv2d)})
+    return replace_modules(model, {m: _plain(m) for m in model.modules() if isinstance(m, NormalizedConv2d)})
 
 
 @torch.no_grad()
-def _plain(conv: NormalisedConv2d) -> nn.Conv2d:
+def _plain(conv: NormalizedConv2d) -> nn.Conv2d:
     plain = rebuild(conv, nn.Conv2d)
-    plain.weight = nn.Parameter(conv.normalised_weight(), requires_grad=conv.weight.requires_grad)
+    plain.weight = nn.Parameter(conv.normalized_weight(), requires_grad=conv.weight.requires_grad)
     return plain
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """:func:`fold`, and every BatchNorm that directly follows a convolution becomes part of it.
+    """:func:`fold`, then merge every BatchNorm that directly follows a convolution into it.
 
-    The outputs are the same up to rounding. Convolutions gain a bias, so the state dict is another one. A module
-    inside whose path depends on its input keeps its norms.
+    The outputs are the same up to rounding. Convolutions gain a bias, so the state dict has other keys. A submodule
+    whose control flow depends on its input keeps its norms.
 
     Args:
         model: a network in evaluation mode that ``torch.fx`` can trace.
 
     Raises:
-        ConfigError: the network is in training mode, or its data flow depends on its input.
+        ConfigError: the network is in training mode, or its control flow depends on its input.
+
+    >>> from da_wa.norm import WeightAlignConv2d
+    >>> model = nn.Sequential(WeightAlignConv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    >>> [type(layer).__name__ for layer in fold_batch_norm(model)]
+    ['Conv2d', 'Identity', 'ReLU']
     """
     model = fold(model)
     flow = trace(model)
     if model in flow.opaque:
         raise ConfigError(
-            f"the data flow of {type(model).__name__} cannot be traced: {flow.opaque[model]}; "
-            "so its norms cannot be folded: use fold(model), which keeps them"
+            f"{type(model).__name__} cannot be traced ({flow.opaque[model]}), so its BatchNorms cannot be folded; "
+            "use fold(model), which keeps them"
         )
-    return replace(model, absorb_batch_norms(flow.conv_norms))
+    return replace_modules(model, absorb_batch_norms(flow.conv_norms))
 
 
 @torch.no_grad()
@@ -69,17 +94,23 @@ def absorb_batch_norms(
     """Multiply BatchNorms into the plain convolutions before them, in place.
 
     Args:
-        conv_norms: pairs of a convolution and the norm that follows, see :class:`~da_wa.norm.anatomy.Flow`.
+        conv_norms: pairs of a convolution and the norm that follows, see :class:`~da_wa.norm.tracing.Flow`.
         keep: convolutions and norms to leave alone.
 
     Returns:
-        What remains to be done in each absorbed norm's stead: ``nn.Identity``, or the activation it holds.
+        The replacement of each absorbed norm: ``nn.Identity``, or the activation that it contains.
+
+    >>> conv, norm = nn.Conv2d(3, 8, 3).eval(), nn.BatchNorm2d(8).eval()
+    >>> x = torch.randn(2, 3, 5, 5)
+    >>> expected = norm(conv(x))
+    >>> absorb_batch_norms([(conv, norm)])[norm], torch.allclose(conv(x), expected, atol=1e-5)
+    (Identity(), True)
     """
     remains: dict[nn.Module, nn.Module] = {}
     for conv, norm in conv_norms:
         if not isinstance(norm, BATCH_NORMS) or not computes_as_conv2d(conv) or conv in keep or norm in keep:
             continue
-        rest, mean, var = behind_norm(norm), norm.running_mean, norm.running_var
+        rest, mean, var = layers_after_norm(norm), norm.running_mean, norm.running_var
         if rest is None or mean is None or var is None:
             continue
         conv.weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias)
@@ -89,10 +120,15 @@ def absorb_batch_norms(
 
 
 @torch.no_grad()
-def affine_of(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> nn.Conv2d | None:
-    """What ``norm`` is in evaluation: a depthwise 1×1 convolution with weight γ/σ and bias β - μγ/σ, (c,) each.
+def batch_norm_affine(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> nn.Conv2d | None:
+    """``norm`` in evaluation as a depthwise 1×1 convolution with weight γ/σ and bias β - μγ/σ, (c,) each.
 
-    ``None`` if it has no running statistics μ and σ².
+    Returns:
+        The convolution, or ``None`` if ``norm`` has no running statistics μ and σ².
+
+    >>> norm, x = nn.BatchNorm2d(8).eval(), torch.randn(2, 8, 4, 4)
+    >>> torch.allclose(batch_norm_affine(norm)(x), norm(x))
+    True
     """
     mean, var = norm.running_mean, norm.running_var
     if mean is None or var is None:

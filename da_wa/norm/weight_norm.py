@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from da_wa.norm.normalised_conv import GainConv2d, filter_size
+from da_wa.norm.normalized_conv import GainConv2d, filter_size
 from da_wa.norm.spec import at_least_float32
 
 
-def normalise_weight(weight: Tensor, gain: Tensor) -> Tensor:
-    """``gain · W / ‖W‖`` for every filter (Eq. 2), what ``torch.nn.utils.parametrizations.weight_norm`` computes.
+def normalize_weight(weight: Tensor, gain: Tensor) -> Tensor:
+    """``gain · W / ‖W‖`` for every filter (Eq. 2), as ``torch.nn.utils.parametrizations.weight_norm`` computes it.
 
     Args:
         weight: (c_out, c_in/groups, k, k), the paper's v.
@@ -20,7 +20,11 @@ def normalise_weight(weight: Tensor, gain: Tensor) -> Tensor:
         The normalised weight, of the same shape; a filter of zeros stays zero.
 
     Raises:
-        ConfigError: weights that are not real floating-point numbers, or fewer than two in a filter.
+        ConfigError: a filter has fewer than two weights, or the weights are not real floating-point numbers.
+
+    >>> import torch
+    >>> normalize_weight(torch.tensor([3.0, 4.0]).view(1, 2, 1, 1), torch.ones(1)).flatten()
+    tensor([0.6000, 0.8000])
     """
     filter_size(weight)
     unit = F.normalize(at_least_float32(weight).flatten(1), eps=1e-12).view_as(weight)
@@ -28,15 +32,20 @@ def normalise_weight(weight: Tensor, gain: Tensor) -> Tensor:
 
 
 class WeightNormConv2d(GainConv2d):
-    """A convolution whose filters are normalised by :func:`normalise_weight`.
+    """A convolution whose filters are normalised by :func:`normalize_weight`.
 
-    Written as a subclass, since torch's parametrization renames ``weight`` and plain checkpoints would not load.
+    A subclass of ``nn.Conv2d``: torch's parametrization renames ``weight``, so plain checkpoints would not load.
+
+    >>> import torch
+    >>> conv = WeightNormConv2d(3, 16, kernel_size=3)
+    >>> torch.allclose(conv.normalized_weight(), conv.weight)  # the gain starts at the norm of the raw filters
+    True
     """
 
     def reset_gain(self) -> None:
-        """The norm of the raw filters, as torch does it: the network starts as if it were not normalised."""
+        """Set the gain to the norm of the raw filters, as torch does: the network starts as without the norm."""
         self.match_gain()
 
-    def normalised_weight(self) -> Tensor:
+    def normalized_weight(self) -> Tensor:
         """The normalised weight, (c_out, c_in/groups, k, k)."""
-        return normalise_weight(self.weight, self.gain)
+        return normalize_weight(self.weight, self.gain)

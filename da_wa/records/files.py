@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +39,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise DataError(f"Cannot write {path}: {error.strerror or error}. {MAKE_ROOM}") from error
 
 
+def remove_drafts(path: Path) -> None:
+    """Delete what killed processes left of their attempts to write ``path``; for the one process that may write it."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            draft.unlink()
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Like ``Path.write_bytes``, atomically.
 
@@ -66,4 +75,4 @@ def read_bytes(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Facts = dict[str, Any]
-_NOT_FACTS = frozenset({"label", "factors"})
+_NOT_FACTS = frozenset({"label", "factors", "_target_", "_partial_", "_recursive_", "_convert_"})
 
 
 def digest(value: Any) -> str:
@@ -27,24 +27,22 @@ def digest(value: Any) -> str:
 
 
 def slug(name: str) -> str:
-    """A name as part of a file name.
+    """A name as part of a file name, at most 40 bytes long.
 
     >>> slug("two words/ü")
     'two_words_ü'
     """
-    return re.sub(r"[^\w.]+", "_", name)[:40]
+    return re.sub(r"[^\w.]+", "_", name).encode()[:40].decode(errors="ignore")
 
 
 def parameters(node: Any) -> Any:
     """The facts in a configuration node: everything but class paths (``_target_``), labels and factors.
 
-    A callable that has no ``name`` is known by its path: that of a user's own optimiser, for example.
-
     >>> parameters({"_target_": "a.B", "name": "b", "label": "B!", "eps": 1e-5})
     {'name': 'b', 'eps': 1e-05}
     """
     if isinstance(node, Mapping):
-        return {k: parameters(v) for k, v in node.items() if not str(k).startswith("_") and k not in _NOT_FACTS}
+        return {str(k): parameters(v) for k, v in node.items() if k not in _NOT_FACTS}
     if isinstance(node, (list, tuple)):
         return [parameters(v) for v in node]
     return node
@@ -53,7 +51,7 @@ def parameters(node: Any) -> Any:
 def norm_facts(name: str, node: Mapping[str, Any]) -> Facts:
     """Name, version and parameters of a norm.
 
-    >>> node = {"_target_": "x.Norm", "label": "GN", "activation": {"_target_": "x.group_norm", "groups": 32}}
+    >>> node = {"_target_": "x.Norm", "label": "GN", "activation": {"_target_": "x.gn", "groups": 32}, "conv": {}}
     >>> norm_facts("gn", node)
     {'name': 'gn', 'version': 1, 'activation': {'groups': 32}}
     """
@@ -67,16 +65,22 @@ def model_facts(node: Mapping[str, Any]) -> Facts:
 
 
 def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:
-    """Parameters of a training recipe; a callable given by its path (``_target_``) is known by that path."""
-    if node is None:
-        return None
-    return {key: _named(value) if isinstance(value, Mapping) else value for key, value in node.items()}
+    """Parameters of a training recipe; a callable given by its path (``_target_``) is known by that path.
+
+    >>> recipe_facts({"epochs": 6, "optimizer": {"_target_": "my.Lion", "_partial_": True, "lr": 0.1}})
+    {'epochs': 6, 'optimizer': {'lr': 0.1, 'name': 'my.Lion'}}
+    """
+    found: Facts | None = _with_paths(node)
+    return found
 
 
-def _named(node: Mapping[str, Any]) -> Facts:
-    path = node.get("_target_")
-    known: Facts = parameters(node)
-    return known if path is None else {**known, "name": path}
+def _with_paths(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        known = {str(k): _with_paths(v) for k, v in node.items() if k not in _NOT_FACTS}
+        return known | ({"name": node["_target_"]} if "_target_" in node else {})
+    if isinstance(node, (list, tuple)):
+        return [_with_paths(v) for v in node]
+    return node
 
 
 def network_facts(

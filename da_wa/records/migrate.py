@@ -6,7 +6,6 @@ numbered by domain, and names were hashes of class paths and labels.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from da_wa.errors import DataError
 from da_wa.records import identity
 from da_wa.records.identity import Facts
-from da_wa.records.outputs import DomainOutputs, Outputs
+from da_wa.records.outputs import DomainOutputs, Outputs, read_arrays
 from da_wa.records.schema import Plan, Record, parse, parse_plan
 
 OUTPUTS = "predictions.npz"
@@ -50,6 +49,8 @@ _LEVELS = {
 }
 """Weight and activation normalisation of the norms that schema 1 knew by name alone."""
 
+_BLOCKS = {"da_wa.models.resnet.BasicBlock": "basic", "da_wa.models.resnet.Bottleneck": "bottleneck"}
+_AUGMENT = "da_wa.data.augment.Augment"
 _PROVENANCE = ("started", "finished")
 
 
@@ -90,9 +91,7 @@ def record(raw: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Rec
     except (KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{where} is not a valid record of schema 1 ({error!r}).") from error
     found = parse(upgraded, where)
-    stored = [tuple(row.get(k) for k in ("selection", "domain", "epoch", "correct", "n")) for row in raw["results"]]
-    derived = {(r.selection, r.domain, r.epoch, r.correct, r.n) for r in found.results}
-    if found.status == "finished" and set(stored) != derived:
+    if raw.get("results") != [row.model_dump() for row in found.results]:
         raise DataError(f"{where}: its results do not follow from its evaluations.")
     return found
 
@@ -121,10 +120,8 @@ def outputs(content: bytes, domains: Sequence[str], where: str) -> Outputs:
     Raises:
         DataError: it cannot be read.
     """
+    arrays, found = read_arrays(content, where), {}
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = dict(file)
-        found = {}
         for k, domain in enumerate(domains):
             if f"predicted_{k}" in arrays:
                 optional = {
@@ -139,8 +136,8 @@ def outputs(content: bytes, domains: Sequence[str], where: str) -> Outputs:
                     arrays[f"index_{k}"], arrays[f"label_{k}"], None, arrays[f"predicted_{k}"], **optional
                 )
         return Outputs(arrays.get("epochs", NO_EPOCHS), found)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{where} cannot be read ({error}).") from error
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{where} does not hold the predictions of a run ({error}).") from error
 
 
 def network(old: Mapping[str, Any], norm: str) -> Facts:
@@ -149,19 +146,25 @@ def network(old: Mapping[str, Any], norm: str) -> Facts:
     Args:
         old: the header's recipe.
         norm: the file name of its norm, which the header does not hold.
+
+    Raises:
+        DataError: a field is missing or invalid.
     """
-    return identity.network_facts(
-        norm=identity.norm_facts(norm, old["norm"]),
-        model=identity.model_facts(_model(old["model"])),
-        dataset=old["dataset"],
-        size=old["size"],
-        recipe=recipe(old["recipe"]),
-        normalize=old["normalise"],
-        dtype=old["dtype"],
-        seed=old["seed"],
-        images=old.get("images"),
-        holdout=old.get("holdout", 0.0),
-    )
+    try:
+        return identity.network_facts(
+            norm=identity.norm_facts(norm, old["norm"]),
+            model=identity.model_facts(_model(old["model"])),
+            dataset=old["dataset"],
+            size=old["size"],
+            recipe=recipe(old["recipe"]),
+            normalize=old["normalise"],
+            dtype=old["dtype"],
+            seed=old["seed"],
+            images=old.get("images"),
+            holdout=old.get("holdout", 0.0),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"The network's header does not say how it was pre-trained ({error!r}).") from error
 
 
 def network_result(old: Mapping[str, Any]) -> Facts:
@@ -171,7 +174,7 @@ def network_result(old: Mapping[str, Any]) -> Facts:
 
 
 def recipe(old: Mapping[str, Any]) -> Facts:
-    """A training recipe of schema 1, whose callables were class paths, with their names.
+    """A training recipe of schema 1, whose callables were class paths, with their names; a user's own keep their path.
 
     >>> recipe({"epochs": 6, "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}})
     {'epochs': 6, 'optimizer': {'name': 'sgd', 'lr': 0.1}}
@@ -179,8 +182,13 @@ def recipe(old: Mapping[str, Any]) -> Facts:
     found = {}
     for key, value in old.items():
         if isinstance(value, Mapping):
-            name = str(value["_target_"]).rpartition(".")[2].lower()
-            value = ({} if key == "augment" else {"name": name}) | identity.parameters(value)
+            package, _, name = str(value["_target_"]).rpartition(".")
+            ours = (
+                {"name": name.lower()}
+                if package in ("torch.optim", "da_wa.train.schedule")
+                else {"name": value["_target_"]}
+            )
+            value = ({} if value["_target_"] == _AUGMENT else ours) | identity.parameters(value)
         found[key] = value
     return found
 
@@ -189,7 +197,8 @@ def _model(old: Mapping[str, Any]) -> Facts:
     """A model of schema 1, whose block was a class path, with the block's name."""
     build = dict(old["build"])
     if isinstance(build.get("block"), Mapping):
-        build["block"] = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}[build["block"]["path"].rpartition(".")[2]]
+        path = build["block"]["path"]
+        build["block"] = _BLOCKS.get(path, path)
     return {**old, "build": build}
 
 

@@ -1,14 +1,17 @@
 """``outputs.npz``: what a network said of every evaluated image.
 
 Arrays are kept by domain name. Logits are float16, rounded so that the predicted class stays what it was in full
-precision: counts from stored logits equal counts from the logits themselves.
+precision: counts from stored logits equal counts from the logits themselves. Where logits are too large to be kept,
+predicted classes are kept instead, see :func:`trimmed`.
 """
 
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -18,6 +21,10 @@ from da_wa.errors import DataError
 
 Array = npt.NDArray[np.generic]
 _MAX = float(np.finfo(np.float16).max)
+_MIN = float(np.nextafter(np.float16(-_MAX), np.float16(0)))  # leaves room for one step down
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+LIMIT_BYTES = 4 * 2**20
+"""What the outputs of a unit take at most where nobody asked for all logits, before compression."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,8 @@ class DomainOutputs:
     Attributes:
         index: (n,) int32, the images' numbers in the domain.
         labels: (n,) int16, their classes.
-        logits: (p, n, k) float16 for *p* epochs; ``None`` where only predictions were kept.
-        predicted: (p, n) int16, the most likely class.
+        logits: (q, n, k) float16, after the last *q* of *p* epochs; ``None`` where only predictions were kept.
+        predicted: (p, n) int16, the most likely class after each epoch.
         confidence: (n,) float16, softmax probability of the class predicted after the last epoch.
         feature_index: (m,) int32, the images with features.
         features: (m, d) float16, feature vectors after the last epoch.
@@ -41,6 +48,21 @@ class DomainOutputs:
     confidence: Array | None = None
     feature_index: Array | None = None
     features: Array | None = None
+
+    def __post_init__(self) -> None:
+        n, p = len(self.index), len(self.predicted)
+        _check("labels", self.labels, (n,))
+        _check("predicted", self.predicted, (p, n))
+        if self.logits is not None:
+            _check("logits", self.logits, (len(self.logits), n, self.logits.shape[-1]))
+            if not 0 < len(self.logits) <= p:
+                raise ValueError(f"logits of {len(self.logits)} epochs, predictions of {p}")
+        if self.confidence is not None:
+            _check("confidence", self.confidence, (n,))
+        if (self.features is None) != (self.feature_index is None):
+            raise ValueError("features and feature_index go together")
+        if self.features is not None and self.feature_index is not None:
+            _check("features", self.features, (len(self.feature_index), self.features.shape[-1]))
 
     @property
     def correct(self) -> Array:
@@ -60,15 +82,23 @@ class Outputs:
     epochs: Array
     domains: Mapping[str, DomainOutputs] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _check("epochs", self.epochs, (len(self.epochs),))
+        if (np.diff(self.epochs) <= 0).any():
+            raise ValueError("epochs are not in order")
+        for name, domain in self.domains.items():
+            if len(domain.predicted) != len(self.epochs):
+                raise ValueError(f"{len(domain.predicted)} predictions of {name!r} in {len(self.epochs)} epochs")
+
 
 def round_logits(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:
-    """Logits (…, k) as float16 with the same most likely class (the first of equals).
+    """Logits (…, k) as finite float16 with the same most likely class (the first of equals); NaN stays NaN.
 
     >>> round_logits(np.array([[1.0001, 1.0002], [1e9, 2.0]])).argmax(-1)
     array([1, 0])
     """
     top = logits.argmax(axis=-1, keepdims=True)
-    rounded = np.clip(logits, -_MAX, _MAX).astype(np.float16)
+    rounded = np.clip(logits, _MIN, _MAX).astype(np.float16)
     highest = np.take_along_axis(rounded, top, axis=-1)
     tied = (rounded >= highest) & (np.arange(logits.shape[-1]) != top)
     return np.asarray(np.where(tied, np.nextafter(highest, np.float16(-np.inf)), rounded), np.float16)
@@ -82,7 +112,7 @@ def from_logits(
     features: Array | None = None,
 ) -> DomainOutputs:
     """The outputs of one domain from logits (p, n, k): the only place where predictions are made from logits."""
-    z = logits[-1].astype(np.float64)
+    z = logits[-1].astype(np.float64).clip(-_FLOAT32_MAX, _FLOAT32_MAX)  # infinite ones would give NaN
     z -= z.max(axis=-1, keepdims=True)
     confidence = 1 / np.exp(z).sum(axis=-1)  # the largest of the softmax probabilities
     rounded = round_logits(logits)
@@ -98,17 +128,30 @@ def from_logits(
 
 
 _OPTIONAL = ("logits", "confidence", "feature_index", "features")
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,  # a single array
+    EOFError,
+    MemoryError,
+    RuntimeError,  # an encrypted file, an unknown compression
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def pack(outputs: Outputs) -> bytes:
-    """The content of ``outputs.npz``; ``predicted`` is left out where logits tell it."""
+    """The content of ``outputs.npz``; of ``predicted`` only the epochs without logits, from which the others follow."""
     arrays: dict[str, Array] = {"epochs": outputs.epochs}
     for name, domain in outputs.domains.items():
-        stem = quote(name, safe="", errors="surrogateescape")
+        stem = quote(name, safe="", errors="surrogatepass")
         kept = {"index": domain.index, "labels": domain.labels}
         kept |= {key: value for key in _OPTIONAL if (value := getattr(domain, key)) is not None}
-        if domain.logits is None:
-            kept["predicted"] = domain.predicted
+        without_logits = len(domain.predicted) - (0 if domain.logits is None else len(domain.logits))
+        if without_logits or domain.logits is None:
+            kept["predicted"] = domain.predicted[:without_logits]
         arrays |= {f"{stem}/{key}": value for key, value in kept.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
@@ -121,31 +164,87 @@ def unpack(content: bytes, where: str) -> Outputs:
     Raises:
         DataError: it cannot be read.
     """
+    arrays = read_arrays(content, where)
+    grouped: dict[str, dict[str, Array]] = {}
+    for key, array in arrays.items():
+        stem, slash, name = key.rpartition("/")
+        if slash:
+            grouped.setdefault(unquote(stem, errors="surrogatepass"), {})[name] = array
+    try:
+        return Outputs(arrays["epochs"], {name: _unpacked(kept) for name, kept in grouped.items()})
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{where} does not hold the outputs of a run ({error}).") from error
+
+
+def _unpacked(kept: Mapping[str, Array]) -> DomainOutputs:
+    optional = {key: kept.get(key) for key in _OPTIONAL}
+    rows = [kept["predicted"]] if "predicted" in kept else []
+    if (logits := optional["logits"]) is not None:
+        rows.append(logits.argmax(axis=-1).astype(np.int16))
+    return DomainOutputs(kept["index"], kept["labels"], predicted=np.concatenate(rows), **optional)
+
+
+def read_arrays(content: bytes, where: str) -> dict[str, Array]:
+    """The arrays in the content of an ``npz`` file, by name.
+
+    Raises:
+        DataError: it is not such a file, or it is damaged.
+    """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = dict(file)
-        grouped: dict[str, dict[str, Array]] = {}
-        for key, array in arrays.items():
-            stem, slash, name = key.rpartition("/")
-            if slash:
-                grouped.setdefault(unquote(stem, errors="surrogateescape"), {})[name] = array
-        domains = {}
-        for name, kept in grouped.items():
-            logits = kept.get("logits")
-            predicted = kept["predicted"] if logits is None else logits.argmax(axis=-1).astype(np.int16)
-            optional = {key: kept.get(key) for key in _OPTIONAL}
-            domains[name] = DomainOutputs(kept["index"], kept["labels"], predicted=predicted, **optional)
-        return Outputs(arrays["epochs"], domains)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{where} cannot be read ({error}).") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+            raise DataError(f"{where} cannot be read ({name} is not an array of numbers).")
+    return arrays
 
 
-def published(outputs: Outputs) -> Outputs:
-    """What is small enough to publish: predicted classes and confidences; no logits, no features."""
+def trimmed(outputs: Outputs, keep_logits: bool | None = None, limit_bytes: int = LIMIT_BYTES) -> Outputs:
+    """The outputs with as many logits as are kept; predicted classes stay for every epoch.
+
+    Args:
+        outputs: with the logits of all epochs.
+        keep_logits: ``True`` keeps all, ``False`` none. ``None`` keeps those of all epochs if the outputs then take at
+            most ``limit_bytes`` (before compression), else those of the last epoch if that is so, else none.
+        limit_bytes: see ``keep_logits``.
+    """
+    without = _with_logits(outputs, 0)
+    if keep_logits is not None:
+        return outputs if keep_logits else without
+    last = _with_logits(outputs, 1)
+    return next((kept for kept in (outputs, last) if _size(kept) <= limit_bytes), without)
+
+
+def published(outputs: Outputs, logits: bool = False, features: bool = False) -> Outputs:
+    """What is small enough to publish: predicted classes and confidences; logits and features only if asked for."""
+    kept = outputs if logits else _with_logits(outputs, 0)
+    if features:
+        return kept
+    return Outputs(
+        kept.epochs, {name: replace(d, feature_index=None, features=None) for name, d in kept.domains.items()}
+    )
+
+
+def _with_logits(outputs: Outputs, epochs: int) -> Outputs:
+    """The outputs with the logits of the last ``epochs`` epochs."""
     return Outputs(
         outputs.epochs,
         {
-            name: DomainOutputs(d.index, d.labels, None, d.predicted, d.confidence)
+            name: replace(d, logits=None if d.logits is None or not epochs else d.logits[-epochs:])
             for name, d in outputs.domains.items()
         },
     )
+
+
+def _size(outputs: Outputs) -> int:
+    """Bytes of all arrays."""
+    return sum(
+        array.nbytes for domain in outputs.domains.values() for array in vars(domain).values() if array is not None
+    )
+
+
+def _check(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, not {shape}")

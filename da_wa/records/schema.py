@@ -6,8 +6,8 @@ from the evaluations, accuracies from counts. Numbers of images are counts, accu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -78,6 +78,12 @@ class Evaluation(_Frozen):
     epoch: Count
     correct: Count
     n: Annotated[int, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.correct > self.n:
+            raise ValueError(f"{self.correct} of {self.n} images are correct")
+        return self
 
     @property
     def accuracy(self) -> float:
@@ -191,17 +197,41 @@ class Record(_Frozen):
         return select(self.evaluations)
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> Record:
-        if unknown := {self.source, *self.targets, *self.images}.difference(self.domains):
-            raise ValueError(f"{', '.join(sorted(unknown))} not among its domains")
-        if any(row.correct > row.n for row in self.evaluations):
-            raise ValueError("an evaluation has more correct images than images")
-        evaluated = {row.domain for row in self.evaluations}
-        if self.status == "finished" and (absent := [t for t in self.targets if t not in evaluated]):
-            raise ValueError(f"no evaluation of {', '.join(absent)}")
+    def _is_consistent(self) -> Self:
+        flaws = [*self._flaws_of_domains(), *self._flaws_of_evaluations()]
         if (self.status == "diverged") != (self.error is not None):
-            raise ValueError("a diverged unit has an error, a finished one has none")
+            flaws.append("a diverged unit has an error, a finished one has none")
+        if flaws:
+            raise ValueError("; ".join(flaws))
         return self
+
+    def _flaws_of_domains(self) -> Iterator[str]:
+        if len(set(self.domains)) < len(self.domains):
+            yield "a domain is listed twice"
+        if unknown := {self.source, *self.targets, *self.images, *self.seen}.difference(self.domains):
+            yield f"{_listed(unknown)} not among its domains"
+        if self.target == self.source:
+            yield "its target is its source"
+
+    def _flaws_of_evaluations(self) -> Iterator[str]:
+        rows = self.evaluations
+        if self.status == "diverged":
+            if rows:
+                yield "a diverged unit has evaluations"
+            return
+        if stray := {row.domain for row in rows}.difference([self.source, *self.targets]):
+            yield f"evaluations of {_listed(stray)}, neither source nor target"
+        if any((row.role == "source") != (row.domain == self.source) for row in rows):
+            yield "an evaluation has the wrong role"
+        if len({(row.domain, row.epoch) for row in rows}) < len(rows):
+            yield "a domain is evaluated twice in one epoch"
+        last = max((row.epoch for row in rows), default=0)
+        if absent := set(self.targets).difference(row.domain for row in rows if row.epoch == last):
+            yield f"no evaluation of {_listed(absent)} in the last epoch"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, sorted(names)))
 
 
 def select(evaluations: Sequence[Evaluation]) -> list[Result]:
@@ -211,9 +241,8 @@ def select(evaluations: Sequence[Evaluation]) -> list[Result]:
     ``target_oracle``: for each target the epoch with the best accuracy on that target, which uses its labels. Of
     equally good epochs the latest counts.
 
-    >>> rows = [Evaluation(domain=d, role=r, epoch=e, correct=c, n=10)
-    ...         for d, r, e, c in [("A", "source", 1, 9), ("A", "source", 2, 8),
-    ...                            ("W", "target", 1, 4), ("W", "target", 2, 5)]]
+    >>> table = [("A", "source", 1, 9), ("A", "source", 2, 8), ("W", "target", 1, 4), ("W", "target", 2, 5)]
+    >>> rows = [Evaluation(domain=d, role=r, epoch=e, correct=c, n=10) for d, r, e, c in table]
     >>> [(row.selection, row.epoch, row.correct) for row in select(rows) if row.domain == "W"]
     [('last', 2, 5), ('source_val', 1, 4), ('target_oracle', 2, 5)]
     """

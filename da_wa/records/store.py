@@ -31,12 +31,14 @@ from filelock import FileLock, Timeout
 
 from da_wa.errors import ConfigError, DataError
 from da_wa.records import migrate
-from da_wa.records.files import MAKE_ROOM, read_bytes, write_bytes, write_json
+from da_wa.records.files import MAKE_ROOM, read_bytes, remove_drafts, write_bytes, write_json
 from da_wa.records.outputs import Outputs, pack, unpack
 from da_wa.records.plain import plain
 from da_wa.records.schema import Checksum, Plan, Record, parse, parse_plan
 
-_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is installed
+OUTPUTS = "outputs.npz"
+
+_FastLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is installed
 
 
 class Store:
@@ -77,7 +79,7 @@ class RunDir:
         Raises:
             DataError: the folder cannot be written.
         """
-        text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True).encode(errors="surrogateescape")
+        text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True).encode()
         target = self.path / "config.yaml"
         known = read_bytes(target)
         if known is None or (known != text and not self.finished):
@@ -115,6 +117,22 @@ class RunDir:
         Raises:
             DataError: the record or its outputs are damaged, belong to another unit, or have an unknown schema.
         """
+        record = self._unchecked()
+        if record is not None:
+            self._checked_outputs(record)
+        return record
+
+    def load(self) -> tuple[Record, Outputs] | None:
+        """The record and its outputs, each file read once, or None where there is no record.
+
+        Raises:
+            DataError: see :meth:`verified` and :meth:`outputs`.
+        """
+        record = self._unchecked()
+        return None if record is None else (record, self.outputs(record))
+
+    def _unchecked(self) -> Record | None:
+        """The record; its outputs have not been looked at."""
         path = self.path / "record.json"
         content = read_bytes(path)
         if content is None:
@@ -127,7 +145,6 @@ class RunDir:
         record = migrate.record(raw, self.config(), str(path)) if old else parse(raw, str(path))
         if record.id != self.id:
             raise DataError(f"{path} belongs to the run {record.id!r}.")
-        self._checked_outputs(record)
         return record
 
     def outputs(self, record: Record | None = None) -> Outputs:
@@ -140,14 +157,12 @@ class RunDir:
             DataError: the unit is not finished, its files cannot be trusted, or the counts in the record are not
                 those of the outputs.
         """
-        record = record or self.verified()
+        record = record or self._unchecked()
         if record is None:
             raise DataError(f"{self.path} holds no finished run: rerun the command that planned it.")
-        content, path = self._checked_outputs(record), self.path / "outputs.npz"
-        if content is None:
-            return Outputs(epochs=migrate.NO_EPOCHS)
-        old = self.path / migrate.OUTPUTS
-        outputs = unpack(content, str(path)) if path.exists() else migrate.outputs(content, record.domains, str(old))
+        path, content = self._checked_outputs(record)
+        old = path.name == migrate.OUTPUTS
+        outputs = migrate.outputs(content, record.domains, str(path)) if old else unpack(content, str(path))
         _check_counts(record, outputs, self.path)
         return outputs
 
@@ -158,9 +173,10 @@ class RunDir:
             DataError: ``config.yaml`` cannot be read.
         """
         path = self.path / "config.yaml"
+        content = read_bytes(path) or b""
         try:
-            config = yaml.load(read_bytes(path) or b"", _YamlLoader)
-        except (ValueError, yaml.YAMLError) as error:
+            config = _load_yaml(content)
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise DataError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
         if not isinstance(config, dict):
             raise DataError(f"{path} holds no configuration.")
@@ -209,26 +225,26 @@ class RunDir:
         except DataError as error:
             raise ValueError(str(error)) from error
         content = pack(outputs)
-        record = record.model_copy(update={"outputs": Checksum(crc32=zlib.crc32(content), bytes=len(content))})
-        write_bytes(self.path / "outputs.npz", content)
-        write_json(self.path / "record.json", record.model_dump(mode="json", by_alias=True))
+        record = record.model_copy(update={"outputs": _checksum(content)})
+        write_bytes(self.path / OUTPUTS, content)
+        write_json(self.path / "record.json", plain(record.model_dump(by_alias=True)))
         for name in ("last.ckpt", "failure.json"):
             (self.path / name).unlink(missing_ok=True)
+        for name in (OUTPUTS, "record.json", "last.ckpt", "failure.json"):
+            remove_drafts(self.path / name)
         return record
 
-    def _checked_outputs(self, record: Record) -> bytes | None:
-        """The content of the outputs' file, exactly what was written with ``record``."""
+    def _checked_outputs(self, record: Record) -> tuple[Path, bytes]:
+        """The outputs' file and its content, exactly what was written with ``record``."""
         if record.outputs is None:
-            return None
-        path = self.path / "outputs.npz"
-        content = read_bytes(path)
-        if content is None:
-            content = read_bytes(self.path / migrate.OUTPUTS)
-        if content is None:
-            raise DataError(f"{path} is missing.")
-        if (record.outputs.crc32, record.outputs.bytes) != (zlib.crc32(content), len(content)):
-            raise DataError(f"{path} is damaged or not the one that record.json refers to.")
-        return content
+            raise DataError(f"{self.path / 'record.json'} has no checksum of its outputs.")
+        paths = [self.path / name for name in (OUTPUTS, migrate.OUTPUTS)]
+        found = {path: content for path in paths if (content := read_bytes(path)) is not None}
+        for path, content in found.items():
+            if record.outputs == _checksum(content):
+                return path, content
+        flaw = "is damaged or not the one that record.json refers to" if found else "is missing"
+        raise DataError(f"{next(iter(found), paths[0])} {flaw}.")
 
 
 @contextmanager
@@ -244,8 +260,9 @@ def claimed(lock_file: Path) -> Iterator[bool]:
         lock.acquire(blocking=False)
     except Timeout:
         mine = False
-    except OSError as error:
-        raise DataError(f"Cannot lock {lock_file.parent}: {error.strerror}. {MAKE_ROOM}") from error
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"Cannot lock {lock_file.parent}: {reason}. {MAKE_ROOM}") from error
     else:
         mine = True
     try:
@@ -271,14 +288,30 @@ def failure(path: Path) -> str | None:
 
 def _check_counts(record: Record, outputs: Outputs, where: Path) -> None:
     """Compare the counts of a record with the outputs that they were counted from."""
-    position = {int(epoch): k for k, epoch in enumerate(outputs.epochs)}
-    for row in record.evaluations:
-        domain, k = outputs.domains.get(row.domain), position.get(row.epoch)
-        if domain is None or k is None:
-            raise DataError(f"{where}: there are no outputs of {row.domain} in epoch {row.epoch}.")
-        found = (int(domain.correct[k]), len(domain.index))
-        if found != (row.correct, row.n):
+    stored = {(row.domain, row.epoch): (row.correct, row.n) for row in record.evaluations}
+    counted = {
+        (name, int(epoch)): (int(correct), len(domain.labels))
+        for name, domain in outputs.domains.items()
+        for epoch, correct in zip(outputs.epochs, domain.correct, strict=True)
+    }
+    for name, epoch in [*stored, *counted]:
+        there, here = (
+            "nothing" if counts is None else f"{counts[0]} of {counts[1]} correct"
+            for counts in (stored.get((name, epoch)), counted.get((name, epoch)))
+        )
+        if there != here:
             raise DataError(
-                f"{where}: the record says {row.correct} of {row.n} images of {row.domain} are right in epoch "
-                f"{row.epoch}, the outputs say {found[0]} of {found[1]}. Delete the folder and rerun the command."
+                f"{where}: for {name!r} in epoch {epoch} record.json has {there}, the stored outputs have {here}. "
+                "Delete the folder and rerun the command."
             )
+
+
+def _checksum(content: bytes) -> Checksum:
+    return Checksum(crc32=zlib.crc32(content), bytes=len(content))
+
+
+def _load_yaml(content: bytes) -> Any:
+    try:
+        return yaml.load(content, _FastLoader)
+    except yaml.YAMLError:  # libyaml cannot read the escapes of undecodable bytes in names
+        return yaml.load(content, yaml.SafeLoader)

@@ -15,7 +15,7 @@ NONE = "–"
 """Stands where there is no number."""
 
 WIDE = 13
-"""More columns than this (12 pairs, which is four domains, and their average) are shown as rows."""
+"""A table with more columns than this (12 pairs, which is four domains, and their average) is transposed."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Table:
         header: the names of the columns; the first is of the rows' names.
         rows: the cells. A second line in a cell ("12.3\nn=45") is shown small.
         bold: (row, column) of the cells that are set bold.
-        notes: what a reader has to know beside the numbers.
+        notes: how to read the numbers; shown below the table.
     """
 
     name: str
@@ -39,8 +39,17 @@ class Table:
     notes: Sequence[str] = ()
 
     def transposed_if_wide(self, corner: str = "Pair") -> Table:
-        """The same table, its columns as rows named ``corner`` where they are too many to stand side by side."""
-        if len(self.header) - 1 <= WIDE:
+        """The same table, with rows and columns exchanged where it has too many columns and fewer rows.
+
+        Args:
+            corner: heads the first column, which then names the former columns.
+
+        >>> wide = Table("t", "", ["Norm", *"abcdefghijklmno"], [["BN", *"012345678901234"]])
+        >>> wide.transposed_if_wide().rows[:2]
+        [['a', '0'], ['b', '1']]
+        """
+        columns = len(self.header) - 1
+        if columns <= WIDE or len(self.rows) >= columns:
             return self
         header, *rows = (list(column) for column in zip(self.header, *self.rows, strict=True))
         turned = frozenset((column - 1, row + 1) for row, column in self.bold)
@@ -49,12 +58,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure and the sentence that tells what it shows.
+    """A figure and its caption.
 
     Attributes:
         name: stem of its files.
         figure: what matplotlib draws.
-        caption: what is seen.
+        caption: what it shows.
         wide: whether it needs the width of the page.
     """
 
@@ -64,18 +73,29 @@ class Plot:
     wide: bool = True
 
 
+Part = str | Table | Plot
+"""A paragraph, a table or a figure."""
+
+
 @dataclass(frozen=True)
 class Section:
     """One question and its answer.
 
     Attributes:
         title: the question.
-        parts: paragraphs, tables and figures in reading order.
+        parts: what everyone reads, in reading order: the answer in plain sentences, one table or figure.
         data: exact numbers, one CSV file each.
         summary: the answer in one or two sentences, for the head of the page.
+        details: further tables, figures and statistics; the page folds them away.
     """
 
     title: str
-    parts: Sequence[str | Table | Plot]
+    parts: Sequence[Part]
     data: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     summary: str = ""
+    details: Sequence[Part] = ()
+
+    @property
+    def everything(self) -> list[Part]:
+        """Parts and details."""
+        return [*self.parts, *self.details]

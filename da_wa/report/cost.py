@@ -1,4 +1,4 @@
-"""What the runs took, on what, and all that is needed to do them again."""
+"""Cost of the runs, the hardware and software they used, and what it takes to reproduce them."""
 
 from __future__ import annotations
 
@@ -7,75 +7,82 @@ from typing import Any
 
 import pandas as pd
 
+from da_wa.records.schema import Record
 from da_wa.report.content import NONE, Section, Table
+from da_wa.report.facts import Facts
 from da_wa.report.wording import counted, listed
-from da_wa.runs.ledger import Record
 
-TITLE = "What did it cost, and how can it be repeated?"
+TITLE = "Cost, hardware and reproduction"
+
+NUMBERS = ("total_s", "train_s", "eval_s", "images_per_s", "mfu", "peak_memory_mb", "parameters")
+"""Columns of :func:`per_run` that are numbers."""
+
+MACHINE = ("device", "cpu", "precision", "commit")
+"""Entries of a record's provenance that :func:`per_run` repeats."""
+
+_TIMES = ("started", "finished")
+_SHOWN = 6
+"""Different values of one entry that are listed."""
 
 
-def section(records: Sequence[Record]) -> Section:
+def section(facts: Facts) -> Section:
     """Seconds, images per second and memory of every norm; hardware, versions, commit, command, data."""
-    if not records:
+    if not facts.records:
         return Section(TITLE, ["No run is finished yet."])
-    data = per_run(records)
+    data = per_run(facts)
     hours = data["total_s"].sum() / 3600
     time = f"{hours:.1f} hours" if hours >= 0.95 else f"{hours * 60:.0f} minutes"
-    told = (
-        f"The seconds of {counted(len(records), 'run')} add up to {time}, pre-training aside; runs may have overlapped."
-    )
-    return Section(TITLE, [told, _costs(data), _environment(records), _images(records)], {"cost": data})
+    devices = listed(list(dict.fromkeys(str(value) for value in data["device"].dropna()))) or "an unknown device"
+    answer = f"{counted(len(data), 'run')} took {time} in all on {devices}, without pre-training."
+    details = [_costs(data), _environment(facts.records), _images(facts.records)]
+    return Section(TITLE, [answer], {"cost": data}, details=details)
 
 
-def per_run(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per run; empty where the record does not tell."""
-    rows = []
-    for record in records:
-        timing, environment = record.get("timing") or {}, record.get("environment") or {}
-        rows.append(
-            {
-                "label": record["label"],
-                "source": record["source"],
-                "seed": record["seed"],
-                **{name: timing.get(name) for name in ("total_s", "train_s", "eval_s", "images_per_s", "mfu")},
-                "peak_memory_mb": record.get("peak_memory_mb"),
-                "parameters": record.get("parameters"),
-                **{name: environment.get(name) for name in ("device", "cpu", "precision", "commit")},
-                "finished": record.get("finished"),
-                "run_id": record["id"],
-            }
-        )
-    numbers = ["total_s", "train_s", "eval_s", "images_per_s", "mfu", "peak_memory_mb", "parameters"]
+def per_run(facts: Facts) -> pd.DataFrame:
+    """One row per run; empty where the record has no entry."""
+    rows = [
+        {
+            "label": facts.label(record),
+            "source": record.source,
+            "target": record.target,
+            "seed": record.factors.seed,
+            **{name: record.cost.get(name) for name in NUMBERS[:-1]},
+            "parameters": record.parameters,
+            **{name: record.provenance.get(name) for name in (*MACHINE, "finished")},
+            "run_id": record.id,
+        }
+        for record in facts.records
+    ]
     frame = pd.DataFrame(rows)
-    frame[numbers] = frame[numbers].astype(float)
+    frame[list(NUMBERS)] = frame[list(NUMBERS)].astype(float)
     return frame
 
 
 def _costs(data: pd.DataFrame) -> Table:
-    rows = []
-    for label, runs in data.groupby("label", sort=False):
-        rows.append(
-            [
-                str(label),
-                str(len(runs)),
-                _spread(runs["total_s"], "{:.0f}"),
-                _spread(runs["train_s"], "{:.0f}"),
-                _spread(runs["images_per_s"], "{:.0f}"),
-                _spread(100 * runs["mfu"], "{:.0f}"),
-                _spread(runs["peak_memory_mb"], "{:.0f}"),
-                _spread(runs["parameters"], "{:,.0f}"),
-            ]
-        )
+    rows = [
+        [
+            str(label),
+            str(len(runs)),
+            _spread(runs["total_s"], "{:.0f}"),
+            _spread(runs["train_s"], "{:.0f}"),
+            _spread(runs["images_per_s"], "{:.0f}"),
+            _spread(100 * runs["mfu"], "{:.0f}"),
+            _spread(runs["peak_memory_mb"], "{:.0f}"),
+            _spread(runs["parameters"], "{:.0f}"),
+        ]
+        for label, runs in data.groupby("label", sort=False)
+    ]
     return Table(
         "cost",
-        "What a run took",
-        ["Norm", "Runs", "Seconds", "of them training", "Images per second", "MFU, %", "Peak memory, MB", "Parameters"],
+        "Cost of a run",
+        ["Norm", "Runs", "Total (s)", "Training (s)", "Images per s", "MFU (%)", "Memory (MB)", "Parameters"],
         rows,
         notes=[
-            "Medians, below them the range over runs. Sources differ in size, so seconds span them. MFU is the least "
-            "time that the convolutions and products could take, at the rate at which this device multiplies large "
-            "matrices, over the time that training and evaluation took. Memory is a GPU's during the run, or the peak "
-            "of the whole process so far, so that later runs of one process cannot show less than earlier ones.",
+            "Median over runs, the range below it. Sources have different numbers of images.",
+            "Total: training and evaluation. Runs may have shared the machine.",
+            "MFU (model FLOP utilization): the time that convolutions and matrix products need at this device's "
+            "measured rate of matrix multiplication, divided by the time taken.",
+            "Memory: the peak on a GPU during the run; on a CPU the peak of the process so far.",
         ],
     )
 
@@ -91,15 +98,15 @@ def _spread(values: pd.Series, form: str) -> str:
 def _environment(records: Sequence[Record]) -> Table:
     found: dict[str, list[Any]] = {}
     for record in records:
-        for name, value in (record.get("environment") or {}).items():
-            if value is not None:
+        for name, value in record.provenance.items():
+            if value is not None and name not in _TIMES:
                 found.setdefault(name, []).append(value)
     rows = [[_readable(name), _values(values, len(records))] for name, values in found.items()]
-    started, ended = (sorted(str(r[key]) for r in records if r.get(key)) for key in ("started", "finished"))
+    started, ended = (sorted(str(r.provenance[key]) for r in records if r.provenance.get(key)) for key in _TIMES)
     if started and ended:
-        rows.append(["From, to", f"{started[0]}, {ended[-1]}"])
-    rows.append(["Recipe", _values([r["recipe"] for r in records], len(records))])
-    return Table("environment", "What the runs ran on and with", ["", "Value"], rows)
+        rows.append(["First start, last end", f"{started[0]}, {ended[-1]}"])
+    rows.append(["Experiment", _values([record.experiment for record in records], len(records))])
+    return Table("environment", "Hardware and software", ["", "Value"], rows)
 
 
 def _readable(name: str) -> str:
@@ -108,25 +115,25 @@ def _readable(name: str) -> str:
 
 def _values(values: Sequence[Any], runs: int) -> str:
     counts = pd.Series(
-        [{True: "yes", False: "no"}.get(v, str(v)) if isinstance(v, bool) else str(v) for v in values]
+        [{True: "yes", False: "no"}[v] if isinstance(v, bool) else str(v) for v in values]
     ).value_counts()
     if len(counts) == 1 and counts.iloc[0] == runs:
         return str(counts.index[0])
-    return "; ".join(f"{value} ({counted(n, 'run')})" for value, n in list(counts.items())[:6]) + (
-        f"; and {len(counts) - 6} more" if len(counts) > 6 else ""
-    )
+    named = "; ".join(f"{value} ({counted(n, 'run')})" for value, n in list(counts.items())[:_SHOWN])
+    return named + (f"; and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else "")
 
 
 def _images(records: Sequence[Record]) -> Table:
     rows = []
-    for domain in records[0]["domains"]:
-        data = [r["data"][domain] for r in records if domain in r["data"]]
-        if data:
-            rows.append([domain, str(data[0].get("n", NONE)), _few(str(d["digest"]) for d in data)])
-    classes = counted(len(records[0]["classes"]), "class", "classes")
+    for domain in records[0].domains:
+        found = [record.images[domain] for record in records if domain in record.images]
+        if found:
+            n = NONE if found[0].n is None else str(found[0].n)
+            rows.append([domain, n, _few(images.digest for images in found)])
+    classes = counted(len(records[0].classes), "class", "classes")
     return Table(
         "data",
-        f"The images: {records[0]['dataset']}, {classes}",
+        f"Images: {records[0].factors.dataset}, {classes}",
         ["Domain", "Images", "Digest of pixels and labels"],
         rows,
     )

@@ -1,52 +1,64 @@
-"""How accuracy went while training."""
+"""Accuracy over the epochs of training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
-from da_wa.report.content import Plot, Section
+from da_wa.report.content import Part, Plot, Section
+from da_wa.report.facts import Facts
 from da_wa.report.figures import learning_curves
-from da_wa.runs.ledger import Record
 
 TITLE = "How did training go?"
 
 
-def section(records: Sequence[Record]) -> Section:
+def section(facts: Facts) -> Section:
     """Learning curves: the source's training images, its held-out ones, and every target."""
-    rows = history(records)
+    rows = history(facts)
     if rows.empty:
-        return Section(TITLE, ["The runs saved no accuracies on the way, so there are no curves."])
+        return Section(TITLE, ["The runs saved no accuracies during training, so there are no curves."])
     rows["accuracy"] *= 100
     spread = (
         rows.groupby(["label", "source", "images", "epoch"], sort=False)["accuracy"]
         .agg(mean="mean", low="min", high="max", seeds="count")
         .reset_index()
     )
-    targets = [f"target {domain}" for domain in records[0]["domains"]]
+    targets = [f"target {domain}" for domain in facts.domains]
     names = ["source, training", "source, held out", *targets]
-    parts: list[str | Plot] = []
+    plots: list[Part] = []
     for number, source in enumerate(dict.fromkeys(spread["source"]), 1):
         here = spread[spread["source"] == source]
         lines = {
             label: {name: line for name, line in of_label.groupby("images", sort=False)}
             for label, of_label in here.groupby("label", sort=False)
         }
-        caption = f"Trained on {source}: accuracy over the epochs. Lines are means over seeds, bands span them."
-        parts.append(Plot(f"curves_{number:02d}", learning_curves(lines, names), caption))
-    return Section(TITLE, parts, {"curves": spread.sort_values(["source", "label", "images", "epoch"], kind="stable")})
+        caption = f"Trained on {source}: accuracy by epoch. Lines: means over seeds, bands: their range."
+        plots.append(Plot(f"curves_{number:02d}", learning_curves(lines, names), caption))
+    data = {"curves": spread.sort_values(["source", "label", "images", "epoch"], kind="stable")}
+    return Section(TITLE, [_held_out(spread)], data, details=plots)
 
 
-def history(records: Sequence[Record]) -> pd.DataFrame:
+def _held_out(spread: pd.DataFrame) -> str:
+    """The accuracy on held-out source images after the last epoch, in words."""
+    rows = spread[spread["images"] == "source, held out"]
+    if rows.empty:
+        return "No source images were held out."
+    last = rows[rows["epoch"] == rows["epoch"].max()]
+    low, high = (last.loc[f()] for f in (last["mean"].idxmin, last["mean"].idxmax))
+    return (
+        f"After the last epoch, accuracy on held-out source images is between {low['mean']:.1f} % ({low['label']}, "
+        f"{low['source']}) and {high['mean']:.1f} % ({high['label']}, {high['source']})."
+    )
+
+
+def history(facts: Facts) -> pd.DataFrame:
     """Every accuracy of every epoch as a row: label, source, seed, images, epoch, accuracy (a fraction)."""
     rows = []
-    for record in records:
-        run = (record["label"], record["source"], record["seed"])
-        for epoch in record.get("curve") or []:
-            if epoch.get("accuracy") is not None:
-                rows.append((*run, "source, training", epoch["epoch"], epoch["accuracy"]))
-        for result in record.get("evaluations") or []:
-            name = "source, held out" if result["role"] == "source" else f"target {result['domain']}"
-            rows.append((*run, name, result["epoch"], result["correct"] / result["n"]))
+    for record in facts.records:
+        run = (facts.label(record), record.source, record.factors.seed)
+        for epoch in record.curve:
+            if epoch.accuracy is not None:
+                rows.append((*run, "source, training", epoch.epoch, epoch.accuracy))
+        for row in record.evaluations:
+            name = "source, held out" if row.role == "source" else f"target {row.domain}"
+            rows.append((*run, name, row.epoch, row.accuracy))
     return pd.DataFrame(rows, columns=["label", "source", "seed", "images", "epoch", "accuracy"])

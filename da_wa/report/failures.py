@@ -1,4 +1,4 @@
-"""Where it fails: confusions, worst classes, and the images that were most confidently wrong."""
+"""Where networks fail: confusions, worst classes, and the images that were most confidently wrong."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from da_wa.report.content import WIDE, Plot, Section, Table
+from da_wa.report.content import NONE, WIDE, Part, Plot, Section, Table
+from da_wa.report.facts import Facts
 from da_wa.report.figures import contact_sheet, heatmap
-from da_wa.report.matrix import AVERAGE, Matrix
+from da_wa.report.matrix import AVERAGE, Pair
 from da_wa.report.outcomes import Array, Outcome
 from da_wa.report.wording import arrow, counted, listed
 
@@ -20,43 +21,51 @@ WORST = 12
 SHOWN = 8
 """Images of a pair on the contact sheet."""
 
+PLOTTED = 150
+"""With more classes than this no class × class figure is drawn: its cells could not be seen."""
 
-def section(
-    matrix: Matrix, classes: Sequence[str], outcomes: Sequence[Outcome], images: Mapping[str, Array] | None
-) -> Section:
-    """What is taken for what, norm by norm and over all of them.
+NAMED = 80
+"""With more classes than this no figure of every class is drawn: their names could not be read."""
 
-    Args:
-        matrix: names pairs and norms in order.
-        classes: their names.
-        outcomes: of all runs.
-        images: by domain its (n, 3, h, w) uint8 pixels; no image is shown without them.
-    """
-    by_pair: dict[tuple[str, str], list[Outcome]] = {pair: [] for pair in matrix.pairs}
-    for outcome in outcomes:
+
+def section(facts: Facts) -> Section:
+    """The classes that are confused with each other, by norm and over all norms."""
+    by_pair: dict[Pair, list[Outcome]] = {pair: [] for pair in facts.matrix.pairs}
+    for outcome in facts.outcomes:
         by_pair[outcome.source, outcome.target].append(outcome)
     by_pair = {pair: found for pair, found in by_pair.items() if found}
     if not by_pair:
-        return Section(TITLE, ["No run has saved what it predicted, so its failures are not known."])
-    best = matrix.mean[AVERAGE].dropna()
+        return Section(TITLE, ["No run has saved its predictions, so its failures are not known."])
+    classes = facts.classes
+    best = facts.matrix.mean[AVERAGE].dropna()
     chosen = str(best.idxmax()) if len(best) else ""
     shown = {pair: [o for o in found if o.label == chosen] or found for pair, found in by_pair.items()}
-    who = f"{chosen}, the norm that is best on average," if chosen else "All norms"
     recall = _recall(by_pair, len(classes))
-    parts: list[str | Table | Plot] = [_worst(recall, classes), *_recall_plot(recall, classes)]
-    parts += [_confusions(shown, classes, who)]
-    for number, (pair, found) in enumerate(shown.items(), 1):
-        parts.append(_confusion_plot(number, pair, found, classes, chosen or "all norms"))
-    parts += _sheet(by_pair, classes, images)
-    return Section(TITLE, parts, {"confusion": _long(by_pair, classes), "class_accuracy": _named(recall, classes)})
+    mean = recall.mean(axis=1).sort_values(kind="stable").dropna()
+    sentence = f"Hardest: {listed([f'{classes[k]} ({mean[k]:.0f} %)' for k in mean.index[:3]])}. " if len(mean) else ""
+    sentence += "In brackets: the share of a class's images that is recognised, mean over pairs."
+    details: list[Part] = [
+        _worst(recall, classes),
+        *_recall_plot(recall, classes),
+        _confusions(shown, classes, f"{chosen}, the best norm on average," if chosen else "All norms"),
+        *_confusion_plots(shown, classes, chosen or "all norms"),
+    ]
+    data = {"confusion": _long(by_pair, classes), "class_accuracy": _named(recall, classes)}
+    return Section(TITLE, [sentence, *_sheets(by_pair, classes, facts.images)], data, details=details)
 
 
-def confusion(found: Sequence[Outcome], classes: int) -> Array:
-    """(classes, classes) how many images of the row's class were taken for the column's, over all outcomes."""
-    from sklearn.metrics import confusion_matrix
+def confusion(found: Sequence[Outcome]) -> pd.DataFrame:
+    """How many images of each class were predicted as each class: truth, predicted, count (above 0), by class.
 
+    Its size grows with the number of images, not with the number of classes.
+
+    >>> outcome = Outcome("BN", "A", "W", 0, np.arange(3), np.array([0, 0, 1]), np.array([0, 1, 1]), None)
+    >>> confusion([outcome]).to_numpy().tolist()
+    [[0, 0, 1], [0, 1, 1], [1, 1, 1]]
+    """
     truth, predicted = (np.concatenate([getattr(o, name) for o in found]) for name in ("truth", "predicted"))
-    return np.asarray(confusion_matrix(truth, predicted, labels=np.arange(classes)))
+    pairs, counts = np.unique(np.stack([truth, predicted]).astype(np.int64), axis=1, return_counts=True)
+    return pd.DataFrame({"truth": pairs[0], "predicted": pairs[1], "count": counts})
 
 
 def most_confidently_wrong(found: Sequence[Outcome]) -> list[tuple[int, int, int, int, float]]:
@@ -91,77 +100,78 @@ def most_confidently_wrong(found: Sequence[Outcome]) -> list[tuple[int, int, int
     return [(int(i), int(r.truth), int(r.taken), int(r.runs), float(r.sure)) for i, r in worst.iterrows()]
 
 
-def _recall(by_pair: Mapping[tuple[str, str], Sequence[Outcome]], classes: int) -> pd.DataFrame:
+def _recall(by_pair: Mapping[Pair, Sequence[Outcome]], classes: int) -> pd.DataFrame:
     """(classes, pairs) percent right of each class's images, over all norms and seeds; NaN for a class without any."""
     columns = {}
     for pair, found in by_pair.items():
-        counts = confusion(found, classes)
-        total = counts.sum(axis=1)
-        columns[pair] = np.where(total > 0, 100 * np.diag(counts) / np.maximum(total, 1), np.nan)
+        truth, right = (np.concatenate([getattr(o, name) for o in found]) for name in ("truth", "right"))
+        total = np.bincount(truth, minlength=classes)
+        columns[pair] = np.where(
+            total > 0, 100 * np.bincount(truth, right, minlength=classes) / np.maximum(total, 1), np.nan
+        )
     return pd.DataFrame(columns)
 
 
 def _named(recall: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     named = pd.DataFrame(recall.to_numpy(), columns=["->".join(pair) for pair in recall.columns])
-    named.insert(0, "class", list(classes))
+    named.insert(0, "class", list(classes), allow_duplicates=True)
     return named
 
 
 def _worst(recall: pd.DataFrame, classes: Sequence[str]) -> Table:
     mean = recall.mean(axis=1).sort_values(kind="stable")
     rows = [
-        [classes[k], *(f"{v:.0f}" if np.isfinite(v) else "–" for v in recall.loc[k]), f"{mean[k]:.0f}"]
+        [classes[k], *(f"{v:.0f}" if np.isfinite(v) else NONE for v in recall.loc[k]), f"{mean[k]:.0f}"]
         for k in mean.dropna().index[:WORST]
     ]
     return Table(
         "worst_classes",
-        "The classes that are recognised least, percent of their images",
+        "The classes with the lowest accuracy (% of their images)",
         ["Class", *(arrow(*pair) for pair in recall.columns), "Mean"],
         rows,
         notes=["Over all norms and seeds, after the last epoch."],
     ).transposed_if_wide()
 
 
-def _recall_plot(recall: pd.DataFrame, classes: Sequence[str]) -> list[Plot]:
+def _recall_plot(recall: pd.DataFrame, classes: Sequence[str]) -> list[Part]:
+    if len(recall) > NAMED:
+        return [f"With {len(recall)} classes, the accuracy of each is in class_accuracy.csv only."]
     order = recall.mean(axis=1).sort_values(kind="stable").index
     frame = recall.loc[order].set_axis([arrow(*pair) for pair in recall.columns], axis=1)
     frame.index = pd.Index([classes[k] for k in order])
-    if len(frame) > 80:
-        return []
-    title = "Images recognised, by class (%)"
     number, width = ("{:.0f}", 0.6) if frame.shape[1] <= WIDE else (None, 0.25)  # narrow cells hold no numbers
-    figure = heatmap(frame, title, number, cell=(width, 0.21), top=100.0)
-    return [
-        Plot("class_accuracy", figure, "Every class, the worst at the top; all norms and seeds together.", wide=False)
-    ]
+    figure = heatmap(frame, "Accuracy by class (%)", number, cell=(width, 0.21), top=100.0)
+    return [Plot("class_accuracy", figure, "Every class, the worst at the top; all norms and seeds.", wide=False)]
 
 
-def _confusions(shown: Mapping[tuple[str, str], Sequence[Outcome]], classes: Sequence[str], who: str) -> Table:
+def _confusions(shown: Mapping[Pair, Sequence[Outcome]], classes: Sequence[str], who: str) -> Table:
     rows = []
     for pair, found in shown.items():
-        counts = confusion(found, len(classes)).astype(float)
-        total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        np.fill_diagonal(counts, 0)
-        common = np.dstack(np.unravel_index(np.argsort(-counts, axis=None, kind="stable")[:4], counts.shape))[0]
-        told = [
-            f"{classes[t]} as {classes[p]} ({100 * counts[t, p] / total[t, 0]:.0f} %)"
-            for t, p in common
-            if counts[t, p]
-        ]
-        rows.append([arrow(*pair), listed(told) if told else "none"])
+        counts = confusion(found)
+        counts["share"] = 100 * counts["count"] / counts.groupby("truth")["count"].transform("sum")
+        wrong = counts[counts["truth"] != counts["predicted"]]
+        common = wrong.sort_values("count", ascending=False, kind="stable").head(4)
+        named = [f"{classes[c.truth]} as {classes[c.predicted]} ({c.share:.0f} %)" for c in common.itertuples()]
+        rows.append([arrow(*pair), listed(named) if named else "none"])
     return Table(
         "confusions",
-        "The commonest confusions of each pair",
+        "The most frequent confusions of each pair",
         ["Pair", "Confusions"],
         rows,
-        notes=[f"{who} over all its seeds. In brackets: the share of the class's images."],
+        notes=[f"{who} over all seeds. In brackets: the share of the class's images."],
     )
 
 
-def _confusion_plot(
-    number: int, pair: tuple[str, str], found: Sequence[Outcome], classes: Sequence[str], who: str
-) -> Plot:
-    counts = confusion(found, len(classes)).astype(float)
+def _confusion_plots(shown: Mapping[Pair, Sequence[Outcome]], classes: Sequence[str], who: str) -> list[Part]:
+    if len(classes) > PLOTTED:
+        return [f"With {len(classes)} classes, confusions are not drawn; confusion.csv has every one."]
+    return [_confusion_plot(number, pair, shown[pair], classes, who) for number, pair in enumerate(shown, 1)]
+
+
+def _confusion_plot(number: int, pair: Pair, found: Sequence[Outcome], classes: Sequence[str], who: str) -> Plot:
+    found_counts = confusion(found)
+    counts = np.zeros((len(classes), len(classes)))
+    counts[found_counts["truth"], found_counts["predicted"]] = found_counts["count"]
     total = counts.sum(axis=1, keepdims=True)
     share = np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
     names = list(classes)
@@ -170,20 +180,15 @@ def _confusion_plot(
     axes = figure.axes[0]
     axes.set_xlabel("predicted", fontsize=7)
     axes.set_ylabel("true", fontsize=7)
-    runs = counted(len(found), "run")
-    return Plot(
-        f"confusion_{number:02d}",
-        figure,
-        f"{arrow(*pair)}, {who}, {runs}: rows true, columns predicted, dark 0 %, light 100 % of the row.",
-        wide=False,
-    )
+    caption = f"{arrow(*pair)}, {who}, {counted(len(found), 'run')}: share of each class (row), dark 0 %, light 100 %."
+    return Plot(f"confusion_{number:02d}", figure, caption, wide=False)
 
 
-def _sheet(
-    by_pair: Mapping[tuple[str, str], Sequence[Outcome]], classes: Sequence[str], images: Mapping[str, Array] | None
-) -> list[str | Plot]:
+def _sheets(
+    by_pair: Mapping[Pair, Sequence[Outcome]], classes: Sequence[str], images: Mapping[str, Array] | None
+) -> list[Part]:
     if images is None:
-        return ["The images that were most confidently wrong are not shown: the report was written without images."]
+        return ["Images are not shown: the report was written without them."]
     sheets: dict[str, list[tuple[str, list[tuple[Array, str]]]]] = {}
     for pair, found in by_pair.items():
         sure = [o for o in found if o.confidence is not None]
@@ -198,13 +203,13 @@ def _sheet(
             if cells:
                 sheets.setdefault(pair[0], []).append((arrow(*pair), cells))
     if not sheets:
-        return ["No image is shown: none was wrong, or the runs saved no confidences."]
-    told = "what they are, what most runs that err take them for, how many runs err and how sure those are"
+        return ["No images are shown: none was wrong, or no confidences were saved."]
+    below = "Below each: its class, the class predicted most often, and how many runs were wrong and how confident"
     return [
         Plot(
             f"most_confidently_wrong_{number:02d}",
             contact_sheet(rows),
-            f"The images most confidently wrong after training on {source}, one of each confusion: {told}.",
+            f"The most confident errors after training on {source}, one image of each confusion. {below}.",
         )
         for number, (source, rows) in enumerate(sheets.items(), 1)
     ]
@@ -214,14 +219,17 @@ def _runs(wrong: int, runs: int) -> str:
     return f"{wrong} of {runs} runs, " if runs > 1 else ""
 
 
-def _long(by_pair: Mapping[tuple[str, str], Sequence[Outcome]], classes: Sequence[str]) -> pd.DataFrame:
+def _long(by_pair: Mapping[Pair, Sequence[Outcome]], classes: Sequence[str]) -> pd.DataFrame:
     """Every confusion that happened, norm by norm, summed over seeds."""
-    rows = []
+    names = np.array(classes, dtype=object)
+    frames = []
     for (source, target), found in by_pair.items():
         for label in dict.fromkeys(o.label for o in found):
-            counts = confusion([o for o in found if o.label == label], len(classes))
-            rows += [
-                (label, source, target, classes[t], classes[p], int(counts[t, p]))
-                for t, p in np.argwhere(counts).tolist()
-            ]
-    return pd.DataFrame(rows, columns=["label", "source", "target", "true", "predicted", "count"])
+            counts = confusion([o for o in found if o.label == label])
+            true, predicted = (names[counts[name].to_numpy()] for name in ("truth", "predicted"))
+            frames.append(
+                pd.DataFrame(
+                    {"label": label, "source": source, "target": target, "true": true, "predicted": predicted}
+                ).assign(count=counts["count"])
+            )
+    return pd.concat(frames, ignore_index=True)

@@ -1,32 +1,35 @@
-"""What the finished runs of a ledger predicted: saved predictions -> arrays over the images of a domain."""
+"""What a unit predicted for the images of one domain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from da_wa.runs.ledger import Ledger, Record, RunDir
+from da_wa.records.outputs import DomainOutputs, Outputs
+from da_wa.records.schema import Record
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run predicted for the images of one domain after its last epoch.
+    """Predictions of one unit for the images of one target after the last epoch.
 
     Attributes:
-        label: the norm.
-        source: the domain that was trained on.
+        label: the row of the table, e.g. ``BN + WA``.
+        source: the domain with labels.
         target: the domain of the images.
-        seed: of the run.
+        seed: of the unit.
         index: (n,) the images' numbers in the domain.
         truth: (n,) their classes.
-        predicted: (n,) the classes that were predicted.
-        confidence: (n,) softmax probability of the predicted class, None where the run did not save it.
+        predicted: (n,) the predicted classes.
+        confidence: (n,) softmax probability of the predicted class, ``None`` if it was not saved.
+        pretraining_seed: of the network that the unit started from.
+        unit_target: the target of a unit trained for one pair; ``None`` for a network evaluated on every target.
     """
 
     label: str
@@ -37,44 +40,59 @@ class Outcome:
     truth: Array
     predicted: Array
     confidence: Array | None
+    pretraining_seed: int | None = None
+    unit_target: str | None = None
 
     @property
     def right(self) -> Array:
         """(n,) bool."""
         return np.asarray(self.predicted == self.truth)
 
+    @property
+    def replicate(self) -> tuple[int, int]:
+        """(pre-training seed, seed); a pre-training without a seed counts as -1."""
+        return (-1 if self.pretraining_seed is None else self.pretraining_seed, self.seed)
 
-def saved(ledger: Ledger, records: Sequence[Record]) -> Iterator[tuple[Record, dict[str, Array]]]:
-    """Every record beside the arrays that its run saved, one at a time: features can be large."""
-    for record in records:
-        yield record, RunDir(ledger.path / record["id"]).predictions()
 
-
-def outcomes(record: Record, arrays: dict[str, Array]) -> list[Outcome]:
-    """The run's predictions for each of its targets; nothing for a target whose predictions were not saved."""
+def outcomes(record: Record, outputs: Outputs, label: str, domains: Sequence[str]) -> list[Outcome]:
+    """The unit's predictions for each of ``domains`` after the last epoch; none for a domain without outputs."""
     found = []
-    for k, domain in enumerate(record["domains"]):
-        if domain in record["targets"] and f"predicted_{k}" in arrays:
-            confidence = arrays.get(f"confidence_{k}")
+    for name in domains:
+        if (domain := outputs.domains.get(name)) is not None:
+            last = int(np.argmax(outputs.epochs))
+            confidence = None if domain.confidence is None else domain.confidence.astype(np.float32)
             found.append(
                 Outcome(
-                    record["label"],
-                    record["source"],
-                    domain,
-                    record["seed"],
-                    arrays[f"index_{k}"],
-                    arrays[f"label_{k}"],
-                    arrays[f"predicted_{k}"][int(np.argmax(arrays["epochs"]))],
-                    None if confidence is None else confidence.astype(np.float32),
+                    label,
+                    record.source,
+                    name,
+                    record.factors.seed,
+                    domain.index,
+                    domain.labels,
+                    domain.predicted[last],
+                    confidence,
+                    record.factors.pretraining_seed,
+                    record.target,
                 )
             )
     return found
 
 
-def features(record: Record, arrays: dict[str, Array]) -> dict[str, Array]:
-    """(m, d) features after the last epoch of a fixed sample of every domain, by domain; empty if not saved."""
-    return {
-        domain: arrays[f"feature_{k}"].astype(np.float32)
-        for k, domain in enumerate(record["domains"])
-        if f"feature_{k}" in arrays
-    }
+def balanced_accuracy(truth: Array, predicted: Array) -> float:
+    """Mean of the recalls of the classes that are present, a fraction (Brodersen et al. 2010).
+
+    Args:
+        truth: (n,) classes.
+        predicted: (n,) predicted classes.
+
+    >>> balanced_accuracy(np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0]))
+    0.5
+    """
+    _, position, size = np.unique(truth, return_inverse=True, return_counts=True)
+    right = np.bincount(position, weights=predicted == truth, minlength=len(size))
+    return float((right / size).mean())
+
+
+def balanced_by_epoch(domain: DomainOutputs, epochs: Array) -> dict[int, float]:
+    """Balanced accuracy after each evaluated epoch, by epoch."""
+    return {int(e): balanced_accuracy(domain.labels, p) for e, p in zip(epochs, domain.predicted, strict=True)}

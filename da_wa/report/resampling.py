@@ -1,46 +1,59 @@
-"""The two-level bootstrap: what other seeds and other images would have given, from the saved predictions.
+"""The two-level bootstrap over seeds and images, from saved predictions.
 
-Seeds and images are crossed: each seed's network sees every image. Both are drawn anew together (the
-pigeonhole bootstrap: Owen 2007, "The pigeonhole bootstrap", whose variance is never too small in
-expectation, and up to three times too large where neither seeds nor images matter but their chance meeting:
-the intervals are cautious). Seeds are drawn per source, for each source has networks of its own, k - 1 of k with
-replacement, which makes the variance right for few seeds (Rao & Wu 1988). Norms share every draw: the
-comparison of two norms is paired over seeds, sources, targets and images.
+Seeds and images are crossed: each seed's network sees every image. Both are resampled together (Owen 2007, "The
+pigeonhole bootstrap": its variance is never too small in expectation, and up to three times too large where seeds and
+images matter only through their interaction, so the intervals are conservative). Seeds are drawn per source, because
+each source has its own networks, k - 1 of k with replacement, which makes the variance unbiased for few seeds (Rao &
+Wu 1988). Where there are several pre-training seeds, they are drawn first, in the same way and for all sources
+together, and seeds within each. Rows share every draw: the comparison of two rows is paired over seeds, sources,
+targets and images.
 
-The interval is value ± t · (standard deviation of the replicates). With a handful of seeds the normal
-quantile would be far too short; the degrees of freedom are Satterthwaite's, seeds being few and images many.
-As images add degrees of freedom, the interval of the seeds alone may be the longer one: then it is taken.
+The interval is value ± t · (standard deviation of the replicates) with Satterthwaite's degrees of freedom: seeds are
+few and images many, and the normal quantile would be far too short. Images add degrees of freedom, so the interval over
+seeds alone may be the longer one; then it is used.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import scipy
 
-from da_wa.report.outcomes import Array, Outcome
+from da_wa.report.outcomes import Array, Outcome, balanced_accuracy
 from da_wa.report.statistics import ALPHA, POWER, Interval
 
 REPLICATES = 2000
 
 Cell = tuple[str, str, str]
-"""(label of the norm, source, target)."""
+"""(label of the row, source, target)."""
+
+Replicate = tuple[int, int]
+"""(pre-training seed, seed)."""
+
+Cluster = tuple[str, str | None]
+"""(source, target) of runs that depend on each other; ``None`` for all targets of the source."""
+
+_BLOCK = 2**24
+"""Numbers of resampled images that are held in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A sum of cells and how well it is known.
+    """A weighted sum of cells and its uncertainty.
 
     Attributes:
-        interval: the value; from images alone when a source has one seed.
+        interval: the value; over images alone where there is one seed.
         error: standard error.
-        seed_variance: the part of ``error``² that more seeds would lessen.
-        df: degrees of freedom behind ``error``; infinite when seeds add nothing.
-        runs: each run's contribution to the value, over all sources and seeds.
-        seeds: the smallest number of seeds that any source has.
+        seed_variance: the part of ``error``² that more seeds would reduce.
+        df: degrees of freedom behind ``error``; infinite where seeds add nothing.
+        runs: each independently trained run's contribution to the value.
+        seeds: the smallest number of seeds of any source.
+        pretraining_seeds: how many pre-training seeds there are.
     """
 
     interval: Interval
@@ -49,104 +62,200 @@ class Estimate:
     df: float
     runs: Array
     seeds: int
+    pretraining_seeds: int = 1
 
 
 class Resamples:
-    """Accuracies under resampled images, drawn once for everything that is estimated from them.
+    """Accuracies under resampled images, drawn once for every estimate.
 
     Args:
         outcomes: of all runs.
         replicates: number of resamples.
         seed: of the draws.
+        balanced: resample balanced accuracy, the mean of the recalls of the classes that are present.
     """
 
-    def __init__(self, outcomes: Sequence[Outcome], replicates: int = REPLICATES, seed: int = 0) -> None:
+    def __init__(
+        self, outcomes: Sequence[Outcome], replicates: int = REPLICATES, seed: int = 0, *, balanced: bool = False
+    ) -> None:
         draw = np.random.default_rng(seed)
         self.replicates = replicates
-        self._observed: dict[Cell, dict[int, float]] = {}
-        self._resampled: dict[Cell, dict[int, Array]] = {}
+        self._observed: dict[Cell, dict[Replicate, float]] = {}
+        self._resampled: dict[Cell, dict[Replicate, Array]] = {}
+        self._per_pair: set[Cell] = set()
+        self._several = _several_pretrainings(outcomes)
         for target in dict.fromkeys(outcome.target for outcome in outcomes):
             here = [outcome for outcome in outcomes if outcome.target == target]
-            images = 1 + max(int(outcome.index.max()) for outcome in here)
-            weights = draw.multinomial(images, np.full(images, 1 / images), replicates).astype(np.float32).T
-            right, seen = (np.zeros((len(here), images), np.float32) for _ in range(2))
-            for row, outcome in enumerate(here):
-                seen[row, outcome.index] = 1
-                right[row, outcome.index] = outcome.right
-            resampled = (right @ weights) / np.maximum(seen @ weights, 1)
-            for row, outcome in enumerate(here):
+            for outcome, resampled in zip(here, _resampled(here, replicates, draw, balanced), strict=True):
                 cell = (outcome.label, outcome.source, target)
-                self._observed.setdefault(cell, {})[outcome.seed] = float(outcome.right.mean())
-                self._resampled.setdefault(cell, {})[outcome.seed] = resampled[row]
-        self._fate = {
-            source: draw.random((replicates, max(map(len, self._observed.values()))))
-            for source in dict.fromkeys(outcome.source for outcome in outcomes)
-        }
+                observed = balanced_accuracy(outcome.truth, outcome.predicted) if balanced else outcome.right.mean()
+                self._observed.setdefault(cell, {})[self.replicate(outcome)] = float(observed)
+                self._resampled.setdefault(cell, {})[self.replicate(outcome)] = resampled
+                if outcome.unit_target is not None:
+                    self._per_pair.add(cell)
+        sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
+        self._fate, self._pretraining_fate = self._fates(draw, sources)
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell that has predictions."""
+        """Every cell with saved outputs."""
         return list(self._observed)
 
-    def accuracy(self, cell: Cell) -> dict[int, float]:
-        """The accuracy of a cell by seed."""
-        return self._observed[cell]
+    def replicate(self, outcome: Outcome) -> Replicate:
+        """What identifies a run within a cell; pre-training seeds count where a row has several of them."""
+        return outcome.replicate if self._several else (0, outcome.seed)
 
     def estimate(self, terms: Sequence[tuple[float, Cell]]) -> Estimate | None:
-        """The sum of factor × (mean accuracy of a cell over its seeds), seeds paired within each source.
+        """The sum of factor × (mean accuracy of a cell over its runs), paired by seeds within each source.
+
+        Networks that are evaluated on every target are one run per source and seed; networks trained for one
+        pair are one run per pair and seed, unless a term pairs them with a network of the first kind.
 
         Returns:
-            None when a cell has no predictions, or the cells of a source have no seed in common.
+            ``None`` if a cell has no outputs, or the cells of a source have no seed in common.
         """
-        if any(cell not in self._observed for _, cell in terms):
+        if not terms or any(cell not in self._observed for _, cell in terms):
+            return None
+        clusters = self._clusters(terms)
+        seeds = [self._common_seeds(part) for _, part in clusters]
+        pretrainings = sorted(set.intersection(*map(set, seeds)))
+        if not pretrainings:
             return None
         value, replicates = 0.0, np.zeros(self.replicates)
         runs: list[Array] = []
         variances: list[tuple[float, int]] = []
-        for source in dict.fromkeys(cell[1] for _, cell in terms):
-            parts = [(factor, cell) for factor, cell in terms if cell[1] == source]
-            seeds = sorted(set.intersection(*(set(self._observed[cell]) for _, cell in parts)))
-            if not seeds:
-                return None
-            k = len(seeds)
-            by_seed = np.array([sum(f * self._observed[cell][seed] for f, cell in parts) for seed in seeds])
-            resampled = np.stack([sum(f * self._resampled[cell][seed] for f, cell in parts) for seed in seeds])
-            value += by_seed.mean()
-            replicates += (self._drawn(source, k) * resampled).sum(axis=0)
-            runs.append(by_seed / k)
-            if k > 1:
-                variances.append((float(by_seed.var(ddof=1)) / k, k - 1))
+        totals = []
+        for weight, p in zip(self._drawn(self._pretraining_fate, len(pretrainings)), pretrainings, strict=True):
+            total, replicated = 0.0, np.zeros(self.replicates)
+            for (cluster, part), found in zip(clusters, seeds, strict=True):
+                k = len(found[p])
+                by_seed = np.array([sum(f * self._observed[cell][p, s] for f, cell in part) for s in found[p]])
+                resampled = np.stack([sum(f * self._resampled[cell][p, s] for f, cell in part) for s in found[p]])
+                total += by_seed.mean()
+                replicated += (self._drawn(self._fate[*cluster, p], k) * resampled).sum(axis=0)
+                runs.append(by_seed / (k * len(pretrainings)))
+                if k > 1:
+                    variances.append((float(by_seed.var(ddof=1)) / k, k - 1))
+            value += total / len(pretrainings)
+            replicates += weight * replicated
+            totals.append(total)
+        if len(pretrainings) > 1:  # their spread includes that of the seeds within
+            variances = [(float(np.var(totals, ddof=1)) / len(totals), len(totals) - 1)]
         error = float(replicates.std(ddof=1))
-        seed_variance = sum(variance for variance, _ in variances)
-        spread = sum(variance**2 / df for variance, df in variances)
-        df = max(error**4 / spread, min(df for _, df in variances)) if spread > 0 else math.inf
-        half = float(scipy.stats.t.ppf(1 - ALPHA / 2, df)) * error
-        if spread > 0:
-            of_seeds = scipy.stats.t.ppf(1 - ALPHA / 2, seed_variance**2 / spread) * math.sqrt(seed_variance)
-            half = max(half, float(of_seeds))
+        half, seed_variance, df = _half_width(error, variances)
         interval = Interval(float(value), float(value) - half, float(value) + half)
-        return Estimate(interval, error, seed_variance, df, np.concatenate(runs), min(map(len, runs)))
+        fewest = min(len(run) for run in runs)
+        return Estimate(interval, error, seed_variance, df, np.concatenate(runs), fewest, len(pretrainings))
 
-    def _drawn(self, source: str, k: int) -> Array:
-        """(k, replicates) how much each of k seeds weighs in every replicate."""
+    def _clusters(self, terms: Sequence[tuple[float, Cell]]) -> list[tuple[Cluster, list[tuple[float, Cell]]]]:
+        """Terms whose runs depend on each other: those of one source, or of one pair where each has its networks."""
+        found = []
+        for source in dict.fromkeys(cell[1] for _, cell in terms):
+            part = [(factor, cell) for factor, cell in terms if cell[1] == source]
+            if all(cell in self._per_pair for _, cell in part):
+                for target in dict.fromkeys(cell[2] for _, cell in part):
+                    found.append(((source, target), [term for term in part if term[1][2] == target]))
+            else:
+                found.append(((source, None), part))
+        return found
+
+    def _common_seeds(self, part: Sequence[tuple[float, Cell]]) -> dict[int, list[int]]:
+        """The seeds that all cells have, by pre-training seed."""
+        common = set.intersection(*(set(self._observed[cell]) for _, cell in part))
+        found: dict[int, list[int]] = {}
+        for p, seed in sorted(common):
+            found.setdefault(p, []).append(seed)
+        return found
+
+    def _fates(
+        self, draw: np.random.Generator, sources: Sequence[str]
+    ) -> tuple[dict[tuple[str, str | None, int], Array], Array]:
+        """Random numbers that select seeds, for every cluster and pre-training seed, and pre-training seeds."""
+        if not self._observed:
+            return {}, np.zeros((self.replicates, 0))
+        pretrainings = sorted({p for runs in self._observed.values() for p, _ in runs})
+        most = max(max(Counter(p for p, _ in runs).values()) for runs in self._observed.values())
+        pairs = list(dict.fromkeys((source, target) for _, source, target in self._observed if self._per_pair))
+        clusters: list[Cluster] = [*((source, None) for source in sources), *pairs]
+        keys = [(*cluster, p) for p in pretrainings for cluster in clusters]
+        fate = {key: draw.random((self.replicates, most)) for key in keys}
+        return fate, draw.random((self.replicates, len(pretrainings)))
+
+    def _drawn(self, fate: Array, k: int) -> Array:
+        """(k, replicates) the weight of each of k seeds in every replicate."""
         if k == 1:
             return np.ones((1, self.replicates))
-        drawn = (self._fate[source][:, : k - 1] * k).astype(int)
+        drawn = (fate[:, : k - 1] * k).astype(int)
         return np.asarray((drawn[:, :, None] == np.arange(k)).sum(axis=1).T / (k - 1))
+
+
+def _several_pretrainings(outcomes: Sequence[Outcome]) -> bool:
+    seen: dict[str, set[int]] = {}
+    for outcome in outcomes:
+        seen.setdefault(outcome.label, set()).add(outcome.replicate[0])
+    return any(len(seeds) > 1 for seeds in seen.values())
+
+
+def _resampled(
+    outcomes: Sequence[Outcome], replicates: int, draw: np.random.Generator, balanced: bool
+) -> npt.NDArray[np.float32]:
+    """(outcomes, replicates) accuracies of outcomes of one target, all on the same resampled images."""
+    images = 1 + max(int(outcome.index.max()) for outcome in outcomes)
+    right, seen = (np.zeros((len(outcomes), images), np.float32) for _ in range(2))
+    truth = np.zeros(images, np.int64)
+    for row, outcome in enumerate(outcomes):
+        seen[row, outcome.index] = 1
+        right[row, outcome.index] = outcome.right
+        truth[outcome.index] = outcome.truth
+    if balanced:
+        order = np.argsort(truth, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(truth[order])) + 1)
+    else:
+        groups = [np.arange(images)]
+    found = np.zeros((len(outcomes), replicates), np.float32)
+    size = max(1, _BLOCK // images)
+    for start in range(0, replicates, size):
+        block = slice(start, min(start + size, replicates))
+        drawn = draw.multinomial(images, np.full(images, 1 / images), block.stop - start).astype(np.float32).T
+        recall, present = (np.zeros((len(outcomes), block.stop - start), np.float32) for _ in range(2))
+        for group in groups:
+            weight = seen[:, group] @ drawn[group]
+            recall += (right[:, group] @ drawn[group]) / np.maximum(weight, 1)
+            present += weight > 0
+        found[:, block] = recall / np.maximum(present, 1)
+    return found
+
+
+def _half_width(error: float, variances: Sequence[tuple[float, int]]) -> tuple[float, float, float]:
+    """Half the interval, the variance of the seeds, and the degrees of freedom.
+
+    Args:
+        error: standard error of the replicates.
+        variances: (variance, degrees of freedom) of every independent group of seeds.
+    """
+    seed_variance = sum(variance for variance, _ in variances)
+    spread = sum(variance**2 / df for variance, df in variances)
+    if spread == 0:
+        return float(scipy.stats.norm.ppf(1 - ALPHA / 2)) * error, seed_variance, math.inf
+    df = max(error**4 / spread, min(df for _, df in variances))
+    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, df)) * error
+    of_seeds = scipy.stats.t.ppf(1 - ALPHA / 2, seed_variance**2 / spread) * math.sqrt(seed_variance)
+    return max(half, float(of_seeds)), seed_variance, df
 
 
 def seeds_to_resolve(estimate: Estimate, limit: int = 100) -> int | None:
     """How many seeds per source would resolve the estimated value with a chance of :data:`POWER`.
 
-    Takes the value and both variances for true, so it is a rough guide. None when ``limit`` seeds would
-    not do, as when the images alone leave the value open.
+    With several pre-training seeds it counts those. A rough guide: it assumes that the value and both variances are
+    exact. ``None`` if ``limit`` seeds would not be enough, as when the images alone leave the value open.
     """
     images = max(estimate.error**2 - estimate.seed_variance, 0.0)
-    if estimate.seeds < 2 or estimate.seed_variance == 0:
+    known = estimate.pretraining_seeds if estimate.pretraining_seeds > 1 else estimate.seeds
+    if known < 2 or estimate.seed_variance == 0:
         return None
-    df_of_seeds = estimate.df * (estimate.seed_variance / estimate.error**2) ** 2 / (estimate.seeds - 1)
+    df_of_seeds = estimate.df * (estimate.seed_variance / estimate.error**2) ** 2 / (known - 1)
     for seeds in range(2, limit + 1):
-        variance = estimate.seed_variance * estimate.seeds / seeds
+        variance = estimate.seed_variance * known / seeds
         error = math.sqrt(images + variance)
         df = df_of_seeds * (seeds - 1) * (error**2 / variance) ** 2
         quantiles = scipy.stats.t.ppf(1 - ALPHA / 2, df) + scipy.stats.t.ppf(POWER, df)

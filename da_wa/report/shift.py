@@ -1,13 +1,12 @@
-"""What the shift looks like in the features, from the fixed sample of every domain that runs saved."""
+"""The domain shift in the features, from the fixed sample of every domain that runs save."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
-from da_wa.report.content import Plot, Section, Table
+from da_wa.report.content import Part, Plot, Section, Table
+from da_wa.report.facts import Facts
 from da_wa.report.figures import embedding_scatter, heatmap, relation
 from da_wa.report.matrix import Matrix
 from da_wa.report.outcomes import Array
@@ -16,29 +15,25 @@ from da_wa.report.wording import arrow, counted, number, signed
 
 TITLE = "What does the shift look like?"
 SEPARABLE = 50
-"""Principal components that domains are told apart by: with as many features as images anything is separable."""
+"""Principal components that the classifier of domains sees: with as many features as images all is separable."""
 
-Sample = tuple[str, str, int, dict[str, Array]]
-"""(label, source, seed, domain -> (m, d) features)."""
+POINTS = 360
+"""Images in an embedding: the time of t-SNE grows faster than their number."""
 
 
-def section(matrix: Matrix, samples: Iterable[Sample]) -> Section:
-    """How far apart are the domains in the features of every norm?
-
-    Args:
-        matrix: names norms and pairs in order, and their accuracy.
-        samples: of every run, one at a time; runs without features give an empty mapping.
-    """
+def section(facts: Facts) -> Section:
+    """How far apart the domains are in the features of every norm."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):  # many small problems: threads would cost more than they give
-        return _section(matrix, samples)
+    with threadpool_limits(1):  # many small problems: threads cost more than they give
+        return _section(facts)
 
 
-def _section(matrix: Matrix, samples: Iterable[Sample]) -> Section:
+def _section(facts: Facts) -> Section:
+    matrix = facts.matrix
     rows, drawn, runs = [], {}, 0
     first = matrix.pairs[0][0] if matrix.pairs else ""
-    for label, source, seed, domains in samples:
+    for label, source, seed, domains in facts.samples:
         if source not in domains or len(domains) < 2:
             continue
         runs += 1
@@ -53,24 +48,26 @@ def _section(matrix: Matrix, samples: Iterable[Sample]) -> Section:
     data = pd.DataFrame(rows, columns=["label", "source", "target", "seed", "a_distance", "mmd"])
     means = data.groupby(["label", "source", "target"], sort=False)[["a_distance", "mmd"]].mean()
     distance, discrepancy = (_by_pair(matrix, means[name]) for name in ("a_distance", "mmd"))
-    size = counted(min(len(f) for domains in drawn.values() for f in domains.values()) if drawn else 0, "image")
-    parts: list[str | Table | Plot] = [
-        f"From {counted(runs, 'run')}: features after the last epoch of the same {size} or more of each domain. The "
-        "proxy A-distance is 2(1 − 2ε), ε the cross-validated error of a linear classifier that tells source from "
-        "target (Ben-David et al. 2010): 0 when they cannot be told apart, 2 when always. MMD is the maximum mean "
-        "discrepancy with a Gaussian kernel of the median distance (Gretton et al. 2012), unbiased and squared, so "
-        "that equal domains give 0 on average.",
-        Plot(
-            "a_distance",
-            heatmap(distance, "Proxy A-distance of source and target", "{:.2f}", top=2.0),
-            "How far source and target are apart for every norm and pair, mean over seeds.",
-            wide=False,
-        ),
-        _table(matrix, distance, discrepancy),
+    plot = Plot(
+        "a_distance",
+        heatmap(distance, "Proxy A-distance of source and target", "{:.2f}", top=2.0),
+        "Distance of source and target for every norm and pair, mean over seeds.",
+        wide=False,
+    )
+    nearest, farthest = (f(distance.mean(axis=0).dropna().items(), key=lambda item: item[1]) for f in (min, max))
+    parts: list[Part] = [
+        f"A classifier separates the features of {farthest[0]} best (A-distance {farthest[1]:.2f}) and those of "
+        f"{nearest[0]} worst ({nearest[1]:.2f}), mean over norms. 0: no difference, 2: perfectly separable.",
+        plot,
+        *_against_accuracy(matrix, means),
     ]
-    parts += _against_accuracy(matrix, means)
-    parts += _embeddings(matrix, drawn, first)
-    return Section(TITLE, parts, {"shift": data})
+    smallest = min(len(features) for domains in drawn.values() for features in domains.values()) if drawn else 0
+    return Section(
+        TITLE,
+        parts,
+        {"shift": data},
+        details=[_table(distance, discrepancy, runs, smallest), *_embeddings(matrix, drawn, first)],
+    )
 
 
 def scaled(a: Array, b: Array) -> tuple[Array, Array]:
@@ -84,22 +81,28 @@ def a_distance(a: Array, b: Array, seed: int = 0) -> float:
     """Proxy A-distance 2(1 - 2ε) of two samples (Ben-David et al. 2010), ε from two-fold cross-validation.
 
     Args:
-        a: (m, d) features of the one domain, see :func:`scaled`.
-        b: (n, d) of the other.
+        a: (m, d) features of one domain, see :func:`scaled`.
+        b: (n, d) features of the other.
         seed: of the folds.
+
+    >>> draw = np.random.default_rng(0)
+    >>> round(a_distance(draw.normal(size=(50, 4)), draw.normal(size=(50, 4)) + 9), 1)
+    2.0
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.model_selection import StratifiedKFold
 
     x, y = np.concatenate([a, b]), np.repeat([0, 1], [len(a), len(b)])
     if min(len(a), len(b)) < 2:
         return float("nan")
     if x.shape[1] > SEPARABLE:
         x = PCA(min(SEPARABLE, len(x)), random_state=seed).fit_transform(x)
-    folds = StratifiedKFold(2, shuffle=True, random_state=seed)
-    scores = cross_val_score(LogisticRegression(C=0.1), x, y, cv=folds, scoring="balanced_accuracy")
-    return float(max(0.0, 2 * (1 - 2 * (1 - scores.mean()))))
+    recalls = []
+    for train, test in StratifiedKFold(2, shuffle=True, random_state=seed).split(x, y):
+        predicted = LogisticRegression(C=0.1).fit(x[train], y[train]).predict(x[test])
+        recalls += [np.mean(predicted[y[test] == domain] == domain) for domain in (0, 1)]
+    return float(max(0.0, 2 * (1 - 2 * (1 - np.mean(recalls)))))
 
 
 def mmd(a: Array, b: Array) -> float:
@@ -121,7 +124,7 @@ def _by_pair(matrix: Matrix, values: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(cells, matrix.mean.index, [arrow(*pair) for pair in matrix.pairs])
 
 
-def _table(matrix: Matrix, distance: pd.DataFrame, discrepancy: pd.DataFrame) -> Table:
+def _table(distance: pd.DataFrame, discrepancy: pd.DataFrame, runs: int, images: int) -> Table:
     rows = [
         [
             label,
@@ -130,28 +133,38 @@ def _table(matrix: Matrix, distance: pd.DataFrame, discrepancy: pd.DataFrame) ->
                 for d, m in zip(distance.loc[label], discrepancy.loc[label], strict=True)
             ),
         ]
-        for label in matrix.mean.index
+        for label in distance.index
+    ]
+    notes = [
+        f"From {counted(runs, 'run')}: features after the last epoch of {counted(images, 'image')} or more per domain.",
+        "Proxy A-distance: 2(1 − 2ε), ε the cross-validated error of a linear classifier of source against target "
+        "(Ben-David et al. 2010).",
+        "MMD: squared maximum mean discrepancy, unbiased, Gaussian kernel of the median distance (Gretton et al. "
+        "2012); 0 on average for equal domains.",
     ]
     caption = "Proxy A-distance of source and target, and squared MMD below it"
-    return Table("shift", caption, ["Norm", *distance.columns], rows).transposed_if_wide()
+    return Table("shift", caption, ["Norm", *distance.columns], rows, notes=notes).transposed_if_wide()
 
 
-def _against_accuracy(matrix: Matrix, means: pd.DataFrame) -> list[str | Table | Plot]:
+def _against_accuracy(matrix: Matrix, means: pd.DataFrame) -> list[Part]:
     x, y = "proxy A-distance", "accuracy on the target (%)"
+    columns = dict(zip(matrix.pairs, matrix.mean.columns, strict=False))
     points = pd.DataFrame(
         [
-            {"pair": arrow(source, target), x: row.a_distance, y: matrix.mean.at[label, f"{source}->{target}"]}
+            {"pair": arrow(source, target), x: row.a_distance, y: matrix.mean.at[label, columns[source, target]]}
             for (label, source, target), row in means.iterrows()
-        ]
+            if (source, target) in columns and label in matrix.mean.index
+        ],
+        columns=["pair", x, y],
     ).dropna()
     if len(points) < 5 or points[x].nunique() < 2:
         return []
     tau, _ = rank_correlation(points[x], points[y])
-    caption = f"Distance of the domains and accuracy, one point for each norm and pair: Kendall's τ {signed(tau, 2)}."
+    caption = f"Distance of the domains and accuracy, one point per norm and pair: Kendall's τ {signed(tau, 2)}."
     return [Plot("shift_accuracy", relation(points, x, y, "pair"), caption, wide=False)]
 
 
-def _embeddings(matrix: Matrix, drawn: dict[str, dict[str, Array]], source: str) -> list[str | Table | Plot]:
+def _embeddings(matrix: Matrix, drawn: dict[str, dict[str, Array]], source: str) -> list[Part]:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -173,18 +186,18 @@ def _embeddings(matrix: Matrix, drawn: dict[str, dict[str, Array]], source: str)
         local[label] = dict(zip(domains, np.split(near, ends), strict=True))
     if not linear:
         return []
-    told = f"of networks trained on {source}, one seed each, by domain"
+    whose = f"of networks trained on {source}, one seed each"
     return [
         Plot(
             "tsne",
             embedding_scatter(local),
-            f"t-SNE of the features {told}. Distances between clusters mean little in it.",
+            f"t-SNE of the features {whose}. Distances between clusters carry little meaning.",
         ),
-        Plot("pca", embedding_scatter(linear), f"The first two principal components of the features {told}."),
+        Plot("pca", embedding_scatter(linear), f"First two principal components of the features {whose}."),
     ]
 
 
-def _thinned(domains: dict[str, Array], most: int = 360) -> dict[str, Array]:
-    """At most ``most`` rows in all, evenly spread: t-SNE's time grows faster than they do."""
-    each = max(most // len(domains), 10)
+def _thinned(domains: dict[str, Array]) -> dict[str, Array]:
+    """At most :data:`POINTS` rows in all, evenly spread."""
+    each = max(POINTS // len(domains), 10)
     return {d: f[np.unique(np.linspace(0, len(f) - 1, min(each, len(f))).astype(int))] for d, f in domains.items()}

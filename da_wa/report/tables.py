@@ -1,36 +1,53 @@
-"""Tables for people and programs: CSV, Markdown, LaTeX. Each function returns the text of one file."""
+"""Tables for people and programs: CSV, Markdown, plain text. Each function returns the text of one file."""
 
 from __future__ import annotations
 
-import unicodedata
+import math
+import re
 from collections.abc import Callable, Sequence
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 
+from da_wa.errors import printable
 from da_wa.report.content import NONE, Table
+from da_wa.report.latex import table_latex
 from da_wa.report.matrix import AVERAGE, Matrix, Missing
-from da_wa.report.statistics import half_width
 from da_wa.report.wording import arrow, counted, number
 
-SENTENCE = 60
-"""A cell longer than this makes its column one of text that wraps."""
+Spread = Literal["interval", "std", "sem", "none"]
+"""What stands behind ± in the table, see :func:`spread_of`."""
 
 SELECTIONS = {
     "last": "after the last epoch",
-    "source_val": "at the best evaluated epoch on the held-out source",
-    "target_oracle": "at the best evaluated epoch on the target, which uses the target's labels",
+    "source_val": "at the epoch with the best accuracy on held-out source images",
+    "target_oracle": "at the epoch with the best accuracy on the target, which uses the target's labels",
 }
-"""What the three selection rules mean, for footnotes."""
+"""What the selection rules mean, for notes."""
 
 
-def accuracy_csv(accuracy: pd.DataFrame) -> str:
-    """One row per result; ``accuracy`` is a fraction. Equal runs give equal bytes."""
-    return csv(accuracy.drop(columns="label"), "%.6f")
+_OPTIONAL_FACTORS = ("method", "model", "pretraining_seed")
+
+
+def accuracy_csv(frame: pd.DataFrame) -> str:
+    """One row per result; ``accuracy`` is a fraction. Equal runs give equal bytes.
+
+    Args:
+        frame: see :class:`da_wa.report.facts.Facts`. Method, model and pre-training seed are written where they vary.
+    """
+    varying = [name for name in _OPTIONAL_FACTORS if frame[name].nunique(dropna=False) > 1]
+    columns = ["norm", *varying, "source", "target", "seed", "selection", "correct", "n", "accuracy", "run_id"]
+    return csv(frame[columns], "%.6f")
 
 
 def matrix_csv(matrix: Matrix) -> str:
-    """One row per norm, one column per pair and their average, in percent; empty where there is no number."""
-    return csv(matrix.mean.rename_axis("label").reset_index(), "%.2f")
+    """One row per norm; mean and interval (low, high) of every pair and their average, in percent; empty if unknown."""
+    columns = {}
+    for name in matrix.mean.columns:
+        columns[name] = matrix.mean[name]
+        columns[f"{name} low"], columns[f"{name} high"] = matrix.low[name], matrix.high[name]
+    return csv(pd.DataFrame(columns, index=matrix.mean.index).rename_axis("label").reset_index(), "%.2f")
 
 
 def pretraining_csv(pretraining: pd.DataFrame) -> str:
@@ -38,34 +55,60 @@ def pretraining_csv(pretraining: pd.DataFrame) -> str:
     return csv(pretraining, "%.2f")
 
 
-def matrix_table(matrix: Matrix) -> Table:
-    """The matrix: mean ± half of its interval over seeds, the best norm of every pair bold, the counts below.
+def spread_of(matrix: Matrix, spread: Spread) -> pd.DataFrame:
+    """What stands behind ± in every cell, in points; NaN where there is nothing.
+
+    Args:
+        matrix: accuracies.
+        spread: ``interval``: half of the 95 % interval; ``std``: standard deviation over runs; ``sem``: standard error
+            of the mean over runs; ``none``.
+    """
+    if spread == "interval":
+        return matrix.half
+    if spread == "none":
+        return matrix.half * math.nan
+    return matrix.std if spread == "std" else matrix.std / np.sqrt(matrix.runs.where(matrix.runs > 0))
+
+
+def matrix_table(matrix: Matrix, spread: Spread = "interval") -> Table:
+    """The matrix: mean ± spread, the best norm of every pair bold, chance and majority class, counts in the notes.
 
     One decimal beside a spread, two, as the paper has, without.
     """
-    digits = 1 if matrix.most_seeds > 1 else 2
-    images = matrix.setting.images if matrix.setting else {}
+    around = spread_of(matrix, spread)
+    digits = 1 if around.notna().any(axis=None) else 2
     shown = matrix.mean.map(lambda percent: float(f"{percent:.{digits}f}"))
     best = (shown.eq(shown.max()) & (shown.count() > 1)).to_numpy()
-    targets = [*(target for _, target in matrix.pairs), AVERAGE]
     rows = []
-    for label in matrix.mean.index:
-        row = [" ".join(label.split())]
-        for column, target in zip(matrix.mean.columns, targets, strict=True):
-            mean, std, seeds = (frame.at[label, column] for frame in (matrix.mean, matrix.std, matrix.seeds))
-            half = half_width(std, int(seeds))
-            text = number(mean, digits) + ("" if pd.isna(half) else f" ± {half:.{digits}f}")
-            under = f"{seeds}×{images[target]}" if target in images else counted(int(seeds), "seed")
-            row.append(text if pd.isna(mean) else f"{text}\n{under}")
-        rows.append(row)
+    for label, means, halves in zip(matrix.mean.index, matrix.mean.to_numpy(), around.to_numpy(), strict=True):
+        cells = zip(means, halves, strict=True)
+        texts = [number(mean, digits) + ("" if np.isnan(half) else f" ± {half:.{digits}f}") for mean, half in cells]
+        rows.append([" ".join(str(label).split()), *texts])
+    rows += _references(matrix, digits)
     header = ["Norm", *(arrow(*pair) for pair in matrix.pairs), AVERAGE]
     bold = frozenset((int(i), int(j) + 1) for i, j in zip(*best.nonzero(), strict=True))
-    return Table("matrix", "Accuracy on the target in percent", header, rows, bold, notes(matrix)).transposed_if_wide()
+    return Table("matrix", "Accuracy on the target (%)", header, rows, bold, notes(matrix, spread)).transposed_if_wide()
 
 
-def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequence[str] = (), mixed: str = "") -> str:
-    """The matrix as a GitHub table, in what its runs differ, and what is missing."""
-    table = matrix_table(matrix)
+def _references(matrix: Matrix, digits: int) -> list[list[str]]:
+    """What is right without any learning: guessing, and always predicting the target's largest class."""
+    setting = matrix.setting
+    if setting is None or not all(target in setting.majority for _, target in matrix.pairs):
+        return []
+    majority = [setting.majority[target] for _, target in matrix.pairs]
+    rows = {"Chance": [setting.chance] * len(majority), "Majority class": majority}
+    return [[name, *(number(v, digits) for v in [*values, float(np.mean(values))])] for name, values in rows.items()]
+
+
+def markdown(
+    matrix: Matrix,
+    missing: Sequence[Missing] = (),
+    unreadable: Sequence[str] = (),
+    mixed: str = "",
+    spread: Spread = "interval",
+) -> str:
+    """The matrix as a GitHub table, its notes, and what is missing."""
+    table = matrix_table(matrix, spread)
     holes = [*(_arrow(str(cell)) for cell in missing), *unreadable]
 
     def cell(text: str, bold: bool) -> str:
@@ -81,16 +124,16 @@ def markdown(matrix: Matrix, missing: Sequence[Missing] = (), unreadable: Sequen
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def plain(matrix: Matrix, missing: Sequence[str] = (), limit: int = 10) -> str:
+def plain(matrix: Matrix, missing: Sequence[str] = (), limit: int = 10, spread: Spread = "interval") -> str:
     """The matrix as text for a terminal, and the first ``limit`` of what is missing."""
-    table = matrix_table(matrix)
+    table = matrix_table(matrix, spread)
     rows = _cells(table, lambda text, bold: text.partition("\n")[0], str)
     lines = [table.caption, pd.DataFrame(rows, columns=["", *table.header[1:]]).to_string(index=False)]
     if missing:
         lines += [f"Missing: {len(missing)}", *(f"  {hole}" for hole in missing[:limit])]
     if len(missing) > limit:
         lines.append(f"  and {len(missing) - limit} more, see table.md")
-    return "\n".join(lines)
+    return "\n".join(printable(line) for line in "\n".join(lines).split("\n"))
 
 
 def pretraining_markdown(pretraining: pd.DataFrame) -> str:
@@ -102,34 +145,11 @@ def pretraining_markdown(pretraining: pd.DataFrame) -> str:
 def pretraining_latex(pretraining: pd.DataFrame) -> str:
     r"""The checkpoints as a ``table`` to ``\input``: dataset, epochs, top-1 error in percent."""
     header, rows = _pretraining_rows(pretraining)
-    return _latex_table(
-        header,
-        [[_escape_latex(text) for text in row] for row in rows],
-        caption="Top-1 error in percent of the pre-trained networks.",
-        label="tab:pretraining",
-        footnotes=[],
-    )
+    return table_latex(Table("pretraining", "Top-1 error of the pre-trained networks (%)", header, rows))
 
 
-def table_latex(table: Table) -> str:
-    r"""Any table as a ``table`` to ``\input``; second lines of cells are set small beside the first."""
-
-    def cell(text: str, bold: bool) -> str:
-        first, _, second = text.partition("\n")
-        large = rf"\textbf{{{_escape_latex(first)}}}" if bold else _escape_latex(first)
-        return rf"{large} {{\scriptsize {_escape_latex(second)}}}" if second else large
-
-    return _latex_table(
-        table.header,
-        [[cell(text, (i, j) in table.bold) for j, text in enumerate(row)] for i, row in enumerate(table.rows)],
-        caption=table.caption,
-        label=f"tab:{table.name}",
-        footnotes=table.notes,
-    )
-
-
-def notes(matrix: Matrix) -> list[str]:
-    """What a reader has to know beside the numbers, one sentence or two each."""
+def notes(matrix: Matrix, spread: Spread = "interval") -> list[str]:
+    """How to read the matrix: what was run, on how many images, with how many seeds; one sentence or two each."""
     lines = []
     most = matrix.most_seeds
     if setting := matrix.setting:
@@ -137,29 +157,38 @@ def notes(matrix: Matrix) -> list[str]:
         images = ", ".join(f"{domain} {n}" for domain, n in setting.images.items())
         lines += [
             f"{setting.dataset}: {setting.model}, {setting.size}×{setting.size} pixels{trained}.",
-            f"Protocol: {setting.protocol}; images evaluated per target: {images}. "
+            f"Protocol: {setting.protocol}. Images evaluated per target: {images}. "
             f"Selection: {matrix.selection} ({SELECTIONS[matrix.selection]}).",
-            f"± is half of the 95 % interval over {most} seeds (Student's t), "
-            f"for {AVERAGE} over the averages of the seeds."
-            if most > 1
-            else f"One seed per cell ({', '.join(map(str, setting.seeds))}): no spread is known.",
+            _spread_note(matrix, spread),
         ]
-    lines.append(
-        f"Bold: the best norm of each pair. {AVERAGE}: unweighted mean of the pairs. Small: seeds × images evaluated."
-    )
-    pairs = matrix.seeds.drop(columns=AVERAGE)
+    lines.append(f"Bold: the best of each pair. {AVERAGE}: unweighted mean of the pairs.")
+    pairs = matrix.seeds.drop(columns=AVERAGE).set_axis([arrow(*pair) for pair in matrix.pairs], axis=1)
     if few := _named(pairs, lambda n: 0 < n < most, lambda n: f" ({n} of {most})"):
-        lines.append(f"Fewer seeds than elsewhere: {few}.")
+        lines.append(f"Fewer seeds: {few}.")
     if holes := _named(pairs, lambda n: n == 0, lambda n: ""):
-        lines.append(f"No finished run ({NONE}), hence no {AVERAGE}: {holes}.")
+        lines.append(f"{holes}: no finished runs ({NONE}), so no {AVERAGE}.")
     return lines
 
 
+def _spread_note(matrix: Matrix, spread: Spread) -> str:
+    most, networks = matrix.most_seeds, int(matrix.runs.to_numpy().max(initial=0))
+    runs = counted(most, "seed") + (f", {networks} networks" if networks > most else "")
+    known = spread_of(matrix, spread).notna().any(axis=None)
+    if spread == "interval" and known and most > 1:
+        return f"Mean over {runs} ± half of the 95 % interval over seeds and images."
+    if spread == "interval" and known:
+        return "One seed: ± half of the 95 % interval over images; other seeds may differ by more."
+    if known:
+        name = {"std": "standard deviation", "sem": "standard error of the mean"}[spread]
+        return f"Mean over {runs} ± {name} over runs."
+    return f"Mean over {runs}." if most > 1 else "One seed per cell, so no spread is known."
+
+
 def _named(seeds: pd.DataFrame, wanted: Callable[[int], bool], remark: Callable[[int], str]) -> str:
-    """Names the cells whose number of seeds is ``wanted``, row by row; a row of equal numbers is named as a whole."""
+    """Names the cells whose number of seeds is ``wanted``, row by row; a row of equal numbers is named once."""
     rows = []
     for label, counts in seeds.iterrows():
-        cells = [f"{_arrow(pair)}{remark(int(n))}" for pair, n in counts.items() if wanted(int(n))]
+        cells = [f"{pair}{remark(int(n))}" for pair, n in counts.items() if wanted(int(n))]
         if cells and counts.nunique() == 1:
             rows.append(f"{label}{remark(int(counts.iloc[0]))}")
         elif cells:
@@ -168,7 +197,7 @@ def _named(seeds: pd.DataFrame, wanted: Callable[[int], bool], remark: Callable[
 
 
 def _cells(table: Table, cell: Callable[[str, bool], str], name: Callable[[str], str]) -> list[list[str]]:
-    """The rows as source text, ``cell`` being told which are bold and ``name`` writing the first column."""
+    """The rows as source text: ``cell(text, bold)`` writes a cell, ``name`` one of the first column."""
     return [
         [name(row[0]), *(cell(text, (i, j) in table.bold) for j, text in enumerate(row[1:], 1))]
         for i, row in enumerate(table.rows)
@@ -191,8 +220,9 @@ def _pretraining_rows(pretraining: pd.DataFrame) -> tuple[list[str], list[list[s
 
 
 def csv(frame: pd.DataFrame, float_format: str) -> str:
-    """Any frame as a CSV file without its index."""
-    return str(frame.to_csv(index=False, float_format=float_format, lineterminator="\n"))
+    r"""Any frame as a CSV file without its index; bytes of names that are not valid text become ``\xNN``."""
+    text = str(frame.to_csv(index=False, float_format=float_format, lineterminator="\n"))
+    return re.sub("[\ud800-\udfff]", lambda match: printable(match[0]), text)
 
 
 def _arrow(pair: str) -> str:
@@ -204,70 +234,7 @@ def _pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _latex_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, label: str, footnotes: Sequence[str]
-) -> str:
-    longest = [max((len(row[column]) for row in rows), default=0) for column in range(1, len(header))]
-    columns = "".join(r"p{0.7\linewidth}" if length > SENTENCE else "c" for length in longest)
-    body = [" & ".join(map(_escape_latex, header)), *(" & ".join(cells) for cells in rows)]
-    lines = [
-        r"% Needs \usepackage{booktabs,graphicx}; \usepackage[T1]{fontenc} for letters such as ą and đ.",
-        r"\begin{table}[htbp]",
-        r"  \centering",
-        rf"  \caption{{{_escape_latex(caption)}}}",
-        rf"  \label{{{label}}}",
-        r"  \resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{%",
-        rf"  \begin{{tabular}}{{l{columns}}}",
-        r"    \toprule",
-        rf"    {body[0]} \\",
-        r"    \midrule",
-        *(rf"    {row} \\" for row in body[1:]),
-        r"    \bottomrule",
-        r"  \end{tabular}}",
-        *([r"  \par\smallskip", r"  \parbox{\linewidth}{\footnotesize"] if footnotes else []),
-        *(rf"    {_escape_latex(note)}\par" for note in footnotes),
-        *([r"  }"] if footnotes else []),
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "→": r"$\to$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "–": "--",
-    "−": "$-$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "τ": r"$\tau$",
-    "²": r"$^2$",
-    "·": r"$\cdot$",
-    "[": "{[}",  # after the end of a row, [ would begin a length and * belong to the command
-    "*": "{*}",
-    "…": r"\ldots{}",
-} | {special: f"\\{special}" for special in "&%$#_{}"}
-_NOT_IN_T1 = "ĦħĸĿŀŉŦŧſ"
-
-
-def _escape_latex(text: str) -> str:
-    """``text`` as LaTeX source. A letter that pdfLaTeX has no glyph for becomes its code point, e.g. {[}U+1F600]."""
-    plain = " ".join(unicodedata.normalize("NFC", text).split())
-    return "".join(_LATEX.get(letter) or _typeset(letter) for letter in plain)
-
-
-def _typeset(letter: str) -> str:
-    known = " " <= letter <= "~" or ("\u00a0" <= letter <= "\u017f" and letter not in _NOT_IN_T1)
-    return letter if known else f"{{[}}U+{ord(letter):04X}]"
-
-
 def _escape_md(text: str) -> str:
-    """``text`` as it shall read in a GitHub table."""
-    plain = " ".join(text.split())
+    """``text`` as source of a GitHub table."""
+    plain = printable(" ".join(text.split()))
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#~$&" else letter for letter in plain)

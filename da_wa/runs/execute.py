@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import singledispatch
+from functools import lru_cache, singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,19 @@ import torch
 
 from da_wa.config.make import make
 from da_wa.data.augment import Normalize
-from da_wa.data.cache import DecodedDomain
+from da_wa.data.cache import DomainCache
 from da_wa.data.datamodule import epoch_seed
-from da_wa.errors import Diverged, UserError
+from da_wa.errors import Diverged
 from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
 from da_wa.records import identity
 from da_wa.records.files import write_json
-from da_wa.records.keep import trimmed
 from da_wa.records.migrate import NO_EPOCHS
-from da_wa.records.outputs import Outputs
+from da_wa.records.outputs import Outputs, trimmed
 from da_wa.records.plain import plain
 from da_wa.records.provenance import command, machine
 from da_wa.records.schema import Divergence, EpochCurve, Evaluation, Images, Pretraining, Record, parse_plan
-from da_wa.runs.inputs import load_domains, load_pretraining
+from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.train import subsets
 from da_wa.train.classifier import cross_entropy
@@ -45,7 +44,7 @@ def execute(job: Job, notify: Notify) -> None:
         notify: called after every epoch.
 
     Raises:
-        UserError: something that the user can fix, such as images that changed.
+        UserError: something that the user can fix, such as a damaged cache.
     """
     raise TypeError(f"{job!r} is not a kind of job")
 
@@ -92,8 +91,8 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
 def _unit(job: UnitJob, notify: Notify) -> None:
     config, unit = job.config, parse_plan(job.config["unit"], job.id)
     started, seed, workdir = _now(), unit.factors.seed, job.directory.path
-    domains = load_domains(config["data"], Path(config["cache_dir"]))
-    _check_unchanged(domains, config["facts"]["shared"]["images"])
+    cache, size = _cache(config["cache_dir"]), unit.factors.size
+    domains = [cache.open(name, digest, size) for name, digest in config["facts"]["shared"]["images"].items()]
     model = _model(config, 2, seed)
     if job.start is not None:
         checkpoint.load_backbone(job.start, model)
@@ -191,17 +190,15 @@ def _provenance(trained: Trained) -> dict[str, Any]:
     return machine() | trained.cost.environment() | {"command": command()}
 
 
+@lru_cache
+def _cache(cache_dir: str) -> DomainCache:
+    """One for each process: a domain is opened and verified once, however many jobs use it."""
+    return DomainCache(cache_dir)
+
+
 def _times(started: str) -> dict[str, str]:
     return {"started": started, "finished": _now()}
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _check_unchanged(domains: Sequence[DecodedDomain], planned: Mapping[str, str]) -> None:
-    changed = [domain.name for domain in domains if planned.get(domain.name) != domain.digest]
-    if changed:
-        raise UserError(
-            f"The images of {', '.join(changed)} changed after the experiment was planned; rerun the command."
-        )

@@ -1,74 +1,84 @@
-"""The decoded images that jobs work on. A process loads each set of domains once a command, whatever jobs use it."""
+"""The images that an experiment names: first as manifests, for planning, then decoded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from da_wa.config.make import make
-from da_wa.data.cache import DecodedDomain, load_decoded
+from da_wa.data.cache import DecodedDomain, StepProgress, decode_domains, read_manifests
 from da_wa.data.domains import DomainSet
+from da_wa.data.manifest import DomainManifest
 from da_wa.errors import ConfigError
 
-DomainProgress = Callable[[str, int, int], None]
-"""Called with a domain's name, its images decoded so far, and its number of images."""
-
-_loaded: dict[str, list[DecodedDomain]] = {}
+_pretraining: dict[str, Sequence[DecodedDomain]] = {}
 
 
-def silent(name: str, done: int, total: int) -> None:
-    """A :data:`DomainProgress` that shows nothing."""
+@dataclass(frozen=True)
+class Inputs:
+    """The domains of an experiment.
 
-
-def forget() -> None:
-    """Look at the images again when they are next loaded: another command may find them changed."""
-    _loaded.clear()
-
-
-def load_domains(data: Mapping[str, Any], cache_dir: Path, progress: DomainProgress = silent) -> list[DecodedDomain]:
-    """The decoded domains of a ``data`` configuration, in display order.
-
-    Raises:
-        UserError: anything wrong with the data; says what and where.
+    Attributes:
+        data: the ``data`` options.
+        cache_dir: where decoded images are kept.
+        progress: called while files are hashed or decoded.
     """
-    key = json.dumps([data, str(cache_dir)])  # in their order, which is that of display
-    if key not in _loaded:
-        domains: DomainSet = make(data["domains"])
-        for name, path in data["extra"].items():
+
+    data: Mapping[str, Any]
+    cache_dir: Path
+    progress: StepProgress | None = None
+
+    @cached_property
+    def domains(self) -> DomainSet:
+        """Image files and labels.
+
+        Raises:
+            UserError: anything wrong with the data; says what and where.
+        """
+        domains: DomainSet = make(self.data["domains"])
+        for name, path in self.data["extra"].items():
             domains = domains.with_folder(name, path)
         if len(domains.domains) < 2:
             raise ConfigError(f"{domains.name} has one domain, {domains.names[0]}; a transfer needs two or more.")
-        _loaded[key] = _decode(domains, data["size"], cache_dir, data["on_bad"], progress)
-    return _loaded[key]
+        return domains
+
+    @cached_property
+    def manifests(self) -> Sequence[DomainManifest]:
+        """Labels and digests; no image is decoded.
+
+        Raises:
+            UserError: anything wrong with the data; says what and where.
+        """
+        return read_manifests(self.domains, self.data["size"], self.cache_dir, self.data["on_bad"], self.progress)
+
+    @cached_property
+    def decoded(self) -> Sequence[DecodedDomain]:
+        """Pixels, decoded where they are not in the cache.
+
+        Raises:
+            UserError: images that cannot be decoded; names them.
+        """
+        return decode_domains(self.domains, self.data["size"], self.cache_dir, self.data["on_bad"], self.progress)
+
+
+def forget() -> None:
+    """Read pre-training images again when they are next needed: between two commands they may have changed."""
+    _pretraining.clear()
 
 
 def load_pretraining(
-    data: Mapping[str, Any], size: int, cache_dir: Path, progress: DomainProgress = silent
-) -> list[DecodedDomain]:
-    """The decoded training and test images of a configuration's ``pretrain.data``.
+    data: Mapping[str, Any], size: int, cache_dir: Path, progress: StepProgress | None = None
+) -> Sequence[DecodedDomain]:
+    """The decoded training and test images of a configuration's ``pretrain.data``; loaded once per process.
 
     Raises:
         UserError: anything wrong with the data; says what and where.
     """
     key = json.dumps([data, size, str(cache_dir)])
-    if key not in _loaded:
-        _loaded[key] = _decode(make(data), size, cache_dir, "error", progress)
-    return _loaded[key]
-
-
-def _decode(
-    domains: DomainSet, size: int, cache_dir: Path, on_bad: Any, progress: DomainProgress
-) -> list[DecodedDomain]:
-    return [
-        load_decoded(
-            domain,
-            domains.classes,
-            size,
-            cache_dir,
-            on_bad,
-            lambda done, total, name=domain.name: progress(name, done, total),  # type: ignore[misc]
-        )
-        for domain in domains.domains
-    ]
+    if key not in _pretraining:
+        _pretraining[key] = decode_domains(make(data), size, cache_dir, "error", progress)
+    return _pretraining[key]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from da_wa.config.compose import Experiment
-from da_wa.data.cache import DecodedDomain
+from da_wa.data.manifest import DomainManifest
 from da_wa.errors import ConfigError, nearest
 from da_wa.records import identity
 from da_wa.records.identity import Facts
@@ -18,7 +18,7 @@ from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 
 
-def plan(experiment: Experiment, domains: Sequence[DecodedDomain], out: Path, checkpoint_dir: Path) -> list[Job]:
+def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, checkpoint_dir: Path) -> list[Job]:
     """All jobs of an experiment; jobs that are finished already are among them.
 
     A pre-trained network is shared by all sources and seeds of its norm. The facts that a job's numbers depend on are
@@ -26,7 +26,7 @@ def plan(experiment: Experiment, domains: Sequence[DecodedDomain], out: Path, ch
 
     Args:
         experiment: what was asked for.
-        domains: the domains in display order; empty for pre-training alone.
+        domains: manifests in display order; empty for pre-training alone.
         out: the folder of the experiment.
         checkpoint_dir: where pre-trained networks are kept.
 
@@ -69,6 +69,7 @@ def plan(experiment: Experiment, domains: Sequence[DecodedDomain], out: Path, ch
                 "data": cfg["data"],
                 "logger": cfg["logger"],
                 "keep": cfg["keep"],
+                "start": None if start is None else str(start),
             }
             images = next(len(domain) for domain in domains if domain.name == source)
             cost = float(images * cfg["finetune"]["epochs"])
@@ -88,12 +89,13 @@ def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, i
     for seed, (model, model_node), (norm, norm_node) in product(
         _network_seeds(pretrain), experiment.models.items(), experiment.norms.items()
     ):
+        recipe = _at_rate(pretrain["recipe"], pretrain["rates"].get(norm))
         facts = identity.network_facts(
             norm=identity.norm_facts(norm, norm_node),
             model=identity.model_facts(model_node),
             dataset=pretrain["label"],
             size=pretrain["size"],
-            recipe=identity.recipe_facts(pretrain["recipe"]) or {},
+            recipe=identity.recipe_facts(recipe) or {},
             normalize=cfg["normalize"],
             dtype=pretrain["dtype"],
             seed=seed or 0,
@@ -105,13 +107,18 @@ def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, i
             "facts": facts,
             "norm": norm_node,
             "model": model_node,
-            "recipe": pretrain["recipe"],
+            "recipe": recipe,
             "data": pretrain["data"],
             **_computing(cfg),
         }
         cost = 50_000.0 * pretrain["recipe"]["epochs"]
         jobs[model, norm, seed] = PretrainJob(name, config, cost, folder / f"{name}.safetensors")
     return jobs
+
+
+def _at_rate(recipe: Mapping[str, Any], rate: float | None) -> Mapping[str, Any]:
+    """A recipe with the learning rate of one norm."""
+    return recipe if rate is None else {**recipe, "optimizer": {**recipe["optimizer"], "lr": rate}}
 
 
 def _computing(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,12 +146,13 @@ def _own_images(pretrain: Mapping[str, Any], cache_dir: str) -> dict[str, str]:
     return {domain.name: domain.digest for domain in subsets}
 
 
-def _shared(cfg: Mapping[str, Any], domains: Sequence[DecodedDomain]) -> Facts:
+def _shared(cfg: Mapping[str, Any], domains: Sequence[DomainManifest]) -> Facts:
     pretrain = cfg["pretrain"]
     how: Any = None if pretrain["checkpoint"] is None else "given"
     if _trains(pretrain):
         keys = ("name", "size", "dtype", "holdout")
         how = {**{k: pretrain[k] for k in keys}, "recipe": identity.recipe_facts(pretrain["recipe"])}
+        how |= {"rates": pretrain["rates"]} if pretrain["rates"] else {}
     return identity.shared_facts(
         recipe=identity.recipe_facts(cfg["finetune"]) or {},
         protocol=cfg["protocol"],
@@ -164,7 +172,7 @@ def _unit(
     source: str,
     seed: int,
     network_seed: int | None,
-    domains: Sequence[DecodedDomain],
+    domains: Sequence[DomainManifest],
 ) -> dict[str, Any]:
     """The plan of a unit, see :class:`~da_wa.records.schema.Plan`."""
     pretrain, factors = cfg["pretrain"], norm_node.get("factors") or {}

@@ -10,7 +10,7 @@ import torch
 
 from da_wa.config.compose import Experiment
 from da_wa.config.make import make
-from da_wa.data.cache import DecodedDomain
+from da_wa.data.manifest import DomainManifest
 from da_wa.data.splits import check_batch
 from da_wa.errors import ConfigError
 from da_wa.models.backbone import Backbone
@@ -19,12 +19,12 @@ from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.train.recipe import make_recipe
 
 
-def preflight(experiment: Experiment, domains: Sequence[DecodedDomain], jobs: Sequence[Job]) -> None:
+def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: Sequence[Job]) -> None:
     """Raise for anything that would fail only inside a job.
 
     Args:
         experiment: what was asked for.
-        domains: the decoded domains.
+        domains: manifests of the domains.
         jobs: what is planned.
 
     Raises:
@@ -71,7 +71,7 @@ def _check_size(cfg: Mapping[str, Any], name: str, model: Backbone) -> None:
             )
 
 
-def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DecodedDomain], jobs: Sequence[Job]) -> None:
+def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], jobs: Sequence[Job]) -> None:
     """Split the domains as the units will."""
     protocol = make(cfg["protocol"])
     units = [job.config["unit"] for job in jobs if isinstance(job, UnitJob)]

@@ -1,24 +1,36 @@
-"""What a training is, apart from its data and its network."""
+"""Training recipes: epochs, batch size, optimiser, schedule, augmentation."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, optim
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from da_wa.errors import ConfigError
+from da_wa.config import choices
+from da_wa.config.make import make
+from da_wa.data.augment import Augment
+from da_wa.errors import ConfigError, nearest
+from da_wa.train.schedule import SCHEDULES
 
 MakeOptimizer = Callable[..., Optimizer]
 MakeSchedule = Callable[..., LRScheduler]
 
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    name: getattr(optim, cls) for name, cls in choices.OPTIMIZERS.items() if hasattr(optim, cls)
+}
+"""Optimisers of ``torch.optim`` by name in lower case."""
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long, how large the steps, and what is done to the images.
+    """A training, apart from its data and its network.
 
     Attributes:
         epochs: passes over the training images.
@@ -27,8 +39,8 @@ class Recipe:
         schedule: (optimiser, total_steps) -> learning-rate schedule, stepped after every batch.
         augment: uint8 batch (n, 3, h, w) -> uint8 batch.
         label_smoothing: of the cross-entropy, in [0, 1).
-        evaluations: at most how many points of the training, evenly spaced, at which all domains are
-            evaluated; the last epoch is always one.
+        evaluations: upper limit of the number of evaluations of all domains, evenly spaced; the last is after the
+            last epoch.
     """
 
     epochs: int
@@ -51,17 +63,45 @@ class Recipe:
         return math.ceil(self.epochs / self.evaluations)
 
 
-def make_recipe(node):
-    from functools import partial
+def make_recipe(node: Mapping[str, Any]) -> Recipe:
+    """The recipe that a configuration node (``finetune``, ``pretrain.recipe``) describes.
 
-    import torch
+    ``optimizer`` and ``schedule`` have a ``name`` (see :data:`OPTIMIZERS` and
+    :data:`~da_wa.train.schedule.SCHEDULES`), ``augment`` has the options of :class:`~da_wa.data.augment.Augment`.
+    A callable of the user's own has a ``_target_``, its import path, instead. Other keys are its arguments.
 
-    from da_wa.data.augment import Augment
-    from da_wa.train import schedule as sch
+    >>> recipe = make_recipe({
+    ...     "epochs": 30,
+    ...     "batch_size": 64,
+    ...     "optimizer": {"name": "sgd", "lr": 0.001, "momentum": 0.9},
+    ...     "schedule": {"name": "cosine"},
+    ...     "augment": {"crop": 0.125, "flip": True, "erase": 0.0},
+    ... })
+    >>> recipe.optimizer.func.__name__, recipe.optimizer.keywords
+    ('SGD', {'lr': 0.001, 'momentum': 0.9})
 
-    node = dict(node)
-    o = dict(node["optimizer"])
-    s = dict(node["schedule"])
-    opt = partial({"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[o.pop("name")], **o)
-    sc = partial(getattr(sch, s.pop("name")), **s)
-    return Recipe(**{**node, "optimizer": opt, "schedule": sc, "augment": Augment(**node["augment"])})
+    Raises:
+        ConfigError: an unknown name, an argument that the callable does not take, or a path that cannot be imported.
+    """
+    return Recipe(
+        **{
+            **node,
+            "optimizer": _callable("optimizer", node["optimizer"], OPTIMIZERS),
+            "schedule": _callable("schedule", node["schedule"], SCHEDULES),
+            "augment": make(node["augment"]) if "_target_" in node["augment"] else Augment(**node["augment"]),
+        }
+    )
+
+
+def _callable(key: str, node: Mapping[str, Any], known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    if "_target_" in node:
+        made: Callable[..., Any] = make({**node, "_partial_": True})
+        return made
+    options = {str(name): value for name, value in node.items() if name != "name"}
+    name = node["name"]
+    if name not in known:
+        raise ConfigError(f"{key}.name={name}: there is no such {key}. {nearest(name, known)}")
+    accepted = inspect.signature(known[name]).parameters
+    if others := [option for option in options if option not in accepted]:
+        raise ConfigError(f"{key}.name={name}: {name} has no option {others[0]!r}; remove it with ~….{key}.{others[0]}")
+    return partial(known[name], **options)

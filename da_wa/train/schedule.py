@@ -1,8 +1,9 @@
-"""Learning-rate schedules as factors on every parameter group's own rate, a step at a time."""
+"""Learning-rate schedules: factors on the base rate of every parameter group, one per training step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,7 +22,7 @@ def cosine(optimizer: Optimizer, total_steps: int) -> LambdaLR:
 def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.2, start: float = 0.04) -> LambdaLR:
     """Linear from ``start`` to 1 in the first ``warmup`` of the steps, then linear to 0 (Smith & Topin 2018).
 
-    The momentum is left alone.
+    The momentum stays constant.
     """
     rise = max(1, round(warmup * total_steps))
 
@@ -36,3 +37,9 @@ def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.2, start
 def multi_step(optimizer: Optimizer, total_steps: int, at: tuple[float, ...] = (0.5, 0.75)) -> LambdaLR:
     """Divide by ten at these fractions of the steps (He et al. 2016: 150 and 225 of 300 epochs)."""
     return LambdaLR(optimizer, lambda step: 0.1 ** sum(step >= a * total_steps for a in at))
+
+
+SCHEDULES: dict[str, Callable[..., LambdaLR]] = {
+    schedule.__name__: schedule for schedule in (constant, cosine, one_cycle, multi_step)
+}
+"""All of them by name."""

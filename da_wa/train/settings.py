@@ -12,11 +12,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from da_wa.config.choices import ACCELERATORS, PRECISIONS
 from da_wa.errors import ConfigError, nearest
 
 Auto = Literal["auto"]
-ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,9 @@ class Settings:
             from torch._inductor import list_mode_options
 
             if how["mode"] not in list_mode_options():
-                known = [*list_mode_options(), *torch.compiler.list_backends()]
-                raise ConfigError(
-                    f"trainer.compile={self.compile} is not a torch.compile mode or backend. "
-                    f"{nearest(self.compile, known)}"
-                )
+                modes = [*list_mode_options(), *torch.compiler.list_backends()]
+                close = nearest(self.compile, modes)
+                raise ConfigError(f"trainer.compile={self.compile} is not a torch.compile mode or backend. {close}")
 
     def resolve(self, model: nn.Module) -> Settings:
         """Replace every ``auto`` by a value.

@@ -6,7 +6,6 @@ import json
 import logging
 import multiprocessing
 import os
-import resource
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +40,7 @@ def load(root: Path, cache_dir: Path, **options: object) -> DecodedDomain:
 
 
 def entries(cache_dir: Path) -> list[Path]:
-    return sorted(path for path in cache_dir.glob("*") if path.is_dir() and path.name != "digests")
+    return sorted(path for path in cache_dir.glob("*") if path.is_dir() and path.name not in ("digests", "manifests"))
 
 
 @contextmanager
@@ -234,9 +233,9 @@ def spoil(root: Path, *names: str) -> None:
 def test_every_bad_image_is_named(root: Path, cache_dir: Path) -> None:
     spoil(root, "mug/000.png", "ruler/003.png")
     (root / "a" / "pen" / "002.png").write_text("no image")
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as reported:
         load(root, cache_dir)
-    lines = str(told.value).splitlines()
+    lines = str(reported.value).splitlines()
     assert lines[0] == "a: 3 of 12 images cannot be read:"
     assert lines[1].endswith("mug/000.png: zero bytes")
     assert lines[2].endswith("pen/002.png: not a JPEG, PNG, WebP or BMP image")
@@ -250,10 +249,10 @@ def test_ten_bad_images_are_named_and_the_others_counted(
 ) -> None:
     root = draw_tree(tmp_path, domains=("a",), per_class=5)
     spoil(root, *(f"{c}/{i:03d}.png" for c in ("mug", "pen", "ruler") for i in range(4)))
-    with pytest.raises(DataError, match="12 of 15 images") as told:
+    with pytest.raises(DataError, match="12 of 15 images") as reported:
         load(root, cache_dir)
-    assert str(told.value).count("zero bytes") == 10
-    assert "… and 2 more" in str(told.value)
+    assert str(reported.value).count("zero bytes") == 10
+    assert "… and 2 more" in str(reported.value)
 
 
 def test_skipped_images_are_named_and_labels_stay_right(
@@ -274,13 +273,13 @@ def test_skipped_images_are_named_and_labels_stay_right(
         load(root, cache_dir)
 
 
-def test_a_class_without_a_readable_image_is_told(root: Path, cache_dir: Path) -> None:
+def test_a_class_without_a_readable_image_is_reported(root: Path, cache_dir: Path) -> None:
     spoil(root, *(f"pen/{i:03d}.png" for i in range(4)))
     with pytest.raises(DataError, match="no readable image is left of pen"):
         load(root, cache_dir, on_bad="skip")
 
 
-def test_a_domain_without_a_readable_image_is_told(root: Path, cache_dir: Path) -> None:
+def test_a_domain_without_a_readable_image_is_reported(root: Path, cache_dir: Path) -> None:
     spoil(root, *(f"{c}/{i:03d}.png" for c in ("mug", "pen", "ruler") for i in range(4)))
     with pytest.raises(DataError, match="12 of 12 images cannot be read"):
         load(root, cache_dir, on_bad="skip")
@@ -292,6 +291,7 @@ def test_a_domain_without_a_readable_image_is_told(root: Path, cache_dir: Path) 
 @contextmanager
 def files_limited_to(n_bytes: int) -> Iterator[None]:
     """As if the disk were full: writing more than this into one file fails."""
+    resource = pytest.importorskip("resource")  # not on Windows
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
     try:
@@ -303,16 +303,16 @@ def files_limited_to(n_bytes: int) -> Iterator[None]:
 def test_a_full_disk_is_told_and_leaves_nothing(cache_dir: Path) -> None:
     images = ImageArray(np.zeros((200, 3, SIZE, SIZE), np.uint8), tuple(str(i) for i in range(200)))
     domain = Domain("d", images, np.zeros(200, np.int64))
-    with pytest.raises(DataError) as told, files_limited_to(40_000):
+    with pytest.raises(DataError) as reported, files_limited_to(40_000):
         load_decoded(domain, ("c",), SIZE, cache_dir)
-    assert "153,600 bytes" in str(told.value)  # 200 · 3 · 16 · 16
-    assert str(cache_dir) in str(told.value)
-    assert "cache_dir=PATH" in str(told.value)
+    assert "153,600 bytes" in str(reported.value)  # 200 · 3 · 16 · 16
+    assert str(cache_dir) in str(reported.value)
+    assert "cache_dir=PATH" in str(reported.value)
     assert entries(cache_dir) == []
     assert len(load_decoded(domain, ("c",), SIZE, cache_dir)) == 200
 
 
-def test_an_unusable_cache_folder_is_told(root: Path, tmp_path: Path) -> None:
+def test_an_unusable_cache_folder_is_reported(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cache_dir=PATH"):
         load(root, tmp_path / "file")
@@ -339,12 +339,12 @@ def test_threads_that_want_the_same_decode_once(root: Path, cache_dir: Path, mon
 
 def test_progress_ends_with_all_images(cache_dir: Path) -> None:
     images = ImageArray(np.zeros((300, 3, 4, 4), np.uint8), tuple(str(i) for i in range(300)))
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     domain = Domain("d", images, np.zeros(300, np.int64))
-    load_decoded(domain, ("c",), 4, cache_dir, progress=lambda done, total: told.append((done, total)))
-    assert told == sorted(told)
-    assert told[-1] == (300, 300)
-    assert len(told) > 2
+    load_decoded(domain, ("c",), 4, cache_dir, progress=lambda done, total: reported.append((done, total)))
+    assert reported == sorted(reported)
+    assert reported[-1] == (300, 300)
+    assert len(reported) > 2
 
 
 def test_images_stay_in_order_when_some_decode_slowly(cache_dir: Path) -> None:
@@ -354,7 +354,7 @@ def test_images_stay_in_order_when_some_decode_slowly(cache_dir: Path) -> None:
     assert np.array_equal(loaded.pixels, pixels)
 
 
-def test_senseless_arguments_are_told(root: Path, cache_dir: Path) -> None:
+def test_senseless_arguments_are_reported(root: Path, cache_dir: Path) -> None:
     domains = from_folders(root)
     with pytest.raises(ConfigError, match=r"data\.size=0"):
         load_decoded(domains["a"], domains.classes, 0, cache_dir)

@@ -29,7 +29,7 @@ def test_class_folders(tmp_path: Path, cifar_root: Path, inside: str) -> None:
     assert cifar10(tmp_path, download=False, verify=False).name == "CIFAR-10"
 
 
-def test_class_folders_that_differ_are_told(tmp_path: Path, cifar_root: Path) -> None:
+def test_class_folders_that_differ_are_reported(tmp_path: Path, cifar_root: Path) -> None:
     shutil.copytree(cifar_root, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "test" / "bear")
     with pytest.raises(DataError, match="test lacks bear"):
@@ -79,14 +79,14 @@ def test_the_official_files(
         make(tmp_path, download=False, verify=False)
 
 
-def test_nothing_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as told:
+def test_nothing_there_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as reported:
         cifar100(tmp_path / "nowhere", download=False)
-    assert str(tmp_path / "nowhere") in str(told.value)
-    assert "train/<class>/" in str(told.value) and "download=true" in str(told.value)
+    assert str(tmp_path / "nowhere") in str(reported.value)
+    assert "train/<class>/" in str(reported.value) and "download=true" in str(reported.value)
 
 
-def test_a_failed_download_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CIFAR100, "url", "http://127.0.0.1:9/cifar-100-python.tar.gz")
     with pytest.raises(DataError, match="CIFAR-100 is not in"):
         cifar100(tmp_path, download=True)

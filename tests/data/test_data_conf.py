@@ -9,7 +9,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from da_wa._conf import conf_dir
+from da_wa.config.tree import conf_dir
 from da_wa.data.domains import DomainSet
 from da_wa.data.splits import Full, Paper
 

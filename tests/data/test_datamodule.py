@@ -85,7 +85,7 @@ def test_a_last_smaller_batch_is_left_out_of_training():
     assert [len(labels) for _, labels, _ in data.train_dataloader()] == [6, 6, 6]
 
 
-def test_fewer_images_than_a_batch_is_told():
+def test_fewer_images_than_a_batch_is_reported():
     with pytest.raises(ConfigError, match="S has 20 training images, fewer than one batch of 21"):
         module(batch_size=21)
 

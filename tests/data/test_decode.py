@@ -127,7 +127,7 @@ def test_a_truncated_image_is_named(tmp_path: Path, suffix: str, kept: float) ->
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         (b"", "zero bytes"),
         (b"this is text", "not a JPEG, PNG, WebP or BMP image"),
@@ -135,11 +135,11 @@ def test_a_truncated_image_is_named(tmp_path: Path, suffix: str, kept: float) ->
         (None, "no such file"),
     ],
 )
-def test_what_is_no_image_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path, content: bytes | None, reported: str) -> None:
     path = tmp_path / "bad.jpg"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=f"bad.jpg: {told}"):
+    with pytest.raises(DataError, match=f"bad.jpg: {reported}"):
         decode(path, 32)
 
 

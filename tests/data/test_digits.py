@@ -95,7 +95,7 @@ def test_printed_digits_differ_from_each_other(domains: DomainSet) -> None:
 
 
 @pytest.mark.parametrize("per_class", [0, 88])
-def test_too_many_digits_are_told(per_class: int) -> None:
+def test_too_many_digits_are_reported(per_class: int) -> None:
     with pytest.raises(ConfigError, match="1 to 87"):
         digits(per_class=per_class)
 

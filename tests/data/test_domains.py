@@ -74,39 +74,39 @@ def empty(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "reported"),
     [
         (lambda root: shutil.rmtree(root), "no such file"),
-        (lambda root: empty(root), "holds no domain folders"),
-        (lambda root: empty(root / "paper"), "paper holds no class folders"),
+        (lambda root: empty(root), "has no domain folders"),
+        (lambda root: empty(root / "paper"), "paper has no class folders"),
         (lambda root: empty(root / "paper" / "pen"), "paper: no image .* of the classes pen"),
     ],
 )
-def test_missing_and_empty_folders_are_told(
-    tmp_path: Path, draw_tree: DrawTree, spoil: Callable[[Path], None], told: str
+def test_missing_and_empty_folders_are_reported(
+    tmp_path: Path, draw_tree: DrawTree, spoil: Callable[[Path], None], reported: str
 ) -> None:
     root = draw_tree(tmp_path / "root", per_class=1)
     spoil(root)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=reported):
         from_folders(root)
 
 
-def test_a_missing_domain_folder_is_told(domains_root: Path) -> None:
+def test_a_missing_domain_folder_is_reported(domains_root: Path) -> None:
     with pytest.raises(DataError, match="papyrus: no such file"):
         from_folders(domains_root, {"P": "papyrus", "S": "sunset"})
 
 
-def test_a_domain_given_as_the_root_is_told(domains_root: Path) -> None:
-    with pytest.raises(DataError, match=r"mug holds no class folders\. Expected ROOT/<domain>/<class>/<image>"):
+def test_a_domain_given_as_the_root_is_reported(domains_root: Path) -> None:
+    with pytest.raises(DataError, match=r"mug has no class folders\. Expected ROOT/<domain>/<class>/<image>"):
         from_folders(domains_root / "paper")
 
 
 def test_different_classes_are_told_per_domain(tmp_path: Path, draw_tree: DrawTree) -> None:
     root = draw_tree(tmp_path, per_class=1)
     (root / "paper" / "pen").rename(root / "paper" / "biro")
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as reported:
         from_folders(root)
-    lines = str(told.value).splitlines()
+    lines = str(reported.value).splitlines()
     assert "  blueprint lacks biro" in lines
     assert "  paper lacks pen" in lines
     assert "data.classes=common" in lines[-1]
@@ -123,7 +123,48 @@ def test_common_classes_keep_their_meaning(tmp_path: Path, draw_tree: DrawTree) 
         assert all(path.startswith(f"{label}/") for path, label in names)
 
 
-def test_nothing_in_common_is_told(tmp_path: Path, draw_tree: DrawTree) -> None:
+def test_an_empty_class_folder_is_an_absent_class_under_common(
+    tmp_path: Path, draw_tree: DrawTree, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = draw_tree(tmp_path, per_class=2)
+    empty(root / "paper" / "mug")
+    (root / "sunset" / "extra" / "deep").mkdir(parents=True)
+    domains = from_folders(root, class_rule="common")
+    assert domains.classes == ("pen", "ruler")
+    assert [len(domain.images) for domain in domains.domains] == [4, 4, 4]
+    assert "of the classes mug" in caplog.text and "of the classes extra" in caplog.text
+    with pytest.raises(DataError, match=r"classes mug\..*data\.classes=common"):
+        from_folders(root)
+    added = from_folders(root, {"B": "blueprint"}, class_rule="common").with_folder("C", root / "paper")
+    assert added.classes == ("pen", "ruler")
+    for folder in ("pen", "ruler"):
+        empty(root / "paper" / folder)
+    with pytest.raises(DataError, match=r"no image .* of the classes mug, pen, ruler"):
+        from_folders(root, class_rule="common")
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", ".ipynb_checkpoints"])
+def test_folders_of_the_system_are_neither_domains_nor_classes(tmp_path: Path, draw_tree: DrawTree, name: str) -> None:
+    root = draw_tree(tmp_path / "root", per_class=1)
+    before = from_folders(root)
+    for place in (root, root / "paper", root / "paper" / "pen"):
+        draw_tree(place, domains=(name,), classes=("mug",), per_class=1)
+    after = from_folders(root)
+    assert (after.names, after.classes) == (before.names, before.classes)
+    assert [d.images.digest() for d in after.domains] == [d.images.digest() for d in before.domains]
+
+
+def test_a_large_scan_gives_signs_of_life(
+    tmp_path: Path, draw_tree: DrawTree, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = draw_tree(tmp_path / "root", domains=("a",), per_class=5)
+    monkeypatch.setattr("da_wa.data.domains._SIGN_OF_LIFE", 6)
+    with caplog.at_level(logging.INFO):
+        from_folders(root)
+    assert [record.getMessage().rsplit(": ")[-1] for record in caplog.records] == ["10 files so far"]
+
+
+def test_nothing_in_common_is_reported(tmp_path: Path, draw_tree: DrawTree) -> None:
     draw_tree(tmp_path, domains=("a",), classes=("x",))
     draw_tree(tmp_path, domains=("b",), classes=("y",))
     with pytest.raises(DataError, match="share no class"):
@@ -197,9 +238,9 @@ def test_bad_lines_are_all_named_by_number(listed: Path) -> None:
         "a/mug/000.png 1\n"
         "a/mug/000.png -1\n"
     )
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as reported:
         from_lists(listed, {"A": "a.txt", "B": "b.txt"}, classes="classes.txt")
-    text = str(told.value)
+    text = str(reported.value)
     assert "a.txt has 5 bad lines" in text
     assert "line 2: 'a/mug/000.png' is not" in text
     assert "line 3" in text and "nothing.png does not exist" in text
@@ -209,7 +250,7 @@ def test_bad_lines_are_all_named_by_number(listed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "reported"),
     [
         ("a.txt", b"", "a.txt is empty"),
         ("a.txt", b"\xff\xfe\x00bad", "a.txt: .*UTF-8"),
@@ -219,11 +260,11 @@ def test_bad_lines_are_all_named_by_number(listed: Path) -> None:
         ("classes.txt", b"mug\nmug\n", "more than once: mug"),
     ],
 )
-def test_unusable_lists_are_told(listed: Path, file: str, content: bytes | None, told: str) -> None:
+def test_unusable_lists_are_reported(listed: Path, file: str, content: bytes | None, reported: str) -> None:
     (listed / file).unlink()
     if content is not None:
         (listed / file).write_bytes(content)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=reported):
         from_lists(listed, {"A": "a.txt", "B": "b.txt"}, classes="classes.txt")
 
 
@@ -241,7 +282,7 @@ def test_a_digest_tells_content_order_and_names_but_not_the_place(tmp_path: Path
     paths = ("mug/000.png", "mug/001.png")
     here, there = ImageFiles(domains_root / "paper", paths), ImageFiles(copy, paths)
     assert here.digest() == there.digest()
-    assert here.stamp() != there.stamp()
+    assert here.fingerprint() != there.fingerprint()
     assert ImageFiles(copy, paths[::-1]).digest() != there.digest()
     (copy / "mug/000.png").rename(copy / "mug/002.png")
     assert ImageFiles(copy, ("mug/002.png", "mug/001.png")).digest() != here.digest()

@@ -55,24 +55,24 @@ def test_deviating_counts_are_listed(tmp_path: Path, office: Path) -> None:
     root = shutil.copytree(office, tmp_path / "office31")
     (root / "dslr" / "images" / "pen" / "000.jpg").unlink()
     shutil.copy(root / "amazon/images/mug/000.jpg", root / "amazon/images/mug/002.jpg")
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as reported:
         office31(root, counts=FAKE_COUNTS)
-    assert "amazon/mug: 3 images instead of 2\n  dslr/pen: 1 images instead of 2\n" in str(told.value)
-    assert "data.verify=false" in str(told.value)
+    assert "amazon/mug: 3 images instead of 2\n  dslr/pen: 1 images instead of 2\n" in str(reported.value)
+    assert "data.verify=false" in str(reported.value)
     assert len(office31(root, verify=False).classes) == 2
 
 
 def test_missing_data_is_not_downloaded_when_forbidden(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.download=false") as told:
+    with pytest.raises(DataError, match=r"data\.download=false") as reported:
         office31(tmp_path / "nowhere", download=False)
-    assert "experiment=demo" in str(told.value)
-    assert f"{tmp_path}/nowhere/amazon/images/back_pack/frame_0001.jpg" in str(told.value)
+    assert "experiment=demo" in str(reported.value)
+    assert f"{tmp_path}/nowhere/amazon/images/back_pack/frame_0001.jpg" in str(reported.value)
 
 
 def test_nothing_is_downloaded_into_a_folder_with_other_content(tmp_path: Path, office: Path) -> None:
     root = shutil.copytree(office, tmp_path / "office31")
     shutil.rmtree(root / "webcam")
-    with pytest.raises(DataError, match="lacks the folders webcam of Office-31; it holds amazon, dslr"):
+    with pytest.raises(DataError, match="lacks the folders webcam of Office-31; it contains amazon, dslr"):
         office31(root, hosts=())
 
 
@@ -176,7 +176,7 @@ def test_several_archives_and_an_empty_folder(tmp_path: Path, office: Path, serv
     assert [len(domain.images) for domain in domains.domains] == [4, 4, 4]
 
 
-def test_the_next_host_helps_and_every_failure_is_told(tmp_path: Path, office: Path, server: Server) -> None:
+def test_the_next_host_helps_and_every_failure_is_reported(tmp_path: Path, office: Path, server: Server) -> None:
     good = tarred(office, "x")
     evil = io.BytesIO()
     with tarfile.open(fileobj=evil, mode="w:gz") as tar:
@@ -191,9 +191,9 @@ def test_the_next_host_helps_and_every_failure_is_told(tmp_path: Path, office: P
         Host("dead", (Archive("http://127.0.0.1:9/x.zip", "x.zip"),)),
     ]
     root = tmp_path / "data" / "office31"
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as reported:
         office31(root, hosts=failing, counts=FAKE_COUNTS)
-    text = str(told.value)
+    text = str(reported.value)
     for line in (
         "gone: .*/404.zip: 404",
         "torn: torn.tgz is damaged",
@@ -220,7 +220,7 @@ def test_wrong_counts_are_a_failed_host(tmp_path: Path, office: Path, server: Se
     assert not (tmp_path / "o").exists()
 
 
-def test_an_unwritable_place_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_place_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"Set data\.root"):
         office31(tmp_path / "file" / "office31", hosts=[])
@@ -328,7 +328,7 @@ def test_members_outside_and_links_are_refused(tmp_path: Path, content: bytes) -
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>no archive</html>", zip_with("good.txt")[:40]])
-def test_what_is_no_archive_is_told(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_archive_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "archive").write_bytes(content)
     with pytest.raises(DataError, match="archive is damaged or not an archive"):
         unpack(tmp_path / "archive", tmp_path / "into")

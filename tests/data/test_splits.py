@@ -96,27 +96,45 @@ def test_every_image_is_held_out_equally_often() -> None:
 
 
 @pytest.mark.parametrize("protocol", [Full(), Paper()])
-def test_one_image_per_class_is_told(protocol: Evaluation) -> None:
+def test_one_image_per_class_is_reported(protocol: Evaluation) -> None:
     with pytest.raises(DataError, match=r"protocol\.holdout"):
         protocol.source("A", np.arange(10), 0)
 
 
-def test_paper_with_hardly_any_images_is_told() -> None:
+def test_paper_with_hardly_any_images_is_reported() -> None:
     with pytest.raises(DataError, match="15% of 3 images is none"):
         Paper().target("A", np.zeros(3, np.int64), 0)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5])
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf, True, None, "abc", [0.1]])
 @pytest.mark.parametrize("protocol", [Full, Paper])
-def test_a_senseless_fraction_is_told(protocol: type[Full] | type[Paper], fraction: float) -> None:
+def test_a_senseless_fraction_is_reported(protocol: type[Full] | type[Paper], fraction: float) -> None:
     with pytest.raises(ConfigError, match=r"protocol\.holdout"):
         protocol(holdout=fraction).source("A", np.zeros(30, np.int64), 0)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "told"),
-    [({"AA": 4}, "no number for domain 'A'"), ({"A": 30}, "take 1 to 29"), ({"A": 0}, "take 1 to 29")],
+    ("sizes", "reported"),
+    [({"AA": 4}, "no number for domain 'A'"), ({"A": 30}, "from 1 to 29"), ({"A": 0}, "from 1 to 29")],
 )
-def test_senseless_sizes_are_told(sizes: dict[str, int], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_senseless_sizes_are_reported(sizes: dict[str, int], reported: str) -> None:
+    with pytest.raises(ConfigError, match=reported):
         Paper(sizes=sizes).target("A", np.zeros(30, np.int64), 0)
+
+
+@pytest.mark.parametrize("sizes", [10, [10, 10], "A", {"A": 1.5}, {"A": True}, {"A": None}, {"A": "5"}])
+def test_sizes_that_are_no_numbers_per_domain_are_refused(sizes: object) -> None:
+    with pytest.raises(ConfigError, match=r"protocol\.sizes"):
+        Paper(sizes=sizes).target("A", np.zeros(30, np.int64), 0)  # type: ignore[arg-type]
+
+
+@given(labels_of, st.floats(0.05, 0.95), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_a_stratified_holdout_draws_class_by_class(labels: np.ndarray, fraction: float, seed: int) -> None:
+    """One permutation of the ascending images of each class, in the order of the labels: published runs rely on it."""
+    labels = 7 * np.random.default_rng(seed).permutation(labels)  # with gaps
+    draw, expected = np.random.default_rng(seed), []
+    for label in sorted(set(labels.tolist())):
+        members = draw.permutation([i for i, other in enumerate(labels) if other == label])
+        expected += members[: min(math.floor(fraction * len(members) + 0.5 + 1e-9), len(members) - 1)].tolist()
+    assert stratified_holdout(labels, fraction, seed).holdout.tolist() == sorted(expected)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from da_wa._conf import compose_experiment
+from da_wa.config.compose import compose
+from da_wa.config.make import make
 from da_wa.norm import group_norm
-from da_wa.runs.build import make
 
 TEN = ["none", "wa", "bn", "bn_wa", "gn", "gn_wa", "in", "in_wa", "ln", "ln_wa"]
 
@@ -40,7 +40,8 @@ def test_group_norm_keeps_the_type_of_its_input_where_torchs_does_not() -> None:
 @pytest.mark.parametrize("model", ["resnet20", "resnet50"])
 @pytest.mark.parametrize("norm", TEN)
 def test_the_residual_stream_is_bfloat16_under_every_norm(model: str, norm: str) -> None:
-    cfg, norms = compose_experiment([f"model={model}", f"norms=[{norm}]"])
+    experiment = compose([f"model={model}", f"norms=[{norm}]"])
+    cfg, norms = experiment.cfg, experiment.norms
     network = make(cfg["model"]["build"])(make(norms[norm]), 31)
     types: list[torch.dtype] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from da_wa._conf import conf_dir
+from da_wa.config.tree import conf_dir
+from da_wa.errors import ConfigError
 from da_wa.models.fixup import Bias, FixupBasicBlock, FixupBottleneck, Multiplier, scalar_parameters
-from da_wa.models.resnet import BasicBlock, Bottleneck, ResNet
+from da_wa.models.resnet import BLOCKS, BasicBlock, ResNet
 from da_wa.models.vgg import VGG16
 from da_wa.norm.spec import Norm, group_norm, instance_norm, layer_norm
 from da_wa.norm.weight_align import WeightAlignConv2d
@@ -31,7 +33,7 @@ def configured(name: str):
     return instantiate(OmegaConf.load(conf_dir() / "model" / f"{name}.yaml")).build
 
 
-def tiny(norm: Norm, block=BasicBlock, **kwargs) -> ResNet:
+def tiny(norm: Norm, block="basic", **kwargs) -> ResNet:
     return ResNet(norm, 5, block=block, depths=[2, 2], widths=[8, 16], **kwargs)
 
 
@@ -95,7 +97,7 @@ def test_wa_is_everywhere_but_in_the_head(name, norm):
     assert type(model.head) is nn.Linear
 
 
-@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
 def test_a_fixup_network_starts_as_its_stem_and_shortcuts(block):
     """With the last convolution of every branch zero, a block is relu of its shortcut."""
     model = tiny(NONE, block)
@@ -112,7 +114,7 @@ def test_a_fixup_network_starts_as_its_stem_and_shortcuts(block):
 def test_fixup_scales_the_branch_by_depth(block, m):
     """std = sqrt(2/(k·k·c_out)) · L^(-1/(2m-2)), the official code's initialisation."""
     torch.manual_seed(0)
-    kind = {FixupBasicBlock: BasicBlock, FixupBottleneck: Bottleneck}[block]
+    kind = {FixupBasicBlock: "basic", FixupBottleneck: "bottleneck"}[block]
     model = ResNet(NONE, 5, block=kind, depths=[3, 3], widths=[64, 128])
     blocks = [b for b in model.modules() if isinstance(b, block)]
     for b in blocks:
@@ -135,14 +137,89 @@ def test_gain_init_of_weight_align(gain_init, first, last):
     assert model.features(torch.randn(2, 3, 8, 8)).isfinite().all()
 
 
-def test_fixup_scalars_are_one_element_each():
-    model = tiny(NONE)
+@pytest.mark.parametrize(("block", "m"), [("basic", 2), ("bottleneck", 3)])
+@pytest.mark.parametrize("norm", [NONE, WA])
+def test_scalar_parameters_are_all_biases_and_multipliers(norm, block, m):
+    """Zhang et al. 2019, Sec. 4: a bias before and after each of the m convolutions, a multiplier; stem and head."""
+    model = tiny(norm, block)
     blocks = 4
     scalars = scalar_parameters(model)
-    assert len(scalars) == blocks * (2 * 2 + 1) + 2  # two biases a convolution, a multiplier; stem and head
-    assert all(p.numel() == 1 for p in scalars)
-    assert sum(isinstance(m, Multiplier) for m in model.modules()) == blocks
-    assert sum(isinstance(m, Bias) for m in model.modules()) == blocks * 4 + 2
+    assert len(scalars) == len({id(p) for p in scalars}) == blocks * (2 * m + 1) + 2
+    assert sum(isinstance(layer, Multiplier) for layer in model.modules()) == blocks
+    assert sum(isinstance(layer, Bias) for layer in model.modules()) == blocks * 2 * m + 2
+    # Nothing else of a network has one element, so the scalars are complete, whatever holds them.
+    assert {id(p) for p in scalars} == {id(p) for p in model.parameters() if p.numel() == 1}
+
+
+@pytest.mark.parametrize("norm", [BN, Norm("GN", nn.Conv2d, group_norm)])
+def test_networks_with_activation_norms_have_no_fixup_scalars(norm):
+    assert scalar_parameters(tiny(norm)) == []
+
+
+def test_blocks_have_a_name_or_are_classes():
+    """Two 3×3 convolutions, and 1×1, 3×3, 1×1 at four times the width (He et al. 2016, Fig. 5)."""
+
+    def kernels(block) -> list[int]:
+        first = tiny(BN, block).stages[0][0]
+        return [layer.kernel_size[0] for layer in first.branch if isinstance(layer, nn.Conv2d)]
+
+    assert {name: kernels(name) for name in BLOCKS} == {"basic": [3, 3], "bottleneck": [1, 3, 1]}
+    assert tiny(BN, "bottleneck").num_features == 4 * tiny(BN, "basic").num_features == 64
+
+    class Own(BasicBlock):
+        pass
+
+    assert type(tiny(BN, Own).stages[0][0]) is Own
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"depths": [0, 0, 0]}, r"model\.build\.depths=\[0, 0, 0\] .*1 or more.*model\.build\.depths=\[3,3,3\]"),
+    ({"depths": [3, 0, 3]}, r"model\.build\.depths=\[3, 0, 3\]"),
+    ({"depths": [3, -1, 3]}, r"model\.build\.depths"),
+    ({"depths": [3, 1.5, 3]}, r"model\.build\.depths"),
+    ({"depths": [True, True, True]}, r"model\.build\.depths"),
+    ({"depths": None}, r"model\.build\.depths=None"),
+    ({"depths": 3}, r"model\.build\.depths=3"),
+    ({"depths": "333"}, r"model\.build\.depths=333"),
+    ({"depths": []}, r"model\.build\.depths=\[\]"),
+    ({"widths": [16, 0, 64]}, r"model\.build\.widths=\[16, 0, 64\].*model\.build\.widths=\[16,32,64\]"),
+    ({"depths": [3, 3]}, r"model\.build\.depths=\[3, 3\] has 2 stages and model\.build\.widths=.* has 3"),
+    ({"block": "botleneck"}, r"model\.build\.block=botleneck .*Did you mean 'bottleneck'"),
+    ({"block": None}, r"model\.build\.block=None .*Known: basic, bottleneck"),
+    ({"block": nn.Conv2d}, r"model\.build\.block=.*Known: basic, bottleneck"),
+    ({"gain_init": "foo"}, r"model\.gain_init=foo .*one, fixup"),
+    ({"gain_init": None}, r"model\.gain_init=None .*one, fixup"),
+]
+
+
+@pytest.mark.parametrize("norm", [BN, NONE])
+@pytest.mark.parametrize(("options", "message"), BAD, ids=lambda value: str(value)[:40])
+def test_wrong_options_are_refused_by_name(norm, options, message):
+    good = {"block": "basic", "depths": [3, 3, 3], "widths": [16, 32, 64]}
+    with pytest.raises(ConfigError, match=message):
+        ResNet(norm, 5, **{**good, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": 0}, r"model\.build\.hidden=0"),
+        ({"hidden": 1.5}, r"model\.build\.hidden=1\.5"),
+        ({"dropout": 1.0}, r"model\.build\.dropout=1\.0"),
+        ({"dropout": float("nan")}, r"model\.build\.dropout=nan"),
+        ({"dropout": "half"}, r"model\.build\.dropout=half"),
+    ],
+)
+def test_wrong_options_of_vgg16_are_refused_by_name(options, message):
+    with pytest.raises(ConfigError, match=message), torch.device("meta"):
+        VGG16(BN, 5, **options)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_files_name_blocks_without_classes(name):
+    text = (conf_dir() / "model" / f"{name}.yaml").read_text()
+    assert "hydra.utils" not in text
+    assert OmegaConf.create(text).get("version", 1) == 1
 
 
 def test_vgg16_has_thirteen_convolutions_with_bias():

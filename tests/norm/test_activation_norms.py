@@ -119,7 +119,7 @@ def test_batch_renorm_corrections_are_constants_to_the_gradient(x: Tensor) -> No
     reference = BatchRenorm2d(6, start=0, r_end=1, d_end=1).double()
     reference.num_batches_tracked.fill_(1)
     reference.running_var.fill_(9.0)
-    r, d = (t.view(1, -1, 1, 1) for t in reference._renormalise(x))
+    r, d = (t.view(1, -1, 1, 1) for t in reference._corrections(x))
     var, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
     ((x - mean) / torch.sqrt(var + 1e-5) * r + d).sin().sum().backward()
     torch.testing.assert_close(gradient, x.grad)

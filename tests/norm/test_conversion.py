@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import timm
@@ -20,7 +22,8 @@ from da_wa.norm import (
     FilterResponseNorm2d,
     MeanOnlyConv2d,
     Norm,
-    NormalisedConv2d,
+    NormalizedConv2d,
+    Survey,
     WeightAlignConv2d,
     WeightNormConv2d,
     convert,
@@ -28,7 +31,7 @@ from da_wa.norm import (
     named,
     survey,
 )
-from da_wa.norm.anatomy import BATCH_NORMS, behind_norm
+from da_wa.norm.tracing import BATCH_NORMS, layers_after_norm
 
 TORCHVISION = {
     "resnet50": torchvision.models.resnet50,
@@ -86,11 +89,12 @@ def converted_on_meta(name: str, norm: str) -> tuple[nn.Module, nn.Module]:
     return model, converted
 
 
+@pytest.mark.filterwarnings("ignore:.*convolution and linear layers")
 @pytest.mark.parametrize("name", MAKERS)
 def test_converts_the_models_of_torchvision_and_timm(name: str) -> None:
     model, converted = converted_on_meta(name, "gn_wa")
     same_padding = {path for path, module in model.named_modules() if type(module).__name__ == "Conv2dSame"}
-    plain = set(of_class(converted, nn.Conv2d)) - set(of_class(converted, NormalisedConv2d))
+    plain = set(of_class(converted, nn.Conv2d)) - set(of_class(converted, NormalizedConv2d))
     assert plain - same_padding <= CLASSIFIERS
     assert len(of_class(converted, WeightAlignConv2d)) >= 20 or name == "vgg16_bn"
     assert not of_class(converted, nn.BatchNorm2d) and of_class(converted, nn.GroupNorm)
@@ -125,7 +129,7 @@ def test_a_network_of_features_has_no_classifier(name: str) -> None:
 def test_a_layer_that_others_build_on_is_no_classifier() -> None:
     with torch.device("meta"):
         converted = convert(timm.create_model("vgg11", features_only=True), named("wa"))
-    plain = set(of_class(converted, nn.Conv2d)) - set(of_class(converted, NormalisedConv2d))
+    plain = set(of_class(converted, nn.Conv2d)) - set(of_class(converted, NormalizedConv2d))
     assert plain == {of_class(converted, nn.Conv2d)[-1]}
 
 
@@ -140,6 +144,7 @@ def test_trained_checkpoints_load_but_for_the_gains(name: str) -> None:
     assert not gone and new == {f"{path}.gain" for path in of_class(converted, WeightAlignConv2d)}
 
 
+@pytest.mark.filterwarnings("ignore:.*convolution and linear layers")
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_byobnet", "test_convnext"])
 def test_converted_models_learn(name: str) -> None:
     model = convert(timm.create_model(name, num_classes=5), named("gn_wa")).train()
@@ -237,11 +242,11 @@ def test_without_activation_norm_batch_norm_lives_on_in_the_convolutions(name: s
 )
 def test_a_batch_norm_that_no_convolution_can_take_becomes_its_affine(name: str, norm: str, skip: list[str]) -> None:
     model = shuffle(timm.create_model(name)).eval().double()
-    converted, account = convert(model, named(norm), skip=skip), survey(model, named(norm), skip=skip)
+    converted, changes = convert(model, named(norm), skip=skip), survey(model, named(norm), skip=skip)
     x = torch.randn(1, 3, 64, 64).double()
     torch.testing.assert_close(converted(x), model(x), rtol=1e-9, atol=1e-9)
     assert set(of_class(converted, nn.BatchNorm2d)) <= set(skip)
-    affine = [c for c in account.changes if "the affine that it is in evaluation" in c.note]
+    affine = [c for c in changes.changes if "the affine that it computes in evaluation" in c.note]
     assert affine and all((c.after or "").startswith("Conv2d") for c in affine)
     assert all(p.requires_grad for p in converted.parameters())
 
@@ -296,16 +301,16 @@ def test_the_kind_of_norm_decides_whether_it_is_replaced() -> None:
     assert kept.eps == 1e-3 and torch.equal(kept.running_mean, batch[1].running_mean)
 
 
-def test_account() -> None:
-    account = survey(network(), named("gn_wa"))
-    by_path = {change.path: change for change in account.changes}
+def test_survey_lists_every_layer() -> None:
+    changes = survey(network(), named("gn_wa"))
+    by_path = {change.path: change for change in changes.changes}
     assert (by_path["0"].before, by_path["0"].after, by_path["0"].note) == ("Conv2d", "WeightAlignConv2d", "")
     assert by_path["1"].after == "GroupNorm" and "lost: num_batches_tracked, running_mean" in by_path["1"].note
     assert by_path["3"].after is None and "two weights" in by_path["3"].note
     assert by_path["7"].after is None and by_path["7"].note == "the classifier"
-    text = str(account)
+    text = str(changes)
     assert "2 × Conv2d -> WeightAlignConv2d: 0, 4" in text and len(text.splitlines()) == 4
-    assert str(survey(nn.ReLU(), named("bn"))) == "there is nothing to convert"
+    assert str(survey(nn.ReLU(), named("bn"))) == "nothing to convert"
 
 
 def test_synchronised_and_frozen_norms() -> None:
@@ -318,10 +323,61 @@ def test_synchronised_and_frozen_norms() -> None:
     assert (change.before, change.after) == ("FrozenBatchNorm2d", None) and change.note
 
 
-def test_convert_logs_the_account_of_survey(caplog: pytest.LogCaptureFixture) -> None:
+def test_convert_logs_the_changes_of_survey(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "da_wa"):
         convert(network(), named("bn_wa"))
     assert str(survey(network(), named("bn_wa"))) in caplog.text
+
+
+def coverage_warnings(make: Callable[[], nn.Module], norm: str, **options: Any) -> tuple[Survey, list[str]]:
+    with torch.device("meta"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = make()
+        convert(model, named(norm), **options)
+        texts = [str(w.message) for w in caught if issubclass(w.category, UserWarning) and w.filename == __file__]
+        return survey(model, named(norm), **options), texts
+
+
+@pytest.mark.parametrize("norm", ["bn_wa", "wa", "gn"])
+@pytest.mark.parametrize(
+    ("name", "reached", "percent"),
+    [
+        ("nf_resnet26", "0 of 29", "0%"),  # its convolutions are ScaledStdConv2d
+        ("vit_tiny_patch16_224", "1 of 49", "3%"),  # the patch embedding
+        ("swin_tiny_patch4_window7_224", "1 of 52", "0%"),
+        ("convnext_tiny", "22 of 58", "7%"),  # pointwise convolutions are linear layers
+        ("resnetv2_50x1_bit", "0 of 53", "0%"),
+    ],
+)
+def test_a_conversion_that_reaches_little_warns_once(name: str, reached: str, percent: str, norm: str) -> None:
+    changes, texts = coverage_warnings(partial(timm.create_model, name, pretrained=False), norm)
+    (text,) = texts
+    assert f"reaches {reached} convolution and linear layers" in text and f"({percent} of their weights)" in text
+    assert "survey(model, norm)" in text and "skip=" in text
+    share = changes.weights[0] / changes.weights[1]
+    assert f"{share:.0%}" == percent and "{} of {}".format(*changes.layers) == reached
+
+
+@pytest.mark.parametrize("norm", ["bn_wa", "wa", "gn"])
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "mobilenetv3_large_100", "tf_efficientnet_b0", "vgg11"])
+def test_a_conversion_that_reaches_most_does_not_warn(name: str, norm: str) -> None:
+    changes, texts = coverage_warnings(partial(timm.create_model, name, pretrained=False), norm)
+    assert not texts and changes.weights[0] > 0.9 * changes.weights[1]
+
+
+def test_hidden_linear_layers_of_a_classifier_alone_do_not_warn() -> None:
+    """VGG16 (Simonyan & Zisserman 2015): 13 convolutions, 14.7 M weights; two hidden linear layers, 119.5 M."""
+    changes, texts = coverage_warnings(torchvision.models.vgg16_bn, "bn_wa")
+    assert not texts and changes.layers == (13, 15)
+    assert changes.weights == (14_710_464, 14_710_464 + 25_088 * 4096 + 4096 * 4096)
+
+
+def test_what_skip_names_is_left_alone_without_a_warning() -> None:
+    half = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 64, 3), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(64, 2))
+    changes, texts = coverage_warnings(lambda: half, "bn_wa", skip=["1", "2"])
+    assert not texts and changes.layers == (1, 1) and changes.weights == (108, 108)
+    changes, texts = coverage_warnings(lambda: nn.ReLU(), "bn_wa")
+    assert not texts and changes.layers == (0, 0)
 
 
 def test_skip() -> None:
@@ -329,8 +385,8 @@ def test_skip() -> None:
     assert type(converted[0]) is nn.Conv2d and type(converted[1]) is nn.BatchNorm2d
     assert type(converted[4]) is WeightAlignConv2d and type(converted[7]) is nn.Conv2d
     nested = convert(nn.Sequential(network(), nn.Flatten()), named("wa"), skip=["0"])
-    assert not of_class(nested, NormalisedConv2d) and len(of_class(nested, nn.BatchNorm2d)) == 2
-    with pytest.raises(ConfigError, match="skip names 'layer9'"):
+    assert not of_class(nested, NormalizedConv2d) and len(of_class(nested, nn.BatchNorm2d)) == 2
+    with pytest.raises(ConfigError, match="skip contains 'layer9'"):
         convert(network(), named("gn_wa"), skip=["layer9"])
 
 
@@ -384,7 +440,7 @@ def test_what_cannot_be_looked_into_keeps_its_function() -> None:
     ("wrap", "inner"), [(torch.optim.swa_utils.AveragedModel, "module"), (torch.compile, "_orig_mod")]
 )
 def test_of_a_wrapper_the_network_inside_is_asked_for(wrap: Callable[[nn.Module], nn.Module], inner: str) -> None:
-    with pytest.raises(ConfigError, match=rf"if this wraps a network, convert that: model\.{inner}"):
+    with pytest.raises(ConfigError, match=rf"or convert the network that it wraps: model\.{inner}"):
         convert(wrap(network()), named("bn_wa"))
 
 
@@ -428,10 +484,10 @@ def test_random_numbers_are_not_used_up() -> None:
 
 def test_converting_twice_is_refused() -> None:
     once = convert(network(), named("bn_wa"))
-    with pytest.raises(ConfigError, match=r"0 is a WeightAlignConv2d already.*fold"):
+    with pytest.raises(ConfigError, match=r"0 is already a WeightAlignConv2d.*fold"):
         convert(once, named("bn_wa"))
     again = convert(fold(once.eval()), named("gn_ws"))
-    assert len(of_class(again, NormalisedConv2d)) == 2
+    assert len(of_class(again, NormalizedConv2d)) == 2
 
 
 def test_the_model_itself_is_not_changed() -> None:
@@ -482,6 +538,7 @@ class Named(nn.Conv2d):
     """Nothing but another name."""
 
 
+@pytest.mark.filterwarnings("ignore:.*convolution and linear layers")
 def test_subclasses_of_conv2d() -> None:
     model = nn.Sequential(
         Same(3, 4, 2),
@@ -500,12 +557,12 @@ def test_subclasses_of_conv2d() -> None:
 def test_layers_inside_norms() -> None:
     """timm's norms hold an activation; their LayerNorm2d takes maps, nn.LayerNorm does not."""
     act = timm.layers.BatchNormAct2d(4, act_layer=nn.SiLU)
-    (silu,) = behind_norm(act) or []
+    (silu,) = layers_after_norm(act) or []
     assert silu is act.act
-    assert behind_norm(timm.layers.GroupNormAct(4, 2, apply_act=False)) == []
-    assert behind_norm(timm.layers.LayerNorm2d(4)) == []
-    assert behind_norm(BatchRenorm2d(4)) == []
-    assert behind_norm(nn.LayerNorm(4)) is None and behind_norm(nn.LayerNorm(3)) is None
+    assert layers_after_norm(timm.layers.GroupNormAct(4, 2, apply_act=False)) == []
+    assert layers_after_norm(timm.layers.LayerNorm2d(4)) == []
+    assert layers_after_norm(BatchRenorm2d(4)) == []
+    assert layers_after_norm(nn.LayerNorm(4)) is None and layers_after_norm(nn.LayerNorm(3)) is None
     converted = convert(nn.Sequential(act, nn.Flatten(), nn.Linear(36, 2)), named("gn"))[0]
     x = torch.randn(2, 4, 3, 3)
     torch.testing.assert_close(converted(x), F.silu(F.group_norm(x, 2)))

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ from da_wa.norm import (
     BatchRenorm2d,
     CenteredWeightNormConv2d,
     MeanOnlyConv2d,
-    NormalisedConv2d,
+    NormalizedConv2d,
     ScaledWeightStandardConv2d,
     StdOnlyConv2d,
     WeightAlignConv2d,
@@ -30,7 +31,7 @@ from da_wa.norm import (
     named,
 )
 
-CONVS: list[type[NormalisedConv2d]] = [
+CONVS: list[type[NormalizedConv2d]] = [
     WeightAlignConv2d,
     MeanOnlyConv2d,
     StdOnlyConv2d,
@@ -67,7 +68,7 @@ def classes(model: nn.Module) -> set[type[nn.Module]]:
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 def test_folding_is_exact(
-    conv: type[NormalisedConv2d],
+    conv: type[NormalizedConv2d],
     groups: int,
     kernel: int | tuple[int, int],
     stride: int,
@@ -92,6 +93,30 @@ def test_the_folded_state_dict_is_that_of_the_ordinary_model() -> None:
         ordinary.load_state_dict(fold(model).state_dict())
         x = torch.randn(1, 3, 64, 64).double()
         torch.testing.assert_close(ordinary(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_another_library_needs_the_folded_weights(tmp_path: Path) -> None:
+    """What ``save_pretrained`` writes is ``state_dict()``, and ``from_pretrained`` loads it with ``strict=False``."""
+    make = torchvision.models.resnet18
+    model = shuffle(convert(make(), named("bn_wa")))
+    x = torch.randn(1, 3, 64, 64)
+    save_file(model.state_dict(), tmp_path / "raw.safetensors")
+    save_file(fold(model).state_dict(), tmp_path / "folded.safetensors")
+    raw, folded = load_file(tmp_path / "raw.safetensors"), load_file(tmp_path / "folded.safetensors")
+    convs = [path for path, module in model.named_modules() if isinstance(module, NormalizedConv2d)]
+    assert raw.keys() == model.state_dict().keys()  # nothing is dropped on saving
+    again = shuffle(convert(make(), named("bn_wa")))
+    again.load_state_dict(raw)
+    torch.testing.assert_close(again(x), model(x))
+
+    plain = make().eval()
+    missing, unexpected = plain.load_state_dict(raw, strict=False)
+    assert not missing and set(unexpected) == {f"{path}.gain" for path in convs}  # ignored without an error
+    assert (plain(x) - model(x)).norm() > 0.1 * model(x).norm()
+    with pytest.raises(RuntimeError, match="gain"):
+        plain.load_state_dict(raw)
+    plain.load_state_dict(folded)
+    torch.testing.assert_close(plain(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", ["wa", "bn_wa", "gn_wa", "in_wa", "ln_wa", "wn", "gn_ws", "scaled_ws"])
@@ -143,7 +168,7 @@ def test_batch_norms_fold_into_convolutions(name: str) -> None:
     torch.testing.assert_close(plain(x), model(x), rtol=1e-9, atol=1e-9)
     left = sum(isinstance(module, nn.BatchNorm2d) for module in plain.modules())
     assert left == (62 if name == "densenet121" else 0)
-    assert NormalisedConv2d not in {base for cls in classes(plain) for base in cls.__mro__}
+    assert NormalizedConv2d not in {base for cls in classes(plain) for base in cls.__mro__}
 
 
 def test_batch_renorm_folds_like_batch_norm() -> None:

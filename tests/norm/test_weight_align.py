@@ -18,10 +18,10 @@ from da_wa.norm import (
     StdOnlyConv2d,
     WeightAlignConv2d,
     align_weight,
+    center_weight,
     center_weight_norm,
-    centre_weight,
     rescale_weight,
-    scale_standardise_weight,
+    scaled_standardize_weight,
 )
 
 quick = settings(deadline=None, max_examples=40)
@@ -61,7 +61,7 @@ def test_gradients(memory_format: torch.memory_format) -> None:
     weight = weight.to(memory_format=memory_format)
     inputs = (weight.requires_grad_(), gain.requires_grad_())
     assert torch.autograd.gradcheck(lambda w, g: align_weight(w, g, eps=1e-3), inputs)
-    assert torch.autograd.gradcheck(centre_weight, inputs)
+    assert torch.autograd.gradcheck(center_weight, inputs)
     assert torch.autograd.gradcheck(lambda w, g: rescale_weight(w, g, eps=1e-3), inputs)
 
 
@@ -98,8 +98,8 @@ def test_a_filter_of_constants_becomes_zero() -> None:
 def test_mean_and_std_parts_make_the_whole() -> None:
     weight, gain = drawn((4, 3, 3, 3))
     ones = torch.ones_like(gain)
-    torch.testing.assert_close(rescale_weight(centre_weight(weight, ones), gain), align_weight(weight, gain))
-    torch.testing.assert_close(centre_weight(weight, gain).mean((1, 2, 3)), torch.zeros(4).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(rescale_weight(center_weight(weight, ones), gain), align_weight(weight, gain))
+    torch.testing.assert_close(center_weight(weight, gain).mean((1, 2, 3)), torch.zeros(4).double(), atol=1e-12, rtol=0)
     kept = rescale_weight(weight, gain)
     torch.testing.assert_close(kept.flatten(1).std(1, correction=0), gain * math.sqrt(2 / 27))
     torch.testing.assert_close(kept / weight, (kept / weight)[:, :1, :1, :1].expand_as(weight))
@@ -109,7 +109,7 @@ def test_identities_of_the_docstring() -> None:
     weight, gain = drawn((4, 6, 3, 3))
     aligned = align_weight(weight, gain, eps=1e-14)
     torch.testing.assert_close(math.sqrt(2) * center_weight_norm(weight, gain, eps=1e-14), aligned, rtol=1e-12, atol=0)
-    scaled = scale_standardise_weight(weight, gain, gamma=math.sqrt(2), eps=1e-14)
+    scaled = scaled_standardize_weight(weight, gain, gamma=math.sqrt(2), eps=1e-14)
     torch.testing.assert_close(scaled, aligned, rtol=1e-12, atol=0)
 
 
@@ -134,8 +134,8 @@ def test_half_precision_weights_have_single_precision_statistics(dtype: torch.dt
 def test_autocast_leaves_the_statistics_alone() -> None:
     conv = WeightAlignConv2d(8, 4, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        aligned, y = conv.normalised_weight(), conv(torch.randn(2, 8, 5, 5))
-    assert torch.equal(aligned, conv.normalised_weight()) and aligned.dtype == torch.float32
+        aligned, y = conv.normalized_weight(), conv(torch.randn(2, 8, 5, 5))
+    assert torch.equal(aligned, conv.normalized_weight()) and aligned.dtype == torch.float32
     assert y.dtype == torch.bfloat16
 
 
@@ -172,7 +172,7 @@ def test_channels_last_changes_nothing_but_the_format() -> None:
     y = conv(x)
     conv, x = conv.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     torch.testing.assert_close(conv(x), y, rtol=1e-12, atol=1e-12)
-    assert conv.normalised_weight().is_contiguous(memory_format=torch.channels_last)
+    assert conv.normalized_weight().is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("conv", [WeightAlignConv2d, MeanOnlyConv2d, StdOnlyConv2d])
@@ -237,5 +237,5 @@ def test_repeated_steps_keep_the_deviation() -> None:
         optimiser.zero_grad()
         F.relu(conv(torch.randn(8, 4, 6, 6))).mean().backward()
         optimiser.step()
-    deviation = conv.normalised_weight().flatten(1).std(1, correction=0)
+    deviation = conv.normalized_weight().flatten(1).std(1, correction=0)
     torch.testing.assert_close(deviation, torch.full((6,), math.sqrt(2 / 36)))

@@ -18,19 +18,19 @@ from da_wa.norm import (
     CenteredWeightNormConv2d,
     GainConv2d,
     MeanOnlyConv2d,
-    NormalisedConv2d,
+    NormalizedConv2d,
     ScaledWeightStandardConv2d,
     StdOnlyConv2d,
     WeightAlignConv2d,
     WeightNormConv2d,
     WeightStandardConv2d,
     align_weight,
+    center_weight,
     center_weight_norm,
-    centre_weight,
-    normalise_weight,
+    normalize_weight,
     rescale_weight,
-    scale_standardise_weight,
-    standardise_weight,
+    scaled_standardize_weight,
+    standardize_weight,
 )
 from da_wa.norm.scaled_weight_standard import GAMMA_RELU
 
@@ -42,17 +42,17 @@ WITH_GAIN: list[type[GainConv2d]] = [
     WeightNormConv2d,
     ScaledWeightStandardConv2d,
 ]
-ALL: list[type[NormalisedConv2d]] = [*WITH_GAIN, WeightStandardConv2d]
+ALL: list[type[NormalizedConv2d]] = [*WITH_GAIN, WeightStandardConv2d]
 
 
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "align": align_weight,
-    "centre": centre_weight,
+    "centre": center_weight,
     "rescale": rescale_weight,
     "center_weight_norm": center_weight_norm,
-    "normalise": normalise_weight,
-    "scale_standardise": scale_standardise_weight,
-    "standardise": lambda weight, gain: standardise_weight(weight),
+    "normalise": normalize_weight,
+    "scale_standardise": scaled_standardize_weight,
+    "standardise": lambda weight, gain: standardize_weight(weight),
 }
 
 
@@ -74,7 +74,7 @@ def test_weight_standardization_is_the_authors(weight: Tensor) -> None:
     """(W - mean) / (std + 1e-5), unbiased, as in the authors' repository."""
     w = filters(weight)
     expected = (w - w.mean(1, keepdims=True)) / (w.std(1, ddof=1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(filters(standardise_weight(weight)), expected, rtol=1e-12)
+    np.testing.assert_allclose(filters(standardize_weight(weight)), expected, rtol=1e-12)
 
 
 def test_weight_standardization_differs_from_timms_in_bias_alone() -> None:
@@ -95,12 +95,12 @@ def test_weight_norm_is_torchs(weight: Tensor, gain: Tensor) -> None:
     theirs = parametrizations.weight_norm(nn.Conv2d(4, 5, 3, bias=False).double())
     theirs.parametrizations.weight.original0 = nn.Parameter(gain.view(-1, 1, 1, 1))
     theirs.parametrizations.weight.original1 = nn.Parameter(weight)
-    torch.testing.assert_close(normalise_weight(weight, gain), theirs.weight, rtol=1e-12, atol=0)
+    torch.testing.assert_close(normalize_weight(weight, gain), theirs.weight, rtol=1e-12, atol=0)
 
 
 def test_weight_norm_starts_at_the_raw_weight_as_torchs_does() -> None:
     conv = WeightNormConv2d(4, 5, 3)
-    torch.testing.assert_close(conv.normalised_weight(), conv.weight)
+    torch.testing.assert_close(conv.normalized_weight(), conv.weight)
     theirs = parametrizations.weight_norm(nn.Conv2d(4, 5, 3))
     torch.testing.assert_close(theirs.parametrizations.weight.original0.flatten(), theirs.weight.flatten(1).norm(dim=1))
     conv.reset_parameters()
@@ -108,14 +108,14 @@ def test_weight_norm_starts_at_the_raw_weight_as_torchs_does() -> None:
 
 
 def test_weight_norm_of_a_zero_filter_is_zero() -> None:
-    assert not normalise_weight(torch.zeros(2, 3, 3, 3), torch.ones(2)).any()
+    assert not normalize_weight(torch.zeros(2, 3, 3, 3), torch.ones(2)).any()
 
 
 def test_scaled_weight_standardization(weight: Tensor, gain: Tensor) -> None:
     w = filters(weight)
     centred = w - w.mean(1, keepdims=True)
     expected = gain.numpy()[:, None] * GAMMA_RELU * centred / (6 * np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6))
-    np.testing.assert_allclose(filters(scale_standardise_weight(weight, gain)), expected, rtol=1e-12)
+    np.testing.assert_allclose(filters(scaled_standardize_weight(weight, gain)), expected, rtol=1e-12)
 
 
 def test_scaled_weight_standardization_is_timms() -> None:
@@ -130,7 +130,7 @@ def test_gamma_relu_restores_the_variance_that_a_relu_takes() -> None:
     """A centred filter passes on Var[x], of which a ReLU leaves (1 - 1/π)/2 to a standard normal."""
     torch.manual_seed(0)
     x = torch.relu(torch.randn(400_000, 64))
-    weight = scale_standardise_weight(torch.randn(64, 64, 1, 1), torch.ones(64))
+    weight = scaled_standardize_weight(torch.randn(64, 64, 1, 1), torch.ones(64))
     assert (x @ weight.flatten(1).T).var().item() == pytest.approx(1.0, rel=0.02)
 
 
@@ -174,17 +174,17 @@ def test_half_precision_weights_have_single_precision_statistics(
 
 
 @pytest.mark.parametrize("conv", ALL)
-def test_gradients_reach_every_parameter(conv: type[NormalisedConv2d]) -> None:
+def test_gradients_reach_every_parameter(conv: type[NormalizedConv2d]) -> None:
     layer = conv(4, 6, 3, groups=2).double()
     x = torch.randn(2, 4, 5, 5).double()
     y = layer(x)
-    torch.testing.assert_close(y, nn.functional.conv2d(x, layer.normalised_weight(), layer.bias, groups=2))
+    torch.testing.assert_close(y, nn.functional.conv2d(x, layer.normalized_weight(), layer.bias, groups=2))
     y.sin().sum().backward()
     assert all(p.grad is not None and p.grad.any() and p.grad.isfinite().all() for p in layer.parameters())
 
 
 @pytest.mark.parametrize("conv", ALL)
-def test_gradcheck(conv: type[NormalisedConv2d]) -> None:
+def test_gradcheck(conv: type[NormalizedConv2d]) -> None:
     layer = conv(2, 3, 3).double()
     names, values = zip(*layer.named_parameters(), strict=True)
     x = torch.randn(1, 2, 4, 4).double()
@@ -197,7 +197,7 @@ def test_gradcheck(conv: type[NormalisedConv2d]) -> None:
 
 
 @pytest.mark.parametrize("conv", ALL)
-def test_a_filter_of_constants_gives_finite_numbers(conv: type[NormalisedConv2d]) -> None:
+def test_a_filter_of_constants_gives_finite_numbers(conv: type[NormalizedConv2d]) -> None:
     for value in (0.0, 0.5):
         layer = conv(2, 3, 3)
         nn.init.constant_(layer.weight, value)
@@ -207,13 +207,13 @@ def test_a_filter_of_constants_gives_finite_numbers(conv: type[NormalisedConv2d]
 
 
 @pytest.mark.parametrize("conv", ALL)
-def test_plain_checkpoints_load_but_for_the_gain(conv: type[NormalisedConv2d]) -> None:
+def test_plain_checkpoints_load_but_for_the_gain(conv: type[NormalizedConv2d]) -> None:
     missing, unexpected = conv(2, 3, 3).load_state_dict(nn.Conv2d(2, 3, 3).state_dict(), strict=False)
     assert not unexpected and set(missing) <= {"gain"}
 
 
 @pytest.mark.parametrize("conv", ALL)
-def test_compiles_and_copies(conv: type[NormalisedConv2d]) -> None:
+def test_compiles_and_copies(conv: type[NormalizedConv2d]) -> None:
     layer, x = conv(2, 3, 3), torch.randn(1, 2, 4, 4)
     expected = layer(x)
     torch.testing.assert_close(torch.compile(layer, backend="eager", fullgraph=True)(x), expected)
@@ -223,10 +223,10 @@ def test_compiles_and_copies(conv: type[NormalisedConv2d]) -> None:
 @pytest.mark.parametrize("conv", WITH_GAIN)
 def test_the_weight_is_proportional_to_the_gain(conv: type[GainConv2d]) -> None:
     layer = conv(2, 3, 3)
-    before = layer.normalised_weight()
+    before = layer.normalized_weight()
     with torch.no_grad():
         layer.gain.mul_(-2.5)
-    torch.testing.assert_close(layer.normalised_weight(), -2.5 * before)
+    torch.testing.assert_close(layer.normalized_weight(), -2.5 * before)
 
 
 @pytest.mark.parametrize("conv", WITH_GAIN)
@@ -239,7 +239,7 @@ def test_match_gain(conv: type[GainConv2d], size: float) -> None:
     layer.match_gain()
     keeps_mean = isinstance(layer, WeightNormConv2d | StdOnlyConv2d)
     raw = layer.weight if keeps_mean else layer.weight - layer.weight.mean((1, 2, 3), keepdim=True)
-    torch.testing.assert_close(layer.normalised_weight(), raw, rtol=1e-9, atol=0)
+    torch.testing.assert_close(layer.normalized_weight(), raw, rtol=1e-9, atol=0)
 
 
 def test_match_gain_of_a_dead_filter_is_one() -> None:

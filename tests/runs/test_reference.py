@@ -26,7 +26,7 @@ from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm.spec import Norm, group_norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.runs.execute import execute
-from da_wa.runs.inputs import load_domains
+from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import PACKAGED, UnitJob
 from da_wa.runs.plan import plan
 
@@ -159,12 +159,13 @@ def test_a_record_holds_what_a_plain_loop_finds(norm, source, seed, pretrained, 
             f"protocol.holdout={1 / 6}", f"finetune.epochs={EPOCHS}", f"finetune.batch_size={BATCH}",
             f"finetune.optimizer.lr={LR}", f"finetune.optimizer.weight_decay={DECAY}",
             f"finetune.label_smoothing={SMOOTHING}", "finetune.evaluations=2",
-            "finetune.schedule._target_=da_wa.train.schedule.cosine",
+            "finetune.schedule.name=cosine",
             "trainer.accelerator=cpu", "trainer.precision=32-true", f"cache_dir={tmp_path}/cache",
         ]
     )  # fmt: skip
-    domains = load_domains(experiment.cfg["data"], tmp_path / "cache")
-    (job,) = plan(experiment, domains, tmp_path / "out", tmp_path / "networks")
+    inputs = Inputs(experiment.cfg["data"], tmp_path / "cache")
+    assert len(inputs.decoded) == 3
+    (job,) = plan(experiment, inputs.manifests, tmp_path / "out", tmp_path / "networks")
     assert isinstance(job, UnitJob)
     assert (job.start is not None) == pretrained
     job.register()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from da_wa.report.figures.style import COLOURS, MARKERS, panels, plain, plain_style
+from da_wa.report.figures.style import look, panels, plain, plain_style
 from da_wa.report.statistics import Interval
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Panel:
     Attributes:
         title: above it.
         series: for each name in the legend an interval per row, None where there is none.
-        hollow: rows whose dots are not filled; nor are those of the second series and later ones.
+        hollow: rows whose dots are not filled.
     """
 
     title: str
@@ -49,20 +49,20 @@ def dots(
             if zero:
                 axes.axvline(0, color="0.4", linewidth=1)
             for k, (name, intervals) in enumerate(part.series.items()):
-                shift = 0.34 * (k - (len(part.series) - 1) / 2) / max(len(part.series) - 1, 1)
+                shift = 0.5 * (k - (len(part.series) - 1) / 2) / max(len(part.series) - 1, 1)
                 there = [(row, i) for row, i in enumerate(intervals) if i is not None]
                 spread = [(row + shift, i) for row, i in there if i.known]
-                colour = COLOURS[k % len(COLOURS)]
+                colour, marker = look(k)
                 axes.hlines(
                     [y for y, _ in spread], [i.low for _, i in spread], [i.high for _, i in spread], colour, lw=1.4
                 )
                 axes.scatter(
                     [i.value for _, i in there],
                     [row + shift for row, _ in there],
-                    s=20,
-                    marker=MARKERS[k % len(MARKERS)],
+                    s=28,
+                    marker=marker,
                     edgecolors=colour,
-                    facecolors=["white" if k or row in part.hollow else colour for row, _ in there],
+                    facecolors=["white" if row in part.hollow else colour for row, _ in there],
                     zorder=3,
                     label=plain(name, 60),
                 )

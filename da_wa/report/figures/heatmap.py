@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from da_wa.report.content import WIDE
+from da_wa.report.content import NONE, WIDE
 from da_wa.report.figures.style import plain, plain_style
 from da_wa.report.matrix import AVERAGE, Matrix
+from da_wa.report.wording import arrow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
 NAMED = 70
 """More rows or columns than this are not named: the names could not be read."""
 
+_LIGHT = 0.18
+"""Relative luminance above which black text reads better than white (WCAG 2)."""
+
 
 def matrix_heatmap(matrix: Matrix) -> Figure:
     """Accuracy in percent of every norm on every pair and on average."""
-    return heatmap(matrix.mean, _title(matrix), "{:.1f}")
+    named = matrix.mean.set_axis([*(arrow(*pair) for pair in matrix.pairs), AVERAGE], axis=1)
+    return heatmap(named, _title(matrix), "{:.1f}")
 
 
 def heatmap(
@@ -34,34 +39,37 @@ def heatmap(
     """Every cell of ``frame`` in a colour, a number in it.
 
     The colours (viridis) keep their order in grey and for colour-blind readers; a cell without a number
-    is hatched. A frame that is too wide lies down; a column or row ``Avg`` is set apart.
+    is hatched. A frame that is too wide is transposed; a column or row ``Avg`` is set apart.
 
     Args:
         frame: NaN where there is no number.
         title: above it.
-        number: how numbers read, None for colours alone.
+        number: format of the numbers, None for colours alone.
         cell: width and height of a cell in inches.
         top: the value of the lightest colour, with the darkest at 0; the range of the frame without it.
     """
-    import seaborn
     from matplotlib.figure import Figure
 
-    grid = frame if frame.shape[1] <= WIDE or number is None else frame.T
+    wide = number is not None and frame.shape[1] > max(WIDE, frame.shape[0])
+    grid = frame.T if wide else frame
     rows, columns = grid.shape
-    scale = {"vmin": 0, "vmax": top or 100} if top or not grid.notna().any(axis=None) else {}
+    values = np.ma.masked_invalid(grid.to_numpy(float))
+    scale = {"vmin": 0, "vmax": top or 100} if top or not values.count() else {}
     with plain_style():
         figure = Figure(figsize=(cell[0] * columns, cell[1] * rows))  # of the cells; rendered() adds what is beside
         axes = figure.add_axes((0, 0, 1, 1))
         axes.patch.set(facecolor="0.92", hatch="////", edgecolor="0.8")
-        look = {"cmap": "viridis", "linewidths": 1 if number else 0, "cbar": False} | scale
-        seaborn.heatmap(grid.astype(float), ax=axes, xticklabels=False, yticklabels=False, **look)
-        colours = axes.collections[0]
+        lines = {"linewidth": 1, "edgecolors": "white"} if number else {}
+        colours = axes.pcolormesh(values, cmap="viridis", **lines, **scale)
+        axes.invert_yaxis()
+        axes.spines[:].set_visible(False)
         if number is not None:
+            colours.update_scalarmappable()
+            light = _luminance(colours.get_facecolor()).reshape(values.shape) > _LIGHT
             for (row, column), value in np.ndenumerate(grid.to_numpy(float)):
-                text, colour = "–", "black"
-                if np.isfinite(value):
-                    light = seaborn.utils.relative_luminance(colours.to_rgba(value)) > 0.18  # where black reads best
-                    text, colour = number.format(value), "black" if light else "white"
+                known = np.isfinite(value)
+                colour = "black" if light[row, column] or not known else "white"
+                text = number.format(value) if known else NONE
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=9, color=colour)
         if grid.columns[-1] == AVERAGE:
             axes.axvline(columns - 1, color="white", linewidth=5)
@@ -70,7 +78,7 @@ def heatmap(
         size = 9 if number else 6
         names = [plain(str(name), 40) for name in grid.columns] if columns <= NAMED else []
         turn, align = (40, "right") if number else (90, "right")
-        if max(map(len, names), default=0) <= 8 and number:
+        if number and max(map(len, names), default=0) <= 8:
             turn, align = 0, "center"
         axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=turn, ha=align, size=size)
         for name in axes.get_xticklabels():
@@ -81,6 +89,13 @@ def heatmap(
         axes.set(xlabel=None, ylabel=None)
         axes.set_title(title, fontsize=10, loc="left")
     return figure
+
+
+def _luminance(colours: np.ndarray) -> np.ndarray:
+    """(n,) relative luminance of (n, 4) colours in sRGB (WCAG 2)."""
+    rgb = colours[:, :3]
+    linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return np.asarray(linear @ [0.2126, 0.7152, 0.0722])
 
 
 def _title(matrix: Matrix) -> str:

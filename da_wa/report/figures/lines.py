@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def learning_curves(parts: Mapping[str, Mapping[str, pd.DataFrame]], names: Sequence[str]) -> Figure:
-    """One small plot for each norm, one line for each set of images; the band spans the seeds.
+    """One small plot for each norm, one line for each set of images; the band is the range over seeds.
 
     Args:
         parts: norm -> name of the line -> columns epoch, mean, low, high (percent).
-        names: of all lines; figures that are given the same draw equal names alike.
+        names: of all lines; a name has the same look in all figures with equal ``names``.
     """
     with plain_style():
         figure, grid = panels(len(parts), 5, 1.9, 1.7, sharex=True, sharey=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def critical_difference(names: Sequence[str], ranking: Ranking) -> Figure:
-    """Methods on an axis of mean ranks, the best at the left; bars join those that are not told apart."""
+    """Methods on an axis of mean ranks, the best at the left; bars join those that do not differ significantly."""
     from matplotlib.figure import Figure
 
     order = np.argsort(ranking.ranks, kind="stable")
@@ -35,8 +35,8 @@ def critical_difference(names: Sequence[str], ranking: Ranking) -> Figure:
             axes.vlines(rank, 0, 0.12, "black", lw=1)
             axes.text(rank, 0.2, str(rank), ha="center", va="bottom")
         length = min(ranking.critical, len(names) - 1)
-        axes.hlines(0.8, 1, 1 + length, "#D55E00", lw=2)
-        axes.text(1 + length, 0.8, f"  critical difference {ranking.critical:.2f}", va="center", color="#D55E00")
+        axes.hlines(0.8, 1, 1 + length, "#EE6677", lw=2)
+        axes.text(1 + length, 0.8, f"  critical difference {ranking.critical:.2f}", va="center", color="#EE6677")
         for place, (rank, label) in enumerate(zip(ranks, labels, strict=True)):
             left = place < half
             y = -first - 0.34 * (place if left else len(names) - 1 - place)
@@ -45,7 +45,7 @@ def critical_difference(names: Sequence[str], ranking: Ranking) -> Figure:
             text = f"{label}  {rank:.2f} " if left else f" {rank:.2f}  {label}"
             axes.text(x, y, text, ha="right" if left else "left", va="center")
         for k, (start, end) in enumerate(bars):
-            axes.hlines(-0.25 - 0.28 * k, ranks[start] - 0.06, ranks[end] + 0.06, "#0072B2", lw=4)
+            axes.hlines(-0.25 - 0.28 * k, ranks[start] - 0.06, ranks[end] + 0.06, "#4477AA", lw=4)
     return figure
 
 

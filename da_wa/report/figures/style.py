@@ -1,4 +1,4 @@
-"""What all figures share: a canvas, colours that are told apart in grey and by the colour-blind, and files."""
+"""What all figures share: a canvas, colours that differ for the colour-blind and in grey, and files."""
 
 from __future__ import annotations
 
@@ -9,17 +9,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from da_wa.errors import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#000000", "#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#999999")
-"""Okabe & Ito's, in an order in which neighbours differ in grey as well."""
+COLOURS = ("#000000", "#EE6677", "#4477AA", "#CCBB44", "#AA3377", "#66CCEE", "#228833", "#999999")
+"""Tol's "bright" scheme (Paul Tol, SRON/EPS/TN/09-002), in an order in which neighbours differ in grey as well."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
 FALLBACKS = ("Noto Sans CJK JP", "Noto Sans JP", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei")
 """Fonts for letters that DejaVu Sans lacks, where they are installed; else a box stands for the letter."""
+
+_BORDER = 0.1
+"""Inches around a figure."""
+
+
+def look(k: int) -> tuple[str, str]:
+    """Colour and marker of series *k*; no two of the first 64 have both in common.
+
+    >>> len({look(k) for k in range(64)})
+    64
+    """
+    return COLOURS[(k + k // len(MARKERS)) % len(COLOURS)], MARKERS[k % len(MARKERS)]
 
 
 @contextmanager
@@ -54,23 +68,29 @@ def panels(
 
 def rendered(figure: Figure, kind: str) -> bytes:
     """``figure`` as a file of ``kind`` (png, pdf), without the date: equal figures are equal bytes."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     buffer = io.BytesIO()
     undated = {"pdf": {"CreationDate": None}}.get(kind)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the box in its place tells
-        if figure.get_layout_engine() is not None:  # laid out once for all kinds: it takes as long as drawing
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for the letter
+        if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):  # laid out once for all kinds
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
-        figure.savefig(buffer, format=kind, dpi=160, bbox_inches="tight", metadata=undated)
+        bounds = figure.get_tightbbox().padded(_BORDER)  # bbox_inches="tight" would draw everything once more
+        figure.savefig(buffer, format=kind, dpi=160, bbox_inches=bounds, metadata=undated)
     return buffer.getvalue()
 
 
 def plain(text: str, longest: int | None = None) -> str:
     """``text`` as matplotlib shows it unchanged (a dollar sign would start a formula), cut to ``longest`` letters.
 
-    Of ``source→target`` both ends are cut alike.
+    Both ends of ``source→target`` are cut alike.
+
+    >>> plain("amazon→webcam", 9)
+    'ama…→web…'
     """
-    text = " ".join(text.split()).replace("->", "→")
+    text = printable(" ".join(text.split()))
     if longest is not None and len(text) > longest:
         ends = text.split("→")
         most = max((longest + 1) // len(ends) - 1, 1)

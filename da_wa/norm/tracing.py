@@ -1,4 +1,4 @@
-"""What a network is made of: which layers are replaceable, what follows what, and what makes the output."""
+"""The structure of a network, found with ``torch.fx``: replaceable layers, their order, and the output layers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ HOOKS = [name for name in vars(nn.Module()) if "_hooks" in name]
 
 
 def rebuild(conv: nn.Conv2d, make: ConvFactory) -> nn.Conv2d:
-    """A convolution made by ``make`` with the shape, the weight and the bias (the same parameters) of ``conv``.
+    """A convolution made by ``make`` that shares the shape and the parameters ``weight`` and ``bias`` of ``conv``.
 
-    The random numbers of the initialisation, which is overwritten, are not missing later on.
+    The random state of torch is unchanged.
+
+    >>> conv = nn.Conv2d(3, 8, 3, stride=2, bias=False)
+    >>> same = rebuild(conv, nn.Conv2d)
+    >>> same.stride, same.weight is conv.weight
+    ((2, 2), True)
     """
     with torch.random.fork_rng([conv.weight.device] if conv.weight.is_cuda else []):
         new = make(
@@ -43,11 +48,16 @@ def rebuild(conv: nn.Conv2d, make: ConvFactory) -> nn.Conv2d:
     return new.train(conv.training)
 
 
-def replace(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put ``new[module]`` in the place of every ``module`` of ``model``, wherever it is registered, with its hooks."""
+def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Replace every ``module`` of ``model`` by ``new[module]``, wherever it is registered, and move its hooks.
+
+    >>> model = nn.Sequential(nn.ReLU(), nn.Flatten())
+    >>> replace_modules(model, {model[0]: nn.GELU()})[0]
+    GELU(approximate='none')
+    """
     for old, module in new.items():
         for name in HOOKS:
-            hooks = getattr(old, name)  # the very dictionary, which the handles that remove hooks refer to
+            hooks = getattr(old, name)  # the same dictionary: handles that remove hooks refer to it
             hooks.update(getattr(module, name))
             setattr(module, name, hooks)
         module._is_full_backward_hook = old._is_full_backward_hook or module._is_full_backward_hook
@@ -58,7 +68,13 @@ def replace(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
 
 
 def computes_as_conv2d(module: nn.Module) -> bool:
-    """Whether ``module`` is a convolution that does what ``nn.Conv2d`` does with its weight, and no more."""
+    """Whether ``module`` is a convolution that uses its weight exactly as ``nn.Conv2d`` does.
+
+    >>> computes_as_conv2d(nn.Conv2d(3, 8, 3))
+    True
+    >>> computes_as_conv2d(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)))
+    False
+    """
     return (
         isinstance(module, nn.Conv2d)
         and type(module).forward is nn.Conv2d.forward
@@ -68,7 +84,11 @@ def computes_as_conv2d(module: nn.Module) -> bool:
 
 
 def in_series(*modules: nn.Module) -> nn.Module:
-    """One module that applies ``modules`` in turn."""
+    """One module that applies ``modules`` in order.
+
+    >>> in_series(), in_series(nn.ReLU())
+    (Identity(), ReLU())
+    """
     match modules:
         case ():
             return nn.Identity()
@@ -78,11 +98,19 @@ def in_series(*modules: nn.Module) -> nn.Module:
             return nn.Sequential(*modules)
 
 
-def behind_norm(norm: nn.Module) -> list[nn.Module] | None:
-    """The layers inside ``norm`` that follow its normalisation of a map (n, c, h, w); ``None`` if it does other things.
+def layers_after_norm(norm: nn.Module) -> list[nn.Module] | None:
+    """The layers inside ``norm`` that follow its normalisation of a map (n, c, h, w).
 
-    The norms of torch hold none. Some libraries subclass them and let their children, a drop-out and an
-    activation, follow. Whether that describes ``norm`` is tried out on random numbers.
+    Torch's own norms contain none. Some libraries subclass them and apply child modules (dropout, activation)
+    after the normalisation. Whether ``norm`` does so is tested on random numbers.
+
+    Returns:
+        The child modules in order, or ``None`` if ``norm`` computes anything else.
+
+    >>> layers_after_norm(nn.BatchNorm2d(8))
+    []
+    >>> layers_after_norm(nn.LayerNorm(8)) is None  # it normalises (n, …, c), not maps
+    True
     """
     if type(norm) in TORCH_NORMS:
         return []
@@ -94,14 +122,14 @@ def behind_norm(norm: nn.Module) -> list[nn.Module] | None:
                 tensor.uniform_(0.5, 1.5, generator=draw)
         x = torch.randn(2, channels(norm), 4, 3, generator=draw, device="cpu")
         try:
-            same = torch.allclose(trial(x), in_series(*trial.children())(_normalise(trial, x)), atol=1e-5)
-        except Exception:  # it does not even take such a map
+            same = torch.allclose(trial(x), in_series(*trial.children())(_normalize(trial, x)), atol=1e-5)
+        except Exception:  # it does not accept maps
             return None
     return [child for child in norm.children() if not isinstance(child, nn.Identity)] if same else None
 
 
-def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
-    """What torch's own class computes with the parameters of ``norm``; LayerNorm over the channels of a pixel."""
+def _normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """The output of torch's own class with the parameters of ``norm``; LayerNorm over the channels of a pixel."""
     match norm:
         case nn.BatchNorm2d():
             return nn.BatchNorm2d.forward(norm, x)
@@ -114,11 +142,15 @@ def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
         case nn.LayerNorm():
             return nn.LayerNorm.forward(norm, x.movedim(1, -1)).movedim(-1, 1)
         case _:
-            raise TypeError(f"{type(norm).__name__} is no norm of feature maps")
+            raise TypeError(f"{type(norm).__name__} is not a norm of feature maps")
 
 
 def channels(norm: nn.Module) -> int:
-    """The number of channels of one of ``MAP_NORMS``."""
+    """The number of channels of one of ``MAP_NORMS``.
+
+    >>> channels(nn.GroupNorm(2, 8))
+    8
+    """
     match norm:
         case nn.GroupNorm():
             return norm.num_channels
@@ -127,7 +159,7 @@ def channels(norm: nn.Module) -> int:
         case nn.BatchNorm2d() | nn.SyncBatchNorm() | nn.InstanceNorm2d():
             return norm.num_features
         case _:
-            raise TypeError(f"{type(norm).__name__} is no norm of feature maps")
+            raise TypeError(f"{type(norm).__name__} is not a norm of feature maps")
 
 
 @dataclass(frozen=True)
@@ -135,10 +167,10 @@ class Flow:
     """How data flows through a network.
 
     Attributes:
-        heads: the layers with parameters whose result reaches the output and no other such layer. A norm ends
-            a path, but is no head.
-        conv_norms: pairs of a convolution and the norm that alone takes its result, both used once.
-        opaque: modules that cannot be looked into, each with what went wrong. One may be a head as a whole.
+        heads: the layers with parameters whose output reaches the network's output and no other such layer. A norm
+            ends a path but is not a head.
+        conv_norms: pairs of a convolution and the norm that is the only user of its output, both used once.
+        opaque: modules that cannot be traced, each with the exception. Such a module may be a head.
     """
 
     heads: tuple[nn.Module, ...]
@@ -147,15 +179,20 @@ class Flow:
 
 
 def trace(model: nn.Module) -> Flow:
-    """Follow a symbolic input through ``model`` (``torch.fx``), without computing anything.
+    """Trace ``model`` symbolically with ``torch.fx``; nothing is computed.
 
-    A module whose path depends on its input's values or shape, which a symbol does not have, is opaque. Where
-    that is ``model`` itself, it is its own only head.
+    A module whose control flow depends on the values or the shape of its input is opaque. If that is ``model``
+    itself, it is its own only head.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
+    >>> flow = trace(model)
+    >>> flow.heads == (model[3],), flow.conv_norms == ((model[0], model[1]),)
+    (True, True)
     """
     tracer = _Tracer()
     try:
         graph = tracer.trace(_trial(model))
-    except Exception as error:  # whatever the model does with a symbol
+    except Exception as error:  # a model may raise anything
         return Flow((model,), (), {model: error})
     modules = dict(model.named_modules())
     layers = {node: modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
@@ -166,7 +203,7 @@ def trace(model: nn.Module) -> Flow:
 
 
 def _trial(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` with the same tensors and no hooks, so that no symbol stays in ``model`` or its hooks."""
+    """A copy of ``model`` that shares its tensors and has no hooks: tracing leaves nothing in ``model``."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     trial = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for module in trial.modules():
@@ -176,7 +213,7 @@ def _trial(model: nn.Module) -> nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """Looks into nothing that is a layer by itself, nor into what cannot be followed."""
+    """Treats single layers and modules that cannot be traced as leaves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,7 +226,7 @@ class _Tracer(fx.Tracer):
         nodes, depth = len(self.graph.nodes), len(self.module_stack)
         try:
             return super().call_module(m, forward, args, kwargs)
-        except Exception as error:  # whatever m does with a symbol
+        except Exception as error:  # a module may raise anything
             path = self.path_of_module(m)
             self.opaque[path] = error
             for node in reversed(list(self.graph.nodes)[nodes:]):
@@ -214,7 +251,7 @@ def _heads(graph: fx.Graph, layers: Mapping[fx.Node, nn.Module]) -> Iterator[nn.
 
 
 def _leads_on(node: fx.Node, layers: Mapping[fx.Node, nn.Module]) -> bool:
-    """Whether the result of ``node`` is also what later layers work with, as features are, and logits are not."""
+    """Whether later layers also use the output of ``node``: true of features, not of logits."""
     users = set(node.users)
     reached = list(users)
     while reached:
@@ -227,7 +264,7 @@ def _leads_on(node: fx.Node, layers: Mapping[fx.Node, nn.Module]) -> bool:
 
 
 def _holds_parameters(layer: nn.Module | None) -> bool:
-    """An affine-free norm counts as well: what is in front of it is no classifier."""
+    """Norms without affine count as well: the layer before them is not a classifier."""
     return layer is not None and (isinstance(layer, MAP_NORMS) or bool(list(layer.parameters())))
 
 

@@ -1,0 +1,30 @@
+"""Names that an option may take, known without importing torch. A test compares them with torch and Lightning."""
+
+from __future__ import annotations
+
+OPTIMIZERS = {
+    name.lower(): name
+    for name in (
+        "Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop",
+        "SGD",
+    )
+}  # fmt: skip
+"""Option -> class of ``torch.optim``. Left out: LBFGS needs a closure, SparseAdam and Muon refuse convolutions."""
+
+SCHEDULES = {"constant": (), "cosine": (), "multi_step": ("at",), "one_cycle": ("start", "warmup")}
+"""Functions of ``da_wa.train.schedule`` and their options."""
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+"""Lightning's names. The ``…-true`` types other than 32 need images of that type, which are float32 here."""
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+GAIN_INITS = ("one", "fixup")
+METHODS = ("none",)
+KEEP = ("weights", "logits")
+SPREADS = ("interval", "std", "sem", "none")
+ON_BAD = ("error", "skip")
+CLASS_RULES = ("equal", "common")
+
+LOGGER_PACKAGES = {"mlflow": ("mlflow",), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+"""Logger (and extra of this package) -> the packages of which it needs one."""

@@ -1,0 +1,99 @@
+"""Check a composed experiment against its types; every mistake is named as on the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from da_wa.config.schema import AnyModel, Config, Norm
+from da_wa.errors import ConfigError
+
+LIMIT = 10
+"""Mistakes listed at once."""
+
+
+def validate(cfg: Mapping[str, Any], norms: Mapping[str, Any], models: Mapping[str, Any]) -> None:
+    """Check types, ranges and names of a whole experiment. Needs neither torch nor data.
+
+    Args:
+        cfg: the composed configuration as nested plain values.
+        norms: the node of each norm, by name.
+        models: the node of each model, by name.
+
+    Raises:
+        ConfigError: one line per wrong option: its name, the value, and what is allowed.
+    """
+    mistakes = list(_mistakes(Config, cfg))
+    for name, node in norms.items():
+        mistakes += _mistakes(Norm, node, f"norm {name}: ")
+    for name, node in models.items():
+        if node != cfg.get("model"):
+            mistakes += _mistakes(AnyModel, node, f"model {name}: ")
+    if mistakes:
+        more = [f"… and {len(mistakes) - LIMIT} more"] if len(mistakes) > LIMIT else []
+        raise ConfigError("\n".join([*mistakes[:LIMIT], *more]))
+
+
+def _mistakes(kind: Any, node: Any, prefix: str = "") -> Iterator[str]:
+    check = kind.model_validate if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    try:
+        (check or TypeAdapter(kind).validate_python)(node)
+    except ValidationError as error:
+        for found in error.errors(include_url=False):
+            # Pydantic names the kind of a node, <own> or <shipped>, between the options.
+            path = [str(part) for part in found["loc"] if not str(part).startswith("<")]
+            yield prefix + _explain(".".join(path), found["type"], found["msg"], found["input"], node)
+
+
+def _explain(option: str, kind: str, message: str, value: Any, node: Any) -> str:
+    if kind == "extra_forbidden":
+        known = [key for key in keys(node) if key != option and not key.startswith(f"{option}.")]
+        return unknown(option, known)
+    if kind == "missing":
+        return f"{option} is missing; write {option}=…"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        message = "must be a group of options, not a single value"
+    if kind == "rule":
+        return f"{option}.{message}"
+    return f"{option}={shown(value)}: {message}"
+
+
+def unknown(option: str, known: Sequence[str]) -> str:
+    """There is no such option: offer the same word elsewhere, preferably in the same group, or one like it."""
+    group, leaf = option.split(".")[0], option.rsplit(".", 1)[-1]
+    same = sorted((k for k in known if k.rsplit(".", 1)[-1] == leaf), key=lambda k: k.split(".")[0] != group)
+    beside = [k for k in same if k.split(".")[0] == group]
+    close = beside or difflib.get_close_matches(option, known, n=3, cutoff=0.6) or same
+    if close:
+        return f"there is no option {option!r}. Did you mean {' or '.join(repr(k) for k in close[:3])}?"
+    return f"there is no option {option!r}. `--cfg` prints all of them."
+
+
+def keys(node: Any, prefix: str = "") -> list[str]:
+    """The dotted names of all options of a composed configuration.
+
+    >>> keys({"finetune": {"epochs": 30, "schedule": {"name": "cosine"}}})
+    ['finetune', 'finetune.epochs', 'finetune.schedule', 'finetune.schedule.name']
+    """
+    if not isinstance(node, Mapping):
+        return [prefix]
+    below = [k for name, child in node.items() for k in keys(child, f"{prefix}.{name}" if prefix else str(name))]
+    return [prefix, *below] if prefix else below
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line.
+
+    >>> shown([None, True, {"A": 1.5}])
+    '[null,true,{A:1.5}]'
+    """
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{shown(child)}" for key, child in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(shown, value)) + "]"
+    words = {None: "null", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else str(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"

@@ -1,0 +1,63 @@
+"""Copy finished units without what is large, so that results can be committed or sent to somebody."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from da_wa.errors import ConfigError, nearest
+from da_wa.records.files import read_bytes, write_bytes
+from da_wa.records.outputs import published
+from da_wa.records.store import RunDir, Store
+
+WEIGHTS = "weights.safetensors"
+KEEP = ("features", "logits", "weights")
+"""What is left out unless it is asked for."""
+
+
+def export(out: Path, to: Path, keep: Collection[str] = ()) -> list[RunDir]:
+    """Copy every finished unit of ``out`` to ``to``: record, plan, predicted classes and confidences.
+
+    Units keep their ids. Units of schema 1 are written as schema 2. Units that are not finished are skipped. Running it
+    again adds what has been finished since and writes the rest as before. A unit of Office-31 with three evaluations
+    takes 27 kB (median of the 174 in ``results/``).
+
+    Args:
+        out: the folder of the experiment.
+        to: a folder outside ``out``; it is made where it is missing.
+        keep: what to copy besides, see :data:`KEEP`.
+
+    Returns:
+        The copies, ordered by id.
+
+    Raises:
+        ConfigError: ``to`` lies in ``out``; ``keep`` has an unknown name; ``out`` has no finished unit.
+        DataError: a unit cannot be trusted, or a file cannot be written.
+    """
+    if unknown := sorted(set(keep).difference(KEEP)):
+        raise ConfigError(f"keep={unknown[0]} is not known. {nearest(unknown[0], KEEP)}")
+    source, target = Path(out).resolve(), Path(to).resolve()
+    if target.is_relative_to(source):
+        raise ConfigError(f"to={to} lies in out={out}. Choose a folder outside of it.")
+    copies = [copy for run in Store(source).runs() if (copy := _export_unit(run, Store(target).run(run.id), keep))]
+    if not copies:
+        raise ConfigError(f"{out} has no finished runs to export. Check out=DIR.")
+    return copies
+
+
+def _export_unit(run: RunDir, copy: RunDir, keep: Collection[str]) -> RunDir | None:
+    found = run.load()
+    if found is None:
+        return None
+    record, outputs = found
+    _copy(run.path / "config.yaml", copy.path / "config.yaml")
+    if "weights" in keep:
+        _copy(run.path / WEIGHTS, copy.path / WEIGHTS)
+    copy.finish(record, published(outputs, logits="logits" in keep, features="features" in keep))
+    return copy
+
+
+def _copy(source: Path, target: Path) -> None:
+    content = read_bytes(source)
+    if content is not None and content != read_bytes(target):
+        write_bytes(target, content)

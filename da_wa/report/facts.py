@@ -1,0 +1,256 @@
+"""Everything that a section of the report may read, from one ``out`` folder. Each file of outputs is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from da_wa.errors import ConfigError, nearest
+from da_wa.records.outputs import Outputs
+from da_wa.records.schema import Factors, Record
+from da_wa.records.store import Store
+from da_wa.report.balance import class_counts, warnings
+from da_wa.report.collection import Collection, Rows, collect
+from da_wa.report.contrasts import BASES, effects, effects_frame
+from da_wa.report.matrix import HEADLINE, Matrix, Missing, Setting
+from da_wa.report.outcomes import Array, Outcome, balanced_by_epoch, outcomes
+from da_wa.report.pivot import headline, pivot
+from da_wa.report.resampling import Resamples
+
+Sample = tuple[str, str, int, dict[str, Array]]
+"""(label, source, seed, domain -> (m, d) float32 features after the last epoch)."""
+
+
+class Samples(Iterable[Sample]):
+    """The saved features of every unit, kept as float16."""
+
+    def __init__(self, kept: Sequence[Sample]) -> None:
+        self._kept = kept
+
+    def __iter__(self) -> Iterator[Sample]:
+        for label, source, seed, features in self._kept:
+            yield label, source, seed, {domain: array.astype(np.float32) for domain, array in features.items()}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that a section may read.
+
+    Attributes:
+        records: of finished units, comparable with each other, in display order.
+        missing: planned results that do not exist.
+        unreadable: units of which not even the plan can be read, one sentence each.
+        domains: in display order.
+        frame: one row per result: every factor, ``label`` (the row of the table), ``source``, ``target``,
+            ``unit_target`` (of a unit trained for one pair), ``role``, ``selection``, ``epoch``, ``correct``, ``n``,
+            ``accuracy``, ``balanced_accuracy`` (fractions) and ``run_id``. Rows with the role ``source`` are about the
+            held-out images of the source.
+        outcomes: predictions of every unit for every target after the last epoch.
+        matrix: the headline table: norms, and other factors that vary, × pairs.
+        resamples: intervals of accuracies.
+        classes: their names.
+        images: by domain (n, 3, h, w) uint8 pixels, ``None`` if the report shows no images.
+        samples: saved features.
+        mixed: a sentence about hardware or precision that differs among runs, or nothing.
+        rows: which row of the table a unit belongs to.
+        held_out: predictions of every unit for the held-out images of its source after the last epoch.
+    """
+
+    records: Sequence[Record]
+    missing: Sequence[Missing]
+    unreadable: Sequence[str]
+    domains: Sequence[str]
+    frame: pd.DataFrame
+    outcomes: Sequence[Outcome]
+    matrix: Matrix
+    resamples: Resamples
+    classes: Sequence[str]
+    images: Mapping[str, Array] | None
+    samples: Iterable[Sample]
+    mixed: str
+    rows: Rows
+    held_out: Sequence[Outcome] = ()
+
+    def label(self, record: Record) -> str:
+        """The row of the table that a record belongs to, e.g. ``BN + WA · DANN``."""
+        return self.rows.label(record)
+
+    @cached_property
+    def levels(self) -> dict[str, dict[str, Any]]:
+        """The level of every factor that may differ among rows, by label, in display order."""
+        factors = dict.fromkeys(("norm", "weight", "activation", "method", *self.rows.key))
+        found = {self.label(record): record.factors for record in self.records}
+        return {
+            label: {factor: getattr(found[label], factor) for factor in factors}
+            for label in self.matrix.mean.index
+            if label in found
+        }
+
+    def effects(self, factor: str = "weight") -> pd.DataFrame:
+        """What each level of a factor changes, in points of accuracy; see :func:`da_wa.report.contrasts.effects`.
+
+        Args:
+            factor: ``weight`` (against ``plain``) or ``method`` (against ``none``).
+
+        Raises:
+            ConfigError: another factor.
+        """
+        if factor not in BASES:
+            raise ConfigError(f"{factor!r} has no base level to compare with. {nearest(factor, BASES)}")
+        return effects_frame(effects(self.levels, self.matrix.pairs, self.resamples, factor))
+
+    def pivot(self, rows: Sequence[str] = ("label",), columns: Sequence[str] = ("source", "target")) -> Matrix:
+        """Accuracy over any factors, with intervals; see :func:`da_wa.report.pivot.pivot`."""
+        return pivot(self.frame, rows, columns, resamples=self.resamples, setting=self.matrix.setting)
+
+    def selected(self, selection: str) -> Matrix:
+        """The headline table under another selection rule, without intervals."""
+        return self._headline(selection=selection)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Sentences about imbalanced targets and collapsed predictions, on which accuracy alone misleads."""
+        return warnings(self.outcomes, self.classes)
+
+    @cached_property
+    def balanced_resamples(self) -> Resamples:
+        """Intervals of balanced accuracies, from the same draws as those of accuracies."""
+        return Resamples(self.outcomes, self.resamples.replicates, balanced=True)
+
+    @cached_property
+    def balanced(self) -> Matrix:
+        """The headline table in balanced accuracy."""
+        return self._headline(value="balanced_accuracy", resamples=self.balanced_resamples)
+
+    def _headline(self, **options: Any) -> Matrix:
+        setting, order = self.matrix.setting, list(self.matrix.mean.index)
+        return headline(self.frame, self.domains, self.missing, order, setting=setting, **options)
+
+
+def load_facts(out: Path, images: Mapping[str, Array] | None = None) -> Facts:
+    """Read an ``out`` folder.
+
+    Args:
+        out: the folder of the experiment.
+        images: by domain (n, 3, h, w) uint8 pixels.
+
+    Raises:
+        DataError: there are no runs, a file cannot be read, or results are not comparable.
+    """
+    return facts_of(collect(Store(out)), images)
+
+
+def facts_of(found: Collection, images: Mapping[str, Array] | None = None) -> Facts:
+    """The facts of records that were read already; reads their outputs.
+
+    Args:
+        found: the records.
+        images: by domain (n, 3, h, w) uint8 pixels.
+
+    Raises:
+        DataError: outputs cannot be read.
+    """
+    rows: list[dict[str, object]] = []
+    predicted: list[Outcome] = []
+    held_out: list[Outcome] = []
+    samples: list[Sample] = []
+    for record in found.records:
+        outputs, label = found.runs[record.id].outputs(record), found.rows.label(record)
+        rows += _results(record, outputs, label)
+        predicted += outcomes(record, outputs, label, record.targets)
+        held_out += outcomes(record, outputs, label, [record.source])
+        features = {name: d.features for name, d in outputs.domains.items() if d.features is not None}
+        samples.append(
+            (label, record.source, record.factors.seed, {d: features[d] for d in record.domains if d in features})
+        )
+    frame = _frame(rows)
+    order = {found.rows.label(record): found.rows.order(record.factors) for record in found.records}
+    order |= found.planned
+    labels = sorted(order, key=lambda label: order[label])
+    resamples = Resamples(predicted)
+    setting = _setting(found, frame, predicted)
+    matrix = headline(frame, found.domains, found.missing, labels, resamples=resamples, setting=setting)
+    classes = found.records[0].classes if found.records else []
+    return Facts(
+        found.records,
+        found.missing,
+        found.unreadable,
+        found.domains,
+        frame,
+        predicted,
+        matrix,
+        resamples,
+        classes,
+        images,
+        Samples(samples),
+        found.mixed,
+        found.rows,
+        held_out,
+    )
+
+
+_COLUMNS = (
+    *Factors.model_fields,
+    *("label", "source", "target", "unit_target", "role", "selection", "epoch"),
+    *("correct", "n", "accuracy", "balanced_accuracy", "run_id"),
+)
+
+
+def _results(record: Record, outputs: Outputs, label: str) -> list[dict[str, object]]:
+    balanced = {name: balanced_by_epoch(domain, outputs.epochs) for name, domain in outputs.domains.items()}
+    return [
+        {
+            **record.factors.model_dump(),
+            "label": label,
+            "source": record.source,
+            "target": result.domain,
+            "unit_target": record.target,
+            "role": result.role,
+            "selection": result.selection,
+            "epoch": result.epoch,
+            "correct": result.correct,
+            "n": result.n,
+            "accuracy": result.accuracy,
+            "balanced_accuracy": balanced.get(result.domain, {}).get(result.epoch, float("nan")),
+            "run_id": record.id,
+        }
+        for result in sorted(record.results, key=lambda r: (record.domains.index(r.domain), r.selection))
+    ]
+
+
+def _frame(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(_COLUMNS))
+    whole = ["size", "batch_size", "epochs", "pretraining_epochs", "pretraining_seed", "epoch", "correct", "n", "seed"]
+    frame[whole] = frame[whole].astype("Int64")
+    fractions = ["lr", "accuracy", "balanced_accuracy"]
+    frame[fractions] = frame[fractions].astype(float)
+    return frame
+
+
+def _setting(found: Collection, frame: pd.DataFrame, predicted: Sequence[Outcome]) -> Setting | None:
+    if not found.records:
+        return None
+    first = found.records[0]
+    pretrained_on = {p.dataset for record in found.records if (p := record.pretraining)}
+    headline_rows = frame[(frame["selection"] == HEADLINE) & (frame["role"] == "target")]
+    images = headline_rows.groupby("target")["n"].max()
+    factors = [record.factors for record in found.records]
+    shares = {target: 100 * float(counts.max() / counts.sum()) for target, counts in class_counts(predicted).items()}
+    return Setting(
+        dataset=first.factors.dataset,
+        model=" or ".join(dict.fromkeys(each.model for each in factors)),
+        size=first.factors.size,
+        protocol=first.factors.protocol,
+        pretraining=" or ".join(sorted(pretrained_on)) or None,
+        images={domain: int(images[domain]) for domain in found.domains if domain in images},
+        seeds=sorted({each.seed for each in factors}),
+        pretraining_seeds=sorted({each.pretraining_seed for each in factors if each.pretraining_seed is not None}),
+        majority={domain: shares[domain] for domain in found.domains if domain in shares},
+        chance=100 / len(first.classes),
+    )

@@ -1,0 +1,79 @@
+"""``study=NAME``: carry out the stages of a study, or as many as there is time for."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from da_wa.config.make import make
+from da_wa.config.tree import conf_dir
+from da_wa.errors import ConfigError, nearest
+from da_wa.studies.study import Bench, Paused, Study
+
+OPTIONS = {"study": "", "scope": "full", "stage": "all", "minutes": "inf", "out": ""}
+"""Options of a study and their defaults; all others are passed to its experiments."""
+
+
+def is_study(words: Sequence[str]) -> bool:
+    """Whether the overrides of a command name a study."""
+    return any(word.startswith("study=") for word in words)
+
+
+def run_study(words: Sequence[str], console: Console, config_dir: Path | None = None) -> list[str]:
+    """Carry out a study.
+
+    Args:
+        words: ``study=NAME scope=… stage=… minutes=… out=DIR`` and overrides for all its experiments.
+        console: shows progress.
+        config_dir: a folder with options of the user's own; ``study/NAME.yaml`` in it defines a study.
+
+    Returns:
+        The ids of jobs that failed.
+
+    Raises:
+        UserError: an unknown study, scope or stage, or something wrong with an experiment.
+    """
+    chosen = {**OPTIONS, **dict(word.split("=", 1) for word in words if word.split("=", 1)[0] in OPTIONS)}
+    study = _study(chosen["study"], config_dir)
+    overrides = [word for word in words if word.split("=", 1)[0] not in OPTIONS]
+    bench = Bench(
+        out=Path(chosen["out"] or f"out/{chosen['study']}-{chosen['scope']}"),
+        options=[*study.options(chosen["scope"]), *overrides],
+        console=console,
+        ends=time.monotonic() + 60 * _minutes(chosen["minutes"]),
+        config_dir=config_dir,
+    )
+    stages = study.stages(chosen["scope"])
+    named = stages | study.extra_stages()
+    if chosen["stage"] != "all" and chosen["stage"] not in named:
+        raise ConfigError(f"stage={chosen['stage']} is unknown. {nearest(chosen['stage'], ['all', *named])}")
+    try:
+        for stage in stages if chosen["stage"] == "all" else (chosen["stage"],):
+            named[stage](bench)
+    except Paused:
+        console.print(f"Time is up after {chosen['minutes']} minutes. Rerun the command to resume.", highlight=False)
+    return bench.failed
+
+
+def _study(name: str, config_dir: Path | None) -> Study:
+    folders = [conf_dir() / "study", *([config_dir / "study"] if config_dir is not None else [])]
+    files = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    if name not in files:
+        raise ConfigError(f"study={name} is unknown. {nearest(name, files)}")
+    study: Study = make(yaml.safe_load(files[name].read_text()))
+    return study
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not minutes > 0:
+        raise ConfigError(f"minutes={text} is not a positive number.")
+    return minutes

@@ -1,0 +1,90 @@
+"""What every study has: experiments below one folder, a deadline that all of them share, and a list of failures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+from rich.console import Console
+
+from da_wa.config.compose import compose
+from da_wa.launchers.launch import Planned, launch, prepare
+from da_wa.records.files import write_bytes
+from da_wa.runs.jobs import Job
+
+
+class Paused(Exception):
+    """The time of this command is up; rerunning it resumes the study."""
+
+
+class Study(Protocol):
+    """Stages by name, each a function of the bench that it works on."""
+
+    def options(self, scope: str) -> list[str]:
+        """Overrides for every experiment.
+
+        Raises:
+            ConfigError: there is no such scope.
+        """
+
+    def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
+        """The stages of a scope in the order in which they are carried out."""
+
+    def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
+        """Stages that are carried out only when they are asked for."""
+
+
+@dataclass
+class Bench:
+    """Carries out experiments below one folder until a moment.
+
+    Attributes:
+        out: the folder of the study.
+        options: overrides for every experiment.
+        console: shows progress.
+        ends: of ``time.monotonic()``; nothing is begun after it.
+        config_dir: a folder with options of the user's own.
+        failed: ids of jobs that failed or diverged.
+    """
+
+    out: Path
+    options: Sequence[str]
+    console: Console
+    ends: float
+    config_dir: Path | None = None
+    failed: list[str] = field(default_factory=list)
+
+    def prepare(self, folder: str, options: Sequence[str] = ()) -> Planned:
+        """Decode and plan the experiment whose results are in ``folder``."""
+        places = [f"out={self.out / folder}", f"checkpoint_dir={self.out / 'networks'}"]
+        return prepare(compose([*self.options, *places, *options], self.config_dir), self.console)
+
+    def run(self, planned: Planned, jobs: Sequence[Job] | None = None) -> None:
+        """Run what is not finished, or as much as there is time for.
+
+        Raises:
+            Paused: the time is up before all jobs are done.
+        """
+        jobs = planned.jobs if jobs is None else jobs
+        pending = [job for job in jobs if not job.done]
+        if not pending:
+            return
+        left = self.ends - time.monotonic()
+        if left <= 0:
+            raise Paused
+        planned.experiment.cfg["launcher"]["deadline_s"] = left
+        self.console.print(f"== {planned.out}", highlight=False)
+        began = time.time()
+        launch(planned, self.console, jobs)
+        failed = [job.id for job in pending if job.failed(began) and not job.done]
+        self.failed += failed
+        if any(not job.done and job.id not in failed for job in pending):
+            raise Paused
+
+    def write_csv(self, name: str, frame: pd.DataFrame) -> None:
+        """A table of the study as ``out/<name>``."""
+        write_bytes(self.out / name, frame.to_csv(index=False, lineterminator="\n").encode())

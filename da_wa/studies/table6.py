@@ -1,0 +1,302 @@
+"""The paper's Table VI with statistics: pre-train, search the recipe, fine-tune, report.
+
+What the paper leaves open of the fine-tuning (image size, epochs, schedule) is searched on held-out *source* images;
+target accuracies are not used. Stages:
+
+==============  =======================================================================================
+pretrain        one network per norm on CIFAR-100, the most informative norm first
+search          recipes compared by accuracy on held-out source images
+table           the selected recipe; protocol ``full``, then ``paper``
+paper-recipe    the recipe nearest to the paper's text
+gain-init       WA alone once more, with Fixup's factors on its gains
+report          reports, Table I, cost and MFU per stage, all records in one archive
+pack            (only when asked for) decode everything that any scope needs, for a machine without the images
+==============  =======================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from da_wa.config.make import make
+from da_wa.data.decoded import save_index
+from da_wa.errors import ConfigError, UserError, nearest
+from da_wa.launchers.launch import Planned
+from da_wa.records.export import export
+from da_wa.records.files import write_json
+from da_wa.records.store import Store
+from da_wa.report.paper import TABLE_I
+from da_wa.runs.inputs import load_pretraining
+from da_wa.runs.jobs import PretrainJob, UnitJob
+from da_wa.studies.study import Bench
+
+NOT_USED = "not used: "
+"""Heads the columns of ``search.csv`` that hold target accuracies."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the paper leaves open: image size, learning rate, schedule, epochs.
+
+    >>> print(Recipe(32, 0.01, "cosine", 30))
+    32px-lr0.01-cosine-30ep
+    """
+
+    size: int
+    lr: float
+    schedule: str
+    epochs: int
+
+    def __str__(self) -> str:
+        return f"{self.size}px-lr{self.lr:g}-{self.schedule}-{self.epochs}ep"
+
+    @property
+    def options(self) -> list[str]:
+        """The recipe as overrides."""
+        return [
+            f"data.size={self.size}",
+            f"finetune.optimizer.lr={self.lr}",
+            f"finetune.schedule.name={self.schedule}",
+            f"finetune.epochs={self.epochs}",
+        ]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is computed.
+
+    Attributes:
+        options: overrides for every experiment.
+        start: the recipe that the search starts from.
+        axes: varied one after the other, each from the best recipe so far.
+        paper: the recipe nearest to the paper's text.
+        protocols: under which the tables are made, the headline first.
+    """
+
+    options: Sequence[str]
+    start: Recipe
+    axes: Sequence[Sequence[Mapping[str, Any]]]
+    paper: Recipe
+    protocols: Sequence[str]
+
+    @property
+    def sizes(self) -> set[int]:
+        """Every image size that is needed."""
+        return {self.start.size, self.paper.size, *(c["size"] for axis in self.axes for c in axis if "size" in c)}
+
+
+class Table6:
+    """The study; see the module's text.
+
+    Args:
+        experiment: the file in ``conf/experiment`` that all its experiments start from.
+        search: the norms that the search fine-tunes.
+        gain_init: overrides of the stage ``gain-init``.
+        scopes: plain values of :class:`Scope` by name.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        search: Sequence[str],
+        gain_init: Sequence[str],
+        scopes: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.experiment, self.searched, self.gain_init = experiment, search, gain_init
+        self.scopes = {
+            name: Scope(**{**node, "start": Recipe(**node["start"]), "paper": Recipe(**node["paper"])})
+            for name, node in scopes.items()
+        }
+
+    def options(self, scope: str) -> list[str]:
+        """Overrides for every experiment of a scope.
+
+        Raises:
+            ConfigError: there is no such scope.
+        """
+        if scope not in self.scopes:
+            raise ConfigError(f"scope={scope} is unknown. {nearest(scope, self.scopes)}")
+        return [f"experiment={self.experiment}", *self.scopes[scope].options]
+
+    def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
+        """What each stage does, in order."""
+        chosen = self.scopes[scope]
+        return {
+            "pretrain": partial(self._pretrain, options=()),
+            "search": partial(self._search, scope=chosen),
+            "table": lambda bench: self._table(bench, "table", _selected(bench.out), chosen.protocols),
+            "paper-recipe": lambda bench: self._table(bench, "paper-recipe", chosen.paper, chosen.protocols),
+            "gain-init": partial(self._pretrain, options=self.gain_init),
+            "report": self._report,
+        }
+
+    def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
+        """Stages that are carried out only when they are asked for."""
+        return {"pack": self._pack}
+
+    def _pretrain(self, bench: Bench, options: Sequence[str]) -> None:
+        bench.run(self._networks(bench, options))
+
+    def _networks(self, bench: Bench, options: Sequence[str] = ()) -> Planned:
+        return bench.prepare("table", ["sources=[]", *options])
+
+    def _finetune(self, bench: Bench, folder: str, options: Sequence[str]) -> list[UnitJob]:
+        """Fine-tune from the networks that exist; norms without one are left out and named."""
+        planned = bench.prepare(folder, options)
+        units = [job for job in planned.jobs if isinstance(job, UnitJob)]
+        ready = [job for job in units if job.waits_for() is None]
+        if absent := sorted({_norm(job) for job in units} - {_norm(job) for job in ready}):
+            bench.console.print(f"{folder}: left out, not pre-trained: {', '.join(absent)}", highlight=False)
+        bench.run(planned, ready)
+        return units
+
+    def _search(self, bench: Bench, scope: Scope) -> None:
+        """Vary one axis after the other from the best recipe so far.
+
+        The score is the mean accuracy on held-out source images; of equal recipes the cheaper one is selected.
+        """
+        best, rows = scope.start, []
+        score: dict[Recipe, float] = {}
+        for number, axis in enumerate(scope.axes, start=1):
+            tried = list(dict.fromkeys([best, *(replace(best, **change) for change in axis)]))
+            for recipe in tried:
+                if recipe in score:
+                    continue
+                options = [f"norms=[{','.join(self.searched)}]", "seeds=[0]", *recipe.options]
+                units = self._finetune(bench, f"search/{recipe}", options)
+                if not all(unit.done for unit in units):
+                    raise UserError(f"The search stopped: runs of {recipe} failed or their networks are missing.")
+                found = _last_accuracies(units)
+                held_out = found[found["role"] == "source"]
+                score[recipe] = float(held_out["accuracy"].mean())
+                rows.append({"round": number, **vars(recipe), "source_val": _percent(score[recipe]), **_wide(found)})
+                bench.write_csv("search.csv", pd.DataFrame(rows))
+            best = max(tried, key=lambda recipe: (score[recipe], -recipe.epochs * recipe.size**2))
+        rule = "mean accuracy on held-out source images"
+        write_json(bench.out / "selected.json", {**vars(best), "source_val": score[best], "selected_by": rule})
+        bench.console.print(f"selected by {rule}: {best}", highlight=False)
+
+    def _table(self, bench: Bench, stage: str, recipe: Recipe, protocols: Sequence[str]) -> None:
+        for protocol in protocols:
+            folder = stage if protocol == "full" else f"{stage}-{protocol}-protocol"
+            self._finetune(bench, folder, [*recipe.options, f"protocol={protocol}"])
+
+    def _report(self, bench: Bench) -> None:
+        from da_wa.report import write_report  # imports matplotlib
+
+        self._table_i(bench)
+        folders = [path for path in sorted(bench.out.iterdir()) if (path / "runs").is_dir()]
+        searched = [path for path in sorted(bench.out.glob("search/*")) if (path / "runs").is_dir()]
+        for folder in folders:
+            written = write_report(folder)
+            bench.console.print(f"\n{folder.name}\n{written.summary()}", highlight=False, markup=False)
+        bench.write_csv("stages.csv", pd.DataFrame([_cost(folder) for folder in [*folders, *searched]]))
+        for folder in [*folders, *searched]:
+            export(folder, bench.out / "records" / folder.relative_to(bench.out))
+        with tarfile.open(bench.out / "records.tar.gz", "w:gz") as archive:
+            archive.add(bench.out / "records", "records")
+        bench.console.print(f"The report is in {bench.out}", highlight=False)
+
+    def _table_i(self, bench: Bench) -> None:
+        """Error on CIFAR-100 in percent beside the paper's; WA alone once more with Fixup's factors on its gains."""
+        from da_wa.models.checkpoint import read_header  # imports torch
+
+        rows, curves = [], []
+        for options, addition in ((), ""), (self.gain_init, ", Fixup gains"):
+            for job in self._networks(bench, options).jobs:
+                if not isinstance(job, PretrainJob) or (addition and not job.done):
+                    continue
+                label = job.config["norm"]["label"]
+                result = read_header(job.checkpoint).result if job.checkpoint.exists() else job.divergence() or {}
+                cost, correct = result.get("cost", {}), result.get("correct")
+                rows.append(
+                    {
+                        "norm": label + addition,
+                        "error": "" if correct is None else _percent(1 - correct / result["n"]),
+                        "paper": TABLE_I.get(label, ""),
+                        "epochs": result.get("epochs", ""),
+                        **{key: cost.get(key, "") for key in ("total_s", "images_per_s", "mfu")},
+                        "note": "" if correct is not None else getattr(job.state(), "reason", "not run"),
+                    }
+                )
+                curves += [{"norm": label + addition, **point} for point in result.get("curve", [])]
+        bench.write_csv("table1.csv", pd.DataFrame(rows))
+        bench.write_csv("pretraining_curves.csv", pd.DataFrame(curves))
+
+    def _pack(self, bench: Bench) -> None:
+        """Decode everything that any scope needs, and write index files that stand in for the images."""
+        for size in sorted({size for scope in self.scopes.values() for size in scope.sizes}):
+            planned = bench.prepare("table", [f"data.size={size}", "pretrain=none"])
+        pretrain = bench.prepare("table", ["sources=[]"]).experiment.cfg["pretrain"]
+        cfg = planned.experiment.cfg
+        cache = Path(cfg["cache_dir"])
+        load_pretraining(pretrain["data"], pretrain["size"], cache)
+        for name, node in {"domains": cfg["data"]["domains"], "pretrain": pretrain["data"]}.items():
+            save_index(make(node), cache / f"{name}.json")
+        bench.console.print(
+            f"Packed in {cache}. Elsewhere: cache_dir=… data.root=…/domains.json pretrain.root=…/pretrain.json",
+            highlight=False,
+        )
+
+
+def _norm(job: UnitJob) -> str:
+    return str(job.config["unit"]["factors"]["norm"])
+
+
+def _selected(out: Path) -> Recipe:
+    """The recipe that the search selected."""
+    try:
+        found = json.loads((out / "selected.json").read_text())
+        return Recipe(found["size"], found["lr"], found["schedule"], found["epochs"])
+    except FileNotFoundError:
+        raise UserError(f"{out} has no selected.json yet: finish stage=search first.") from None
+
+
+def _last_accuracies(units: Sequence[UnitJob]) -> pd.DataFrame:
+    """Norm, source, domain, role and accuracy after the last epoch; a unit that diverged has none right."""
+    rows = []
+    for unit in units:
+        record = unit.directory.record()
+        assert record is not None
+        last = {row.domain: row for row in record.results if row.selection == "last"}
+        for domain in record.domains:
+            role = "source" if domain == record.source else "target"
+            accuracy = last[domain].accuracy if domain in last else 0.0
+            rows.append((record.factors.norm, record.source, domain, role, accuracy))
+    return pd.DataFrame(rows, columns=["norm", "source", "domain", "role", "accuracy"])
+
+
+def _wide(found: pd.DataFrame) -> dict[str, str]:
+    """The columns of ``search.csv`` for one recipe, in percent."""
+    held_out, targets = found[found["role"] == "source"], found[found["role"] == "target"]
+    row = {f"source_val {r.norm} {r.source}": _percent(r.accuracy) for r in held_out.itertuples()}
+    row |= {
+        f"{NOT_USED}{n} Avg": _percent(m) for n, m in targets.groupby("norm", sort=False)["accuracy"].mean().items()
+    }
+    return row | {f"{NOT_USED}{r.norm} {r.source}->{r.domain}": _percent(r.accuracy) for r in targets.itertuples()}
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def _cost(folder: Path) -> dict[str, Any]:
+    """Units, seconds and model-FLOPs utilisation of one experiment, from its records."""
+    costs = [record.cost for run in Store(folder).runs() if (record := run.record()) and record.cost]
+    seconds = sum(cost["total_s"] for cost in costs)
+    bound = sum(cost.get("compute_bound_s", 0.0) for cost in costs)
+    name = folder.parent.name + "/" + folder.name if folder.parent.name == "search" else folder.name
+    return {
+        "experiment": name,
+        "units": len(costs),
+        "seconds": round(seconds, 1),
+        "mfu": round(bound / seconds, 4) if seconds else "",
+    }

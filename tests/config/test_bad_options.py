@@ -1,0 +1,314 @@
+"""Wrong options, each refused by name before torch is imported or anything is decoded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from da_wa.cli import main
+from da_wa.config.compose import compose
+from da_wa.errors import ConfigError
+
+CASES: list[tuple[str, str]] = [
+    # data
+    ("data.size=true", "data.size"),
+    ("data.size=null", "data.size"),
+    ("data.size=big", "data.size"),
+    ("data.size=32.5", "data.size"),
+    ("data.size=0", "data.size"),
+    ("data.size=-32", "data.size"),
+    ("data.size=100000", "data.size"),
+    ("data.size=[32,32]", "data.size"),
+    ("data.extra=null", "data.extra"),
+    ("data.extra=abc", "data.extra"),
+    ("data.extra=[a]", "data.extra"),
+    ("+data.extra.C=5", "data.extra"),
+    ("data.name=null", "data.name"),
+    ("data.name=31", "data.name"),
+    ("data.folders=abc", "data.folders"),
+    ("data.folders=[a,b]", "data.folders"),
+    ("data.on_bad=ignore", "data.on_bad"),
+    ("data.classes=some", "data.classes"),
+    ("+data.foo=1", "data.foo"),
+    ("data.domains=5", "data.domains"),
+    ("data=null", "data"),
+    ("data=office32", "office31"),
+    # norms, models, methods, sources, seeds, what is kept
+    ("norms=[1]", "norms"),
+    ("norms=[]", "norms"),
+    ("norms=null", "norms"),
+    ("norms=bn", "norms=[bn,bn_wa]"),
+    ("norms=[null]", "norms"),
+    ("norms=[bnn]", "Did you mean 'bn'"),
+    ("norms={a:bn}", "norms"),
+    ("~norms", "norms"),
+    ("model=null", "model"),
+    ("model=[resnet20,resnet18]", "models=[a,b]"),
+    ("model=resnet20,resnet18", "models=[a,b]"),
+    ("model=5", "model=5"),
+    ("models=resnet20", "models=[resnet20,resnet18]"),
+    ("models=[]", "models"),
+    ("models=[1]", "models"),
+    ("models=[resnet21]", "Did you mean 'resnet"),
+    ("methods=[]", "methods"),
+    ("methods=null", "methods"),
+    ("methods=[dann]", "methods"),
+    ("methods=none", "methods"),
+    ("sources=null", "sources"),
+    ("sources=A", "sources"),
+    ("sources=[1]", "sources"),
+    ("sources=5", "sources"),
+    ("seeds=3", "seeds=[0,1,2]"),
+    ("seeds=[]", "seeds"),
+    ("seeds=null", "seeds"),
+    ("seeds=[-1]", "seeds"),
+    ("seeds=[0.5]", "seeds"),
+    ("seeds=[true]", "seeds"),
+    ("seeds=[99999999999999999999]", "seeds"),
+    ("seeds=[", "seeds=["),
+    ("keep=weights", "keep"),
+    ("keep=[weight]", "keep"),
+    # folders
+    ("out=null", "out"),
+    ("out=5", "out"),
+    ("out=[a]", "out"),
+    ("out=true", "out"),
+    ("out=''", "out"),
+    (f"out={'x' * 300}", "out"),
+    (f"out={'/x' * 2000}", "out"),
+    (f"out={__file__}", "out"),
+    ("cache_dir=5", "cache_dir"),
+    ("checkpoint_dir=true", "checkpoint_dir"),
+    # model
+    ("model.build.depths=[0,0,0]", "model.build.depths"),
+    ("model.build.depths=[]", "model.build.depths"),
+    ("model.build.depths=3", "model.build.depths"),
+    ("model.build.depths=[3,3]", "model.build.depths"),
+    ("model.build.widths=[16,32,-64]", "model.build.widths"),
+    ("model.build.widths=[true,32,64]", "model.build.widths"),
+    ("model.build=null", "model.build"),
+    ("~model.build", "model.build"),
+    ("model.gain_init=foo", "model.gain_init"),
+    ("model.gain_init=null", "model.gain_init"),
+    ("model.name=null", "model.name"),
+    ("+model.foo=1", "model.foo"),
+    ("+model.version=two", "model.version"),
+    # recipes
+    ("finetune=null", "finetune"),
+    ("finetune=fast", "default"),
+    ("finetune.epochs=0", "finetune.epochs"),
+    ("finetune.epochs=many", "finetune.epochs"),
+    ("finetune.epochs=1.5", "finetune.epochs"),
+    ("finetune.epochs=true", "finetune.epochs"),
+    ("~finetune.epochs", "finetune.epochs"),
+    ("finetune.batch_size=null", "finetune.batch_size"),
+    ("finetune.batch_size=0", "finetune.batch_size"),
+    ("+finetune.foo=1", "finetune.foo"),
+    ("finetune.epoch=3", "Did you mean 'finetune.epochs'"),
+    ("finetune.lr=1", "Did you mean 'finetune.optimizer.lr'?"),
+    ("+finetune.lr=1", "Did you mean 'finetune.optimizer.lr'?"),
+    ("finetune.momentum=0.5", "Did you mean 'finetune.optimizer.momentum'?"),
+    ("finetune.optimizer=null", "finetune.optimizer"),
+    ("finetune.optimizer=adamw", "finetune.optimizer"),
+    ("finetune.optimizer.name=adamm", "Did you mean 'adam'"),
+    ("finetune.optimizer.name=SGD", "Did you mean 'sgd'"),
+    ("finetune.optimizer.name=lbfgs", "finetune.optimizer.name"),
+    ("finetune.optimizer.lr=-1", "finetune.optimizer.lr"),
+    ("finetune.optimizer.lr=nan", "finetune.optimizer.lr"),
+    ("finetune.optimizer.lr=inf", "finetune.optimizer.lr"),
+    ("finetune.optimizer.lr=fast", "finetune.optimizer.lr"),
+    ("finetune.optimizer.lr=null", "finetune.optimizer.lr"),
+    ("finetune.optimizer.lr=true", "finetune.optimizer.lr"),
+    ("~finetune.optimizer.lr", "finetune.optimizer.lr"),
+    ("finetune.optimizer.momentum=2", "finetune.optimizer.momentum"),
+    ("finetune.optimizer.weight_decay=-0.1", "finetune.optimizer.weight_decay"),
+    ("finetune.schedule.name=cosinus", "Did you mean 'cosine'"),
+    ("finetune.schedule=cosine", "finetune.schedule"),
+    ("+finetune.schedule.warmup=0.1", "finetune.schedule.warmup"),
+    ("+finetune.schedule.foo=1", "finetune.schedule.foo"),
+    ("finetune.augment=null", "finetune.augment"),
+    ("finetune.augment.crop=-1", "finetune.augment.crop"),
+    ("finetune.augment.flip=maybe", "finetune.augment.flip"),
+    ("finetune.augment.erase=2", "finetune.augment.erase"),
+    ("finetune.label_smoothing=1", "finetune.label_smoothing"),
+    ("finetune.evaluations=0", "finetune.evaluations"),
+    # pre-training
+    ("pretrain=null", "pretrain"),
+    ("pretrain=cifar", "cifar10"),
+    ("pretrain.seed=-1", "pretrain.seed"),
+    ("pretrain.seeds=3", "pretrain.seeds"),
+    ("pretrain.seeds=[]", "pretrain.seeds"),
+    ("pretrain.holdout=1", "pretrain.holdout"),
+    ("pretrain.holdout=null", "pretrain.holdout"),
+    ("pretrain.size=true", "pretrain.size"),
+    ("pretrain.dtype=float8", "pretrain.dtype"),
+    ("pretrain.download=null", "pretrain.download"),
+    ("pretrain.verify=off", "pretrain.verify"),
+    ("pretrain.checkpoint=/no/such/file", "pretrain.checkpoint=/no/such/file"),
+    ("pretrain.recipe.epochs=0", "pretrain.recipe.epochs"),
+    ("pretrain.recipe.schedule.name=one", "pretrain.recipe.schedule.name"),
+    ("~pretrain.dtype", "pretrain.dtype"),
+    ("+pretrain.foo=1", "pretrain.foo"),
+    # protocol
+    ("protocol=null", "protocol"),
+    ("protocol.holdout=abc", "protocol.holdout"),
+    ("protocol.holdout=null", "protocol.holdout"),
+    ("protocol.holdout=0", "protocol.holdout"),
+    ("protocol.holdout=1.5", "protocol.holdout"),
+    ("protocol.holdout=nan", "protocol.holdout"),
+    ("protocol=paper protocol.sizes=10", "protocol.sizes"),
+    ("protocol=paper protocol.sizes=[10,10]", "protocol.sizes"),
+    ("protocol=paper protocol.sizes={A: 1.5,B: 10}", "protocol.sizes"),
+    ("protocol=paper protocol.sizes={A:0}", "protocol.sizes"),
+    # how it is computed
+    ("trainer=null", "trainer"),
+    ("trainer.accelerator=foo", "trainer.accelerator"),
+    ("trainer.accelerator=null", "trainer.accelerator"),
+    ("trainer.precision=16-true", "trainer.precision"),
+    ("trainer.precision=64-true", "trainer.precision"),
+    ("trainer.precision=bf17", "trainer.precision"),
+    ("trainer.precision=32", "trainer.precision"),
+    ("trainer.accelerator=cpu trainer.precision=16-mixed", "trainer.precision"),
+    ("trainer.save_every_s=abc", "trainer.save_every_s"),
+    ("trainer.save_every_s=nan", "trainer.save_every_s"),
+    ("trainer.save_every_s=-1", "trainer.save_every_s"),
+    ("trainer.save_every_s=null", "trainer.save_every_s"),
+    ("trainer.resident_gb=nan", "trainer.resident_gb"),
+    ("trainer.resident_gb=inf", "trainer.resident_gb"),
+    ("trainer.resident_gb=abc", "trainer.resident_gb"),
+    ("trainer.channels_last=maybe", "trainer.channels_last"),
+    ("trainer.channels_last=null", "trainer.channels_last"),
+    ("trainer.channels_last=1", "trainer.channels_last"),
+    ("trainer.fused=maybe", "trainer.fused"),
+    ("trainer.deterministic=maybe", "trainer.deterministic"),
+    ("trainer.compile=3", "trainer.compile"),
+    ("+trainer.foo=1", "trainer.foo"),
+    ("launcher=null", "launcher"),
+    ("launcher=slum", "launcher"),
+    ("launcher.workers=true", "launcher.workers"),
+    ("launcher.workers=0", "launcher.workers"),
+    ("launcher.workers=many", "launcher.workers"),
+    ("launcher.threads=true", "launcher.threads"),
+    ("launcher.threads=10000", "launcher.threads"),
+    ("launcher.threads=1.5", "launcher.threads"),
+    ("launcher.deadline_s=true", "launcher.deadline_s"),
+    ("launcher.deadline_s=soon", "launcher.deadline_s"),
+    ("launcher.deadline_s=nan", "launcher.deadline_s"),
+    ("launcher.deadline_s=-1", "launcher.deadline_s"),
+    ("logger=wand", "logger"),
+    ("logger.csv=null", "logger.csv"),
+    # the report
+    ("report=null", "report"),
+    ("report.images=no", "report.images"),
+    ("report.images=null", "report.images"),
+    ("report.compare=null", "report.compare"),
+    ("report.compare=[null]", "report.compare"),
+    ("report.compare=[nope]", "report.compare"),
+    ("report.compare=nope", "report.compare"),
+    ("report.spread=range", "report.spread"),
+    ("report.spread=null", "report.spread"),
+    # images
+    ("normalize=null", "normalize"),
+    ("normalize.mean=[127,127,127]", "divide values of 0…255 by 255"),
+    ("normalize.mean=[0.5,0.5]", "normalize.mean"),
+    ("normalize.mean=0.5", "normalize.mean"),
+    ("normalize.mean=null", "normalize.mean"),
+    ("normalize.mean=[a,b,c]", "normalize.mean"),
+    ("normalize.std=[0.2,0.2]", "normalize.std"),
+    ("normalize.std=[0.2,0.2,0.2,0.2]", "normalize.std"),
+    ("normalize.std=[0.2,0.2,0]", "normalize.std"),
+    ("normalize.std=[58,57,57]", "normalize.std"),
+    ("normalize.std=[nan,1,1]", "normalize.std"),
+    ("normalise.mean=[127,127,127]", "normalize.mean"),
+    # the command line itself
+    ("experiment=[quick,demo]", "experiment=[quick,demo]"),
+    ("experiment=quik", "Did you mean 'quick'"),
+    ("experiment=quick,demo", "experiment=quick,demo"),
+    ("norm=bn", "Did you mean 'norms'"),
+    ("sede=[1]", "Did you mean 'seeds'"),
+    ("+foo=1", "foo"),
+    ("foo", "foo"),
+    ("=1", "=1"),
+]
+
+
+def words(case: str) -> list[str]:
+    """As a shell would split it."""
+    return case.split(" ")
+
+
+@pytest.mark.parametrize(("case", "named"), CASES, ids=[case[:60] for case, _ in CASES])
+def test_a_wrong_option_is_named_before_any_image_is_read(case, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = ["model=resnet20"] if not case.startswith(("model=", "models=")) else []
+    data = ["data=folders", "data.root=/there/is/no/such/folder"] if not case.startswith("data=") else []
+    assert main([*data, *base, *words(case)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert named in said
+    assert "/there/is/no" not in said.replace(" ".join(data), "")
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_wrong_option_needs_torch(tmp_path):
+    code = (
+        "import json, sys\n"
+        "from da_wa.config.compose import compose\n"
+        "from da_wa.errors import ConfigError\n"
+        "for words in json.load(sys.stdin):\n"
+        "    try:\n"
+        "        compose(words)\n"
+        "    except ConfigError:\n"
+        "        continue\n"
+        "    sys.exit(f'accepted: {words}')\n"
+        "sys.exit(', '.join({'torch', 'pytorch_lightning', 'pandas', 'matplotlib'} & set(sys.modules)) or None)\n"
+    )
+    first = [["data=folders", "data.root=x", "model=resnet20", *words(case)] for case, _ in CASES[::3]]
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(first), capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_all_mistakes_are_listed_at_once():
+    with pytest.raises(ConfigError) as error:
+        compose(["finetune.epochs=0", "seeds=3", "trainer.fused=maybe"])
+    lines = str(error.value).splitlines()
+    assert [line.split("=")[0] for line in lines] == ["finetune.epochs", "trainer.fused", "seeds"]
+
+
+def test_a_long_value_is_cut_in_the_message():
+    with pytest.raises(ConfigError) as error:
+        compose([f"out={'x' * 5000}"])
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["logger=null"],
+        ["logger=[csv,tensorboard]"],
+        ["experiment=null"],
+        ["sources=[]"],
+        ["trainer.save_every_s=0"],
+        ["launcher.deadline_s=0", "launcher.threads=1024", "launcher.workers=auto"],
+        ["normalize.mean=[0,0,0]", "normalize.std=[1,1,1]"],
+        ["finetune.optimizer.lr=1e20"],
+        ["trainer.compile=cudagraphs", "trainer.channels_last=false", "trainer.accelerator=cpu"],
+        ["keep=[]"],
+        ["keep=[weights,logits]", "report.spread=sem", "methods=[none]"],
+        ["protocol=paper", "protocol.sizes={A:415,D:73,W:130}"],
+        ["pretrain.seeds=[0,1]", "pretrain.holdout=0.1"],
+        ["finetune.optimizer.name=adamw", "~finetune.optimizer.momentum"],
+        ["finetune.schedule.name=one_cycle", "+finetune.schedule.warmup=0.1"],
+        ["data.root=/données/office 31"],
+    ],
+    ids=" ".join,
+)
+def test_unusual_but_valid_options_are_accepted(words):
+    experiment = compose(["norms=[bn]", *words])
+    assert set(experiment.norms) == {"bn"}

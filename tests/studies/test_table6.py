@@ -1,0 +1,167 @@
+"""The study behind Table VI: every stage on drawn images, in pieces, and a search that uses no target label."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import tarfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+from da_wa.cli import main
+from da_wa.config.make import make
+from da_wa.config.tree import conf_dir
+from da_wa.runs.jobs import PACKAGED, PretrainJob
+from da_wa.studies import table6
+from da_wa.studies.study import Bench
+from da_wa.studies.table6 import Recipe, Table6
+
+
+def study() -> Table6:
+    return make(yaml.safe_load((conf_dir() / "study" / "table6.yaml").read_text()))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.timeout(900)
+def test_every_stage_and_nothing_twice(tmp_path, domains_root, cifar_root, monkeypatch, capsys):
+    reported = []
+
+    class Written:
+        def __init__(self, folder: Path) -> None:
+            reported.append(folder.name)
+
+        def summary(self) -> str:
+            return ""
+
+    monkeypatch.setattr("da_wa.report.write_report", Written)
+    mine = tmp_path / "mine" / "study"
+    mine.mkdir(parents=True)
+    node = yaml.safe_load((conf_dir() / "study" / "table6.yaml").read_text())
+    (mine / "table6.yaml").write_text(yaml.safe_dump({**node, "search": ["bn"]}))
+    command = [
+        "study=table6", "scope=smoke", f"out={tmp_path / 'out'}", "--config-dir", str(tmp_path / "mine"),
+        f"cache_dir={tmp_path / 'pixels'}", "norms=[bn]", "launcher.workers=1", "data=folders",
+        f"data.root={domains_root}", f"pretrain.root={cifar_root}", "pretrain.verify=false",
+        "pretrain.recipe.batch_size=16", "finetune.batch_size=8", "model.build.widths=[2,4,4,4]", "launcher.threads=1",
+        "sources=[paper,sunset]",
+    ]  # fmt: skip
+    out = tmp_path / "out"
+    assert main([*command, "minutes=1e-9"]) == 0
+    assert "Rerun the command to resume." in capsys.readouterr().out
+    assert not list(tmp_path.rglob("record.json"))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+    assert main(command) == 0
+    done = {path: path.stat().st_mtime_ns for path in out.rglob("record.json") if "records" not in path.parts}
+    assert len(done) == 2 * (3 + 4)  # sources; three recipes are searched, two make tables under two protocols
+    assert sorted(reported) == ["paper-recipe", "paper-recipe-paper-protocol", "table", "table-paper-protocol"]
+    searched = rows(out / "search.csv")
+    assert [(row["lr"], row["size"]) for row in searched[:2]] == [("0.01", "32"), ("0.001", "32")]
+    assert searched[2]["size"] == "16"
+    assert [(r["norm"], r["paper"]) for r in rows(out / "table1.csv")] == [
+        ("BN", "23.02"),
+        ("WA, Fixup gains", "24.92"),
+    ]
+    stages = rows(out / "stages.csv")
+    assert sum(int(row["units"]) for row in stages) == len(done)
+    assert all(0 < float(row["mfu"]) < 1 for row in stages)
+    with tarfile.open(out / "records.tar.gz") as archive:
+        assert sum(name.endswith("record.json") for name in archive.getnames()) == len(done)
+
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["study=table7"], "Did you mean 'table6'"),
+        (["study=table6", "scope=smal"], "Did you mean 'small'"),
+        (["study=table6", "stage=serach"], "Did you mean 'search'"),
+        (["study=table6", "minutes=soon"], "minutes=soon"),
+        (["study=table6", "minutes=nan"], "minutes=nan"),
+        (["study=table6", "stage=table"], "finish stage=search first"),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(words, said, tmp_path, capsys):
+    assert main([*words, f"out={tmp_path / 'out'}"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_search_needs_networks(tmp_path, domains_root, capsys):
+    command = ["study=table6", "stage=search", f"out={tmp_path / 'out'}", f"cache_dir={tmp_path / 'pixels'}"]
+    assert main([*command, "data=folders", f"data.root={domains_root}", "launcher.workers=1"]) == 2
+    assert "their networks are missing" in capsys.readouterr().err
+
+
+class Unit:
+    """A unit that is done."""
+
+    done = True
+
+
+def selected(out: Path, monkeypatch, source, target) -> dict:
+    """What the search selects when accuracies are functions of the recipe."""
+    bench, tried = Bench(out, [], Console(quiet=True), math.inf), []
+
+    def finetune(self, bench, folder, options):
+        tried.append(folder.removeprefix("search/"))
+        return [Unit()]
+
+    def accuracies(units) -> pd.DataFrame:
+        size, lr, schedule, epochs = tried[-1].split("-")
+        recipe = Recipe(int(size[:-2]), float(lr[2:]), schedule, int(epochs[:-2]))
+        found = [
+            (norm, s, d, "source" if s == d else "target", (source if s == d else target)(recipe))
+            for norm in ("bn", "bn_wa")
+            for s in "AW"
+            for d in "AW"
+        ]
+        return pd.DataFrame(found, columns=["norm", "source", "domain", "role", "accuracy"])
+
+    monkeypatch.setattr(Table6, "_finetune", finetune)
+    monkeypatch.setattr(table6, "_last_accuracies", accuracies)
+    study().stages("full")["search"](bench)
+    assert len(tried) == len(set(tried)) == 6 + 2 + 2
+    return json.loads((out / "selected.json").read_text())
+
+
+def test_the_search_follows_the_source_and_never_the_target(tmp_path, monkeypatch):
+    def on_source(recipe) -> float:
+        return 0.5 + (recipe.lr == 0.05) / 10 + (recipe.size == 64) / 20 + (recipe.epochs == 15) / 30
+
+    first = selected(tmp_path / "1", monkeypatch, on_source, lambda recipe: recipe.size / 100)
+    other = selected(tmp_path / "2", monkeypatch, on_source, lambda recipe: 1 - recipe.size / 100)
+    assert first == other
+    assert (first["lr"], first["size"], first["epochs"]) == (0.05, 64, 15)
+    unused = [name for name in rows(tmp_path / "1" / "search.csv")[0] if "->" in name]
+    assert unused
+    assert all(name.startswith("not used: ") for name in unused)
+
+
+def test_of_equal_recipes_the_cheaper_is_selected(tmp_path, monkeypatch):
+    equal = selected(tmp_path / "1", monkeypatch, lambda recipe: 0.5, lambda recipe: 0.5)
+    assert (equal["size"], equal["epochs"]) == (32, 15)
+
+
+def test_the_small_scope_starts_from_the_shipped_networks(tmp_path):
+    """Nothing but their recipe ties them to it."""
+    bench = Bench(tmp_path, study().options("small"), Console(quiet=True), time.monotonic() + 60)
+    networks = [job for job in bench.prepare("table", ["sources=[]"]).jobs if isinstance(job, PretrainJob)]
+    assert len(networks) == 10
+    assert {network.checkpoint.parent for network in networks} == {PACKAGED}
+
+
+def test_every_scope_composes(tmp_path):
+    for scope in study().scopes:
+        Bench(tmp_path, study().options(scope), Console(quiet=True), 0.0).prepare("table", ["sources=[]"])
