@@ -24,9 +24,9 @@ KNOWS = {
     "records": set(),
     "train": {"config", "data", "models", "norm", "records"},
     "runs": {"train", "records", "config", "data", "models"},
-    "launchers": {"runs", "records", "config", "data"},
+    "launchers": {"runs", "train", "records", "config", "data"},  # train: to estimate what jobs cost
     "report": {"records"},
-    "studies": {"launchers", "runs", "records", "config", "data", "report"},
+    "studies": {"launchers", "runs", "records", "config", "data", "models", "report"},
     "api": {"launchers", "runs", "records", "config", "data", "report"},
     "cli": {"api", "studies", "launchers", "runs", "records", "config", "data", "report"},
 }
