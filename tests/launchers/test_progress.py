@@ -59,7 +59,7 @@ def test_lines_where_output_is_no_terminal(clock):
             emit(Event("epoch", "bn-A-s0", epoch, 30))
         emit(Event("done", "bn-A-s0"))
     lines = out.getvalue().splitlines()
-    assert lines[0] == "1 of 2 jobs are done already"
+    assert lines[0] == "1 of 2 jobs are finished already"
     assert lines[1].startswith("[1/2] bn-A-s0: started")
     assert lines[-1] == "[2/2] bn-A-s0: done, nothing left"
     assert len(lines) <= 5  # thirty epochs in no time are not thirty lines
