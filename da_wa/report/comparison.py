@@ -1,17 +1,18 @@
-"""Our numbers beside the paper's, both with their uncertainty."""
+"""Our numbers and the paper's, both with their uncertainty."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from da_wa.report import paper
-from da_wa.report.content import NONE, Plot, Section, Table
+from da_wa.report.checkpoints import checkpoints
+from da_wa.report.content import NONE, Part, Plot, Section, Table
+from da_wa.report.facts import Facts
 from da_wa.report.figures import Panel, dots
-from da_wa.report.matrix import AVERAGE, Matrix
-from da_wa.report.resampling import Resamples
+from da_wa.report.matrix import AVERAGE, Matrix, Pair
 from da_wa.report.statistics import (
     Interval,
     binomial,
@@ -22,73 +23,75 @@ from da_wa.report.statistics import (
 )
 from da_wa.report.wording import arrow, change, counted, listed, number, within
 
-TITLE = "Beside the paper"
+TITLE = "Comparison with the paper"
 
 
-def section(matrix: Matrix, resamples: Resamples, checkpoints: pd.DataFrame) -> Section:
-    """How do the numbers stand beside Table VI of the paper?"""
+def section(facts: Facts) -> Section:
+    """How do the numbers compare with Table VI of the paper?"""
+    matrix = facts.matrix
     setting = matrix.setting
     pairs = [pair for pair in matrix.pairs if pair in paper.PAIRS]
     labels = [label for label in matrix.mean.index if label in paper.TABLE_VI]
     if setting is None or setting.dataset != paper.DATASET or not pairs or not labels:
-        return Section(TITLE, [f"The paper has numbers for {paper.DATASET} alone, and of none of these runs."])
-    ours, theirs = _ours(labels, pairs, resamples), _theirs(labels)
-    columns: list[tuple[str, str] | str] = [*pairs, *([AVERAGE] if len(pairs) == len(paper.PAIRS) else [])]
-    rows = [
-        _row(label, column, ours.get((label, column)), theirs[label, column]) for label in labels for column in columns
-    ]
-    frame = pd.DataFrame(rows)
+        return Section(TITLE, [f"The paper has numbers for {paper.DATASET} only, and for none of these runs."])
+    ours, theirs = _ours(labels, pairs, matrix), _theirs(labels)
+    columns: list[Pair | str] = [*pairs, *([AVERAGE] if len(pairs) == len(paper.PAIRS) else [])]
+    frame = pd.DataFrame(
+        [_row(label, column, ours.get((label, column)), theirs[label, column]) for label in labels for column in columns]
+    )
     if frame["ours"].isna().all():
-        return Section(TITLE, ["No run has saved what it predicted, so our numbers have no interval to compare with."])
+        return Section(TITLE, ["No run saved its predictions, so our numbers have no interval to compare with."])
     cells = frame[(frame["pair"] != AVERAGE) & frame["ours"].notna()]
-    inside = int(cells["paper_inside_ours"].sum())
-    apart = int(cells["zero_outside"].sum())
-    parts: list[str | Table | Plot] = [
+    inside, apart = int(cells["paper_inside_ours"].sum()), int(cells["zero_outside"].sum())
+    order, summary = _order(frame, labels)
+    parts: list[Part] = [
         f"The paper: {paper.MODEL}, evaluated on {listed([f'{d} {n}' for d, n in paper.EVALUATED.items()])} images "
         f"(inferred from its numbers). Here: {setting.model}, {setting.size}×{setting.size} pixels, protocol "
-        f"{setting.protocol}, {listed([f'{d} {n}' for d, n in setting.images.items()])} images. Differences are the "
-        "settings' and the samples' together; where the settings differ, agreement is not to be expected cell by cell.",
-        _table(frame, labels, columns),
-        f"{inside} of the paper's {counted(len(cells), 'cell')} lie inside our interval. The paper's own cells are "
-        f"uncertain, too: the difference is beyond both uncertainties in {apart} of {len(cells)}, where "
-        f"{0.05 * len(cells):.1f} would be by chance alone if nothing differed.",
-        Plot(
-            "beside_the_paper",
-            dots(
-                labels,
-                [
-                    Panel(
-                        column if isinstance(column, str) else arrow(*column),
-                        {
-                            "here": [ours.get((label, column)) for label in labels],
-                            "the paper": [theirs[label, column] for label in labels],
-                        },
-                    )
-                    for column in columns
-                ],
-                "accuracy on the target (%), 95 % intervals",
-            ),
-            "Ours (filled) with intervals over seeds and images, of images alone for one seed; the paper's (open) with "
-            "binomial intervals of its 130, 415 and 73 images.",
-        ),
+        f"{setting.protocol}, {listed([f'{d} {n}' for d, n in setting.images.items()])} images. Differences combine "
+        "settings and samples; where settings differ, cells need not agree.",
+        f"{inside} of the paper's {counted(len(cells), 'cell')} lie inside our interval. Considering the uncertainty of "
+        f"both, {apart} of {len(cells)} differ, where {0.05 * len(cells):.1f} are expected by chance.",
+        *order,
     ]
-    order, summary = _order(frame, labels)
-    parts += order
-    if (error := _pretraining(checkpoints)) is not None:
-        parts.append(error)
-    return Section(TITLE, parts, {"paper": frame.drop(columns="zero_outside")}, summary)
+    details: list[Part] = [_table(frame, labels, columns), _figure(labels, columns, ours, theirs)]
+    if (error := _pretraining(checkpoints(facts))) is not None:
+        details.append(error)
+    return Section(TITLE, parts, {"paper": frame.drop(columns="zero_outside")}, summary, details)
 
 
-def _ours(labels: Sequence[str], pairs: Sequence[tuple[str, str]], resamples: Resamples) -> dict[object, Interval]:
-    found: dict[object, Interval] = {}
-    for label in labels:
-        cells = [(label, *pair) for pair in pairs]
-        for pair, cell in zip(pairs, cells, strict=True):
-            if estimate := resamples.estimate([(100.0, cell)]):
-                found[label, pair] = estimate.interval
-        if estimate := resamples.estimate([(100.0 / len(cells), cell) for cell in cells]):
-            found[label, AVERAGE] = estimate.interval
-    return found
+def _figure(
+    labels: Sequence[str], columns: Sequence[Pair | str], ours: Mapping[object, Interval], theirs: Mapping[object, Interval]
+) -> Plot:
+    panels = [
+        Panel(
+            column if isinstance(column, str) else arrow(*column),
+            {
+                "here": [ours.get((label, column)) for label in labels],
+                "the paper": [theirs[label, column] for label in labels],
+            },
+        )
+        for column in columns
+    ]
+    return Plot(
+        "beside_the_paper",
+        dots(labels, panels, "accuracy on the target (%), 95 % intervals"),
+        "Ours with intervals over seeds and images (over images alone for one seed); the paper's with binomial "
+        "intervals of its 130, 415 and 73 images.",
+    )
+
+
+def _ours(labels: Sequence[str], pairs: Sequence[Pair], matrix: Matrix) -> dict[object, Interval]:
+    """The cells of the headline table that have an interval."""
+    names: list[tuple[Pair | str, str]] = [
+        *((pair, column) for pair, column in zip(matrix.pairs, matrix.mean.columns, strict=False) if pair in pairs),
+        *([(AVERAGE, AVERAGE)] if list(pairs) == list(matrix.pairs) else []),
+    ]
+    return {
+        (label, key): Interval(*(float(f.at[label, column]) for f in (matrix.mean, matrix.low, matrix.high)))
+        for label in labels
+        for key, column in names
+        if pd.notna(matrix.low.at[label, column])
+    }
 
 
 def _theirs(labels: Sequence[str]) -> dict[object, Interval]:
@@ -106,7 +109,7 @@ def _theirs(labels: Sequence[str]) -> dict[object, Interval]:
     return found
 
 
-def _row(label: str, column: tuple[str, str] | str, ours: Interval | None, theirs: Interval) -> dict[str, object]:
+def _row(label: str, column: Pair | str, ours: Interval | None, theirs: Interval) -> dict[str, object]:
     ours = ours or Interval(np.nan)
     difference = of_difference(ours, theirs)
     return {
@@ -126,7 +129,7 @@ def _row(label: str, column: tuple[str, str] | str, ours: Interval | None, their
     }
 
 
-def _table(frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[tuple[str, str] | str]) -> Table:
+def _table(frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[Pair | str]) -> Table:
     rows: list[list[str]] = []
     bold = set()
     by_cell = frame.set_index(["label", "pair"])
@@ -151,20 +154,17 @@ def _table(frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[tuple[s
         rows,
         frozenset(bold),
         [
-            "Here: ± is half of the 95 % interval over seeds and images (two-level bootstrap), of images alone where "
-            "there is one seed. Paper: of the 95 % binomial (Wilson) interval of its images; its averages' from their "
-            "six cells taken as independent. Difference: here − paper with the bounds of both (Newcombe 1998), bold "
-            "where they leave out 0.",
-            f"{AVERAGE} here takes the seeds of different sources as independent runs; section 1 takes all runs of one "
-            "seed together, so its ± is another.",
+            "Here: ± is half of the 95 % interval over seeds and images (two-level bootstrap), over images alone for one "
+            "seed. Paper: half of the 95 % binomial (Wilson) interval of its images; averages treat their six cells as "
+            "independent. Difference: here − paper with bounds from both (Newcombe 1998), bold where they exclude 0.",
         ],
     )
 
 
-def _order(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[str | Table | Plot], str]:
+def _order(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[Part], str]:
     averages = frame[(frame["pair"] == AVERAGE) & frame["ours"].notna()].set_index("label")
     if len(averages) < 2:
-        return ["Fewer than two norms have an average over all six pairs, so their order cannot be compared."], ""
+        return ["Fewer than two norms have an average over all six pairs, so there is no order to compare."], ""
     tau, p = rank_correlation(averages["ours"], averages["paper"])
     rank_ours, rank_theirs = (averages[c].rank(ascending=False).astype(int) for c in ("ours", "paper"))
     by_theirs = averages.sort_values("paper", ascending=False).index
@@ -180,18 +180,14 @@ def _order(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[str | Table
     ]
     table = Table(
         "paper_order",
-        "The averages' order",
+        "Order of the averages",
         ["Norm", "Rank in the paper", "Average in the paper", "Rank here", "Average here"],
         rows,
-        notes=["The order is of estimates. Neighbouring ranks need not be resolved: section 3 tells which norms are."],
+        notes=["The order of estimates; neighbouring ranks need not differ significantly."],
     )
-    told = (
-        f"p = {p_text(p)}".replace("= <", "<")
-        if p is not None
-        else "too few norms for a p-value, which could not reach 0.05"
-    )
+    chance = f"p = {p_text(p)}".replace("= <", "<") if p is not None else "too few norms for a p-value"
     sentence = (
-        f"Kendall's τ between our averages and the paper's over {len(averages)} norms is {tau:.2f} ({told}; 1 is the "
+        f"Kendall's τ between our averages and the paper's over {len(averages)} norms is {tau:.2f} ({chance}; 1 is the "
         "same order, 0 unrelated, −1 the reverse)."
     )
     return [sentence, table], sentence
@@ -212,5 +208,5 @@ def _pretraining(checkpoints: pd.DataFrame) -> Table | None:
         f"Top-1 error in percent on {paper.PRETRAINING} of the networks that were fine-tuned, beside Table I",
         ["Norm", "Paper", "Here", "Epochs here", "Images here"],
         rows,
-        notes=["± is half of the 95 % binomial interval. Paper: 300 epochs are likely, not told."],
+        notes=["± is half of the 95 % binomial interval. The paper does not state its epochs; 300 are likely."],
     )

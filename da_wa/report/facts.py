@@ -6,14 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from da_wa.errors import ConfigError, nearest
 from da_wa.records.outputs import Outputs
 from da_wa.records.schema import Factors, Record
 from da_wa.records.store import Store
+from da_wa.report.balance import class_counts, warnings
 from da_wa.report.collection import Collection, Rows, collect
+from da_wa.report.contrasts import BASES, effects, effects_frame
 from da_wa.report.matrix import HEADLINE, Matrix, Missing, Setting
 from da_wa.report.outcomes import Array, Outcome, balanced_by_epoch, outcomes
 from da_wa.report.pivot import headline, pivot
@@ -55,6 +59,7 @@ class Facts:
         samples: saved features.
         mixed: a sentence about hardware or precision that differs among runs, or nothing.
         rows: which row of the table a unit belongs to.
+        held_out: predictions of every unit for the held-out images of its source after the last epoch.
     """
 
     records: Sequence[Record]
@@ -70,10 +75,35 @@ class Facts:
     samples: Iterable[Sample]
     mixed: str
     rows: Rows
+    held_out: Sequence[Outcome] = ()
 
     def label(self, record: Record) -> str:
         """The row of the table that a record belongs to, e.g. ``BN + WA · DANN``."""
         return self.rows.label(record)
+
+    @cached_property
+    def levels(self) -> dict[str, dict[str, Any]]:
+        """The level of every factor that may differ among rows, by label, in display order."""
+        factors = dict.fromkeys(("norm", "weight", "activation", "method", *self.rows.key))
+        found = {self.label(record): record.factors for record in self.records}
+        return {
+            label: {factor: getattr(found[label], factor) for factor in factors}
+            for label in self.matrix.mean.index
+            if label in found
+        }
+
+    def effects(self, factor: str = "weight") -> pd.DataFrame:
+        """What each level of a factor changes, in points of accuracy; see :func:`da_wa.report.contrasts.effects`.
+
+        Args:
+            factor: ``weight`` (against ``plain``) or ``method`` (against ``none``).
+
+        Raises:
+            ConfigError: another factor.
+        """
+        if factor not in BASES:
+            raise ConfigError(f"{factor!r} has no base level to compare with. {nearest(factor, BASES)}")
+        return effects_frame(effects(self.levels, self.matrix.pairs, self.resamples, factor))
 
     def pivot(self, rows: Sequence[str] = ("label",), columns: Sequence[str] = ("source", "target")) -> Matrix:
         """Accuracy over any factors, with intervals; see :func:`da_wa.report.pivot.pivot`."""
@@ -82,6 +112,11 @@ class Facts:
     def selected(self, selection: str) -> Matrix:
         """The headline table under another selection rule, without intervals."""
         return self._headline(selection=selection)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Sentences about imbalanced targets and collapsed predictions, on which accuracy alone misleads."""
+        return warnings(self.outcomes, self.classes)
 
     @cached_property
     def balanced_resamples(self) -> Resamples:
@@ -93,7 +128,7 @@ class Facts:
         """The headline table in balanced accuracy."""
         return self._headline(value="balanced_accuracy", resamples=self.balanced_resamples)
 
-    def _headline(self, **options: object) -> Matrix:
+    def _headline(self, **options: Any) -> Matrix:
         setting, order = self.matrix.setting, list(self.matrix.mean.index)
         return headline(self.frame, self.domains, self.missing, order, setting=setting, **options)
 
@@ -123,11 +158,13 @@ def facts_of(found: Collection, images: Mapping[str, Array] | None = None) -> Fa
     """
     rows: list[dict[str, object]] = []
     predicted: list[Outcome] = []
+    held_out: list[Outcome] = []
     samples: list[Sample] = []
     for record in found.records:
         outputs, label = found.runs[record.id].outputs(record), found.rows.label(record)
         rows += _results(record, outputs, label)
-        predicted += outcomes(record, outputs, label)
+        predicted += outcomes(record, outputs, label, record.targets)
+        held_out += outcomes(record, outputs, label, [record.source])
         features = {name: d.features for name, d in outputs.domains.items() if d.features is not None}
         samples.append((label, record.source, record.factors.seed, {d: features[d] for d in record.domains if d in features}))
     frame = _frame(rows)
@@ -152,6 +189,7 @@ def facts_of(found: Collection, images: Mapping[str, Array] | None = None) -> Fa
         Samples(samples),
         found.mixed,
         found.rows,
+        held_out,
     )
 
 
@@ -214,17 +252,3 @@ def _setting(found: Collection, frame: pd.DataFrame, predicted: Sequence[Outcome
         majority={domain: shares[domain] for domain in found.domains if domain in shares},
         chance=100 / len(first.classes),
     )
-
-
-def class_counts(predicted: Iterable[Outcome]) -> dict[str, Array]:
-    """How many evaluated images of each target are of each class, by target."""
-    found: dict[str, Array] = {}
-    by_target: dict[str, list[Outcome]] = {}
-    for outcome in predicted:
-        by_target.setdefault(outcome.target, []).append(outcome)
-    for target, here in by_target.items():
-        truth = np.full(1 + max(int(outcome.index.max()) for outcome in here), -1)
-        for outcome in here:
-            truth[outcome.index] = outcome.truth
-        found[target] = np.bincount(truth[truth >= 0])
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,18 +54,18 @@ class Outcome:
         return (-1 if self.pretraining_seed is None else self.pretraining_seed, self.seed)
 
 
-def outcomes(record: Record, outputs: Outputs, label: str) -> list[Outcome]:
-    """The unit's predictions for each of its targets; none for a target without saved outputs."""
+def outcomes(record: Record, outputs: Outputs, label: str, domains: Sequence[str]) -> list[Outcome]:
+    """The unit's predictions for each of ``domains`` after the last epoch; none for a domain without outputs."""
     found = []
-    for target in record.targets:
-        if (domain := outputs.domains.get(target)) is not None:
+    for name in domains:
+        if (domain := outputs.domains.get(name)) is not None:
             last = int(np.argmax(outputs.epochs))
             confidence = None if domain.confidence is None else domain.confidence.astype(np.float32)
             found.append(
                 Outcome(
                     label,
                     record.source,
-                    target,
+                    name,
                     record.factors.seed,
                     domain.index,
                     domain.labels,

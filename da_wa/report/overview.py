@@ -1,92 +1,126 @@
-"""The matrix with its intervals, and what every number rests on."""
+"""Which row of the table transfers best, with every interval and what it is based on."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
-from da_wa.report.content import Plot, Section, Table
+from da_wa.report.content import NONE, Part, Plot, Section, Table
+from da_wa.report.facts import Facts
 from da_wa.report.figures import matrix_heatmap
-from da_wa.report.matrix import AVERAGE, HEADLINE, Collection, Matrix, accuracy
-from da_wa.report.resampling import Resamples
-from da_wa.report.statistics import Interval, of_mean
-from da_wa.report.tables import matrix_table
+from da_wa.report.headline import Spread, balanced_table, matrix_table
+from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix
+from da_wa.report.resampling import Estimate, Resamples
 from da_wa.report.wording import counted, listed, within
 
-
-def section(runs: Collection, matrix: Matrix, resamples: Resamples) -> Section:
-    """Which norm transfers best?"""
-    parts: list[str | Table | Plot] = [matrix_table(matrix)]
-    parts.append(Plot("heatmap", matrix_heatmap(matrix), "Accuracy on the target, the lighter the higher.", wide=False))
-    if (held_out := _held_out(runs)) is not None:
-        parts.append(held_out)
-    if runs.mixed:
-        parts.append(runs.mixed)
-    if runs.missing or runs.unreadable:
-        absent = [*map(str, runs.missing), *runs.unreadable]
-        parts.append(f"Missing, {len(absent)} in all: {listed(absent, 40)}.")
-    return Section(
-        "Which norm transfers best?", parts, {"intervals": intervals(runs, matrix, resamples)}, _gist(matrix)
-    )
+Cell = tuple[str, str, str]
 
 
-def intervals(runs: Collection, matrix: Matrix, resamples: Resamples) -> pd.DataFrame:
-    """Every cell in percent: what it rests on, its spread, the interval over seeds and that over seeds and images."""
-    rows = accuracy(runs.records)
-    rows = rows[rows["selection"] == HEADLINE]
-    grouped = rows.groupby(["label", "source", "target"], sort=False)
+def section(facts: Facts, spread: Spread = "interval") -> Section:
+    """Which norm transfers best?
+
+    Args:
+        facts: of the runs.
+        spread: what stands after ± in the headline tables.
+    """
+    matrix = facts.matrix
+    notices = [*facts.warnings, *([facts.mixed] if facts.mixed else [])]
+    parts: list[Part] = [*notices, matrix_table(matrix, spread)]
+    details: list[Part] = [
+        Plot("heatmap", matrix_heatmap(matrix), "Accuracy on the target: lighter is higher.", wide=False)
+    ]
+    if facts.balanced.mean.notna().any(axis=None):
+        (parts if facts.warnings else details).append(balanced_table(facts.balanced, spread))
+    held_out = _held_out_estimates(facts)
+    if held_out:
+        details.append(_held_out(facts, held_out))
+    if facts.missing or facts.unreadable:
+        absent = [*map(str, facts.missing), *facts.unreadable]
+        details.append(f"Missing, {len(absent)} in all: {listed(absent, 40)}.")
+    data = {"intervals": intervals(facts, held_out)}
+    return Section("Which norm transfers best?", parts, data, _best(matrix), details)
+
+
+def intervals(facts: Facts, held_out: Mapping[tuple[str, str], Estimate] | None = None) -> pd.DataFrame:
+    """Every cell in percent: how many seeds, runs and images, accuracy and balanced accuracy with their intervals."""
+    held_out = _held_out_estimates(facts) if held_out is None else held_out
+    results = facts.frame[facts.frame["selection"] == HEADLINE]
+    matrix, balanced = facts.matrix, facts.balanced
+    column = dict(zip(matrix.pairs, matrix.mean.columns, strict=False))
     found = []
-    for (label, source, target), cell in grouped:
-        percent = 100 * cell["accuracy"].to_numpy()
-        over_seeds = of_mean(percent)
-        estimate = resamples.estimate([(100.0, (label, source, target))])
-        both = estimate.interval if estimate else Interval(math.nan)
-        found.append(
-            {
-                "label": label,
-                "source": source,
-                "target": target,
-                "seeds": len(cell),
-                "images": int(cell["n"].max()),
-                "mean": over_seeds.value,
-                "std": float(np.std(percent, ddof=1)) if len(cell) > 1 else math.nan,
-                "seeds_low": over_seeds.low,
-                "seeds_high": over_seeds.high,
-                "seeds_images_low": both.low,
-                "seeds_images_high": both.high,
-            }
-        )
-    return pd.DataFrame(found)
+    for (label, source, target), cell in results.groupby(["label", "source", "target"], sort=False):
+        runs = _per_run(cell, "accuracy")
+        row = {
+            "label": label,
+            "source": source,
+            "target": target,
+            "seeds": cell["seed"].nunique(),
+            "runs": len(runs),
+            "images": int(cell["n"].max()),
+            "std": float(runs.std(ddof=1)) if len(runs) > 1 else math.nan,
+        }
+        if source == target:
+            estimate = held_out.get((label, source))
+            low, high = (estimate.interval.low, estimate.interval.high) if estimate else (math.nan, math.nan)
+            row |= {"mean": float(runs.mean()), "low": low, "high": high}
+            row |= {"balanced": float(_per_run(cell, "balanced_accuracy").mean())}
+        else:
+            at = (label, column[source, target])
+            row |= {"mean": matrix.mean.at[at], "low": matrix.low.at[at], "high": matrix.high.at[at]}
+            row |= {"balanced": balanced.mean.at[at], "balanced_low": balanced.low.at[at]}
+            row |= {"balanced_high": balanced.high.at[at]}
+        found.append(row)
+    order = ["label", "source", "target", "seeds", "runs", "images", "mean", "low", "high", "std"]
+    return pd.DataFrame(found, columns=[*order, "balanced", "balanced_low", "balanced_high"])
 
 
-def _held_out(runs: Collection) -> Table | None:
-    """Accuracy on the held-out part of the source: the matrix's diagonal."""
-    rows = accuracy(runs.records)
-    rows = rows[(rows["selection"] == HEADLINE) & (rows["source"] == rows["target"])]
-    if rows.empty:
-        return None
-    labels = list(dict.fromkeys(rows["label"]))
-    domains = [domain for domain in runs.domains if (rows["source"] == domain).any()]
-    cells = []
+def _per_run(cell: pd.DataFrame, value: str) -> pd.Series:
+    """Percent for each (pre-training seed, seed): units of several pairs that share a source and seeds are averaged."""
+    return 100 * cell.groupby(["pretraining_seed", "seed"], dropna=False)[value].mean().astype(float)
+
+
+def _held_out_estimates(facts: Facts) -> dict[tuple[str, str], Estimate]:
+    """Accuracy on held-out images of the source, by label and source.
+
+    Units trained for different pairs of one source are averaged within each seed.
+    """
+    by_unit = [replace(outcome, label=f"{outcome.label}\0{outcome.unit_target}") for outcome in facts.held_out]
+    resamples = Resamples(by_unit, facts.resamples.replicates)
+    cells: dict[tuple[str, str], dict[Cell, None]] = {}
+    for outcome, unit in zip(facts.held_out, by_unit, strict=True):
+        cells.setdefault((outcome.label, outcome.source), {})[unit.label, unit.source, unit.target] = None
+    found = {}
+    for key, of_key in cells.items():
+        if estimate := resamples.estimate([(100.0 / len(of_key), cell) for cell in of_key]):
+            found[key] = estimate
+    return found
+
+
+def _held_out(facts: Facts, estimates: Mapping[tuple[str, str], Estimate]) -> Table:
+    """Accuracy on the held-out images of the source: the matrix's diagonal."""
+    labels = [label for label in facts.matrix.mean.index if any(label == known for known, _ in estimates)]
+    domains = [domain for domain in facts.domains if any(domain == known for _, known in estimates)]
+    rows = []
     for label in labels:
-        line = [label]
-        for domain in domains:
-            here = rows[(rows["label"] == label) & (rows["source"] == domain)]
-            text = within(of_mean(100 * here["accuracy"].to_numpy())) if len(here) else "–"
-            line.append(text + (f"\n{len(here)}×{here['n'].max()}" if len(here) else ""))
-        cells.append(line)
+        found = [estimates.get((label, domain)) for domain in domains]
+        rows.append([label, *(NONE if each is None else within(each.interval) for each in found)])
+    images = {d: max(len(o.index) for o in facts.held_out if o.source == d) for d in domains}
     return Table(
         "held_out_source",
-        "Accuracy in percent on the held-out part of the source itself",
+        "Accuracy on held-out images of the source (%)",
         ["Norm", *domains],
-        cells,
-        notes=["The same domain, other images: what is lost from here to a target is the cost of the shift."],
+        rows,
+        notes=[
+            f"The same domain, other images: {listed([f'{domain} {n}' for domain, n in images.items()])}. The "
+            "difference to a target is the cost of the shift. ± as in the headline table."
+        ],
     ).transposed_if_wide("Domain")
 
 
-def _gist(matrix: Matrix) -> str:
+def _best(matrix: Matrix) -> str:
     averages = matrix.mean[AVERAGE].dropna().sort_values(ascending=False, kind="stable")
     if averages.empty:
         return "No norm has a result for every pair yet."

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,14 +83,14 @@ class Resamples:
         self._observed: dict[Cell, dict[Replicate, float]] = {}
         self._resampled: dict[Cell, dict[Replicate, Array]] = {}
         self._per_pair: set[Cell] = set()
-        key = _replicates(outcomes)
+        self._several = _several_pretrainings(outcomes)
         for target in dict.fromkeys(outcome.target for outcome in outcomes):
             here = [outcome for outcome in outcomes if outcome.target == target]
             for outcome, resampled in zip(here, _resampled(here, replicates, draw, balanced), strict=True):
                 cell = (outcome.label, outcome.source, target)
                 observed = balanced_accuracy(outcome.truth, outcome.predicted) if balanced else outcome.right.mean()
-                self._observed.setdefault(cell, {})[key(outcome)] = float(observed)
-                self._resampled.setdefault(cell, {})[key(outcome)] = resampled
+                self._observed.setdefault(cell, {})[self.replicate(outcome)] = float(observed)
+                self._resampled.setdefault(cell, {})[self.replicate(outcome)] = resampled
                 if outcome.unit_target is not None:
                     self._per_pair.add(cell)
         sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
@@ -101,9 +101,9 @@ class Resamples:
         """Every cell with saved outputs."""
         return list(self._observed)
 
-    def accuracy(self, cell: Cell) -> dict[Replicate, float]:
-        """The accuracy of a cell by (pre-training seed, seed), a fraction."""
-        return self._observed[cell]
+    def replicate(self, outcome: Outcome) -> Replicate:
+        """What identifies a run within a cell; pre-training seeds count where a row has several of them."""
+        return outcome.replicate if self._several else (0, outcome.seed)
 
     def estimate(self, terms: Sequence[tuple[float, Cell]]) -> Estimate | None:
         """The sum of factor × (mean accuracy of a cell over its runs), paired by seeds within each source.
@@ -189,13 +189,11 @@ class Resamples:
         return np.asarray((drawn[:, :, None] == np.arange(k)).sum(axis=1).T / (k - 1))
 
 
-def _replicates(outcomes: Sequence[Outcome]) -> Callable[[Outcome], Replicate]:
-    """What identifies a run within a cell; pre-training seeds count where a row has several of them."""
+def _several_pretrainings(outcomes: Sequence[Outcome]) -> bool:
     seen: dict[str, set[int]] = {}
     for outcome in outcomes:
         seen.setdefault(outcome.label, set()).add(outcome.replicate[0])
-    several = any(len(seeds) > 1 for seeds in seen.values())
-    return lambda outcome: outcome.replicate if several else (0, outcome.seed)
+    return any(len(seeds) > 1 for seeds in seen.values())
 
 
 def _resampled(

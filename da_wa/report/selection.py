@@ -1,44 +1,36 @@
-"""What the choice of the epoch does to the numbers, and how far the target's labels would have flattered."""
+"""How the selection of the epoch changes the numbers, and by how much target labels would have raised them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
-from da_wa.report.content import Plot, Section, Table
+from da_wa.report.content import Part, Plot, Section, Table
+from da_wa.report.facts import Facts
 from da_wa.report.figures import Panel, dots
+from da_wa.report.headline import SELECTIONS
 from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix
 from da_wa.report.statistics import Interval
-from da_wa.report.tables import SELECTIONS
 from da_wa.report.wording import arrow, counted, listed, number, signed
-from da_wa.runs.ledger import Record
 
-TITLE = "What does the choice of the epoch change?"
+TITLE = "How much does the selection of the epoch matter?"
 ORACLE = "target_oracle"
 
 
-def section(matrices: Mapping[str, Matrix], records: Sequence[Record]) -> Section:
-    """The table under every selection rule, and what the oracle would have flattered.
-
-    Args:
-        matrices: by selection rule; the headline's among them.
-        records: tell the epochs that could be chosen.
-    """
+def section(facts: Facts) -> Section:
+    """The table under every selection rule, and how much selecting by target labels would have raised it."""
+    matrices = {rule: facts.matrix if rule == HEADLINE else facts.selected(rule) for rule in SELECTIONS}
     matrices = {rule: matrix for rule, matrix in matrices.items() if matrix.mean.notna().any(axis=None)}
     headline = matrices.get(HEADLINE)
     if headline is None or len(matrices) < 2:
-        return Section(
-            TITLE, ["The runs have results under one selection rule at most, so there is nothing to compare."]
-        )
+        return Section(TITLE, ["The runs have results under one selection rule at most, so there is nothing to compare."])
     others = {rule: matrix for rule, matrix in matrices.items() if rule != HEADLINE}
-    epochs = sorted({result["epoch"] for record in records for result in record.get("evaluations") or []})
+    epochs = sorted({row.epoch for record in facts.records for row in record.evaluations})
     labels = list(headline.mean.index)
-    parts: list[str | Table | Plot] = [_table(rule, matrix, headline) for rule, matrix in others.items()]
-    summary = ""
-    if ORACLE in others:
-        summary = _flattery(others[ORACLE].mean - headline.mean, headline, epochs)
-        parts.insert(0, summary)
+    details: list[Part] = [_table(rule, matrix, headline) for rule, matrix in others.items()]
+    summary = _optimism(others[ORACLE].mean - headline.mean, headline, epochs) if ORACLE in others else ""
+    parts: list[Part] = [summary] if summary else []
     averaged = [label for label in labels if pd.notna(headline.mean.at[label, AVERAGE])]
     if averaged:
         series = {
@@ -66,7 +58,7 @@ def section(matrices: Mapping[str, Matrix], records: Sequence[Record]) -> Sectio
         .to_numpy()
     )
     order = ["label", "pair", "selection", "mean", "less_last"]
-    return Section(TITLE, parts, {"selection": data[order]}, summary)
+    return Section(TITLE, parts, {"selection": data[order]}, summary, details)
 
 
 def _table(rule: str, matrix: Matrix, headline: Matrix) -> Table:
@@ -81,32 +73,31 @@ def _table(rule: str, matrix: Matrix, headline: Matrix) -> Table:
         ]
         for label in matrix.mean.index
     ]
-    notes = [f"{rule}: {SELECTIONS[rule]}. Means over seeds; small: what is gained over {HEADLINE}, the headline."]
+    notes = [f"{rule}: {SELECTIONS[rule]}. Means over runs; small: difference to {HEADLINE}, the headline."]
     if rule == ORACLE:
-        notes.append("It is no result of a method that is given no target labels.")
+        notes.append("Uses target labels, so it is not a result of unsupervised adaptation.")
     caption = f"Accuracy in percent on the target, selection {rule}"
     header = ["Norm", *(arrow(*pair) for pair in matrix.pairs), AVERAGE]
     return Table(f"selection_{rule}", caption, header, rows, notes=notes).transposed_if_wide()
 
 
-def _flattery(flattery: pd.DataFrame, headline: Matrix, epochs: Sequence[int]) -> str:
-    cells = flattery.drop(columns=AVERAGE).stack()
+def _optimism(gain: pd.DataFrame, headline: Matrix, epochs: Sequence[int]) -> str:
+    cells = gain.drop(columns=AVERAGE).stack()
     if cells.empty:
         return ""
-    told = f"Among the {counted(len(epochs), 'evaluated epoch')} ({listed([str(epoch) for epoch in epochs])}), choosing"
+    among = f"Selecting among {counted(len(epochs), 'evaluated epoch')} ({listed([str(epoch) for epoch in epochs])})"
     if cells.max() < 0.05:
-        return f"{told} by the target's own labels would have raised no number by even 0.1 points."
-    label, pair = cells.idxmax()
-    source, target = headline.pairs[list(headline.mean.columns).index(pair)]
-    averages = flattery[AVERAGE].dropna()
+        return f"{among} by the target's own labels would have raised no number by even 0.1 points."
+    label, column = cells.idxmax()
+    source, target = headline.pairs[list(headline.mean.columns).index(column)]
+    averages = gain[AVERAGE].dropna()
     mean = f"by {number(averages.mean())} points on average over the norms and " if len(averages) else ""
     best = headline.mean[AVERAGE].dropna()
-    moved = ""
+    change = ""
     if len(best) > 1:
         chosen = (best + averages).idxmax()
-        stays = chosen == best.idxmax()
-        moved = f" The best norm on average {'stays' if stays else 'becomes'} {chosen}."
+        change = f" The best norm on average {'stays' if chosen == best.idxmax() else 'becomes'} {chosen}."
     return (
-        f"{told} by the target's own labels would have raised the numbers {mean}by up to "
-        f"{number(cells.max())} ({label}, {arrow(source, target)}).{moved}"
+        f"{among} by the target's own labels would have raised accuracies {mean}by up to "
+        f"{number(cells.max())} ({label}, {arrow(source, target)}).{change}"
     )

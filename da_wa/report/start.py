@@ -1,4 +1,4 @@
-"""What networks started from: how well they did where they were pre-trained, beside what they transfer."""
+"""Accuracy of the pre-trained networks and accuracy after transfer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 
 import pandas as pd
 
+from da_wa.report.checkpoints import checkpoints
 from da_wa.report.content import Plot, Section
+from da_wa.report.facts import Facts
 from da_wa.report.figures import relation
-from da_wa.report.matrix import AVERAGE, Matrix
+from da_wa.report.matrix import AVERAGE
 from da_wa.report.statistics import p_text, rank_correlation
 from da_wa.report.wording import counted, signed
 
@@ -16,31 +18,25 @@ TITLE = "Do better pre-trained networks transfer better?"
 X, Y = "accuracy where pre-trained (%)", "average accuracy on targets (%)"
 
 
-def section(matrix: Matrix, checkpoints: pd.DataFrame) -> Section:
-    """A norm may transfer well because it pre-trains well: one point for each norm.
-
-    Args:
-        matrix: norm × pair.
-        checkpoints: see :func:`da_wa.report.matrix.pretraining`.
-    """
-    points = start_points(matrix, checkpoints)
+def section(facts: Facts) -> Section:
+    """A norm may transfer well because it pre-trains well: one point for each norm."""
+    points = start_points(facts)
     if len(points) < 3:
-        return Section(TITLE, ["Fewer than three norms started from pre-trained networks, so this cannot be told."])
-    told = (
-        "Where norms differ in how well they pre-train, their transfer differs for that reason, too. A norm above "
-        "others of the same accuracy in pre-training transfers better than that accuracy tells."
+        return Section(TITLE, ["Fewer than three norms started from pre-trained networks, so there is nothing to compare."])
+    reading = (
+        "Norms that pre-train better may transfer better for that reason alone. A norm above others with the same "
+        "accuracy in pre-training transfers better than that accuracy predicts."
     )
     plot = start_plot("start", points)
-    return Section(TITLE, [told, plot], {"start": points}, plot.caption)
+    return Section(TITLE, [reading, plot], {"start": points}, plot.caption)
 
 
-def start_points(matrix: Matrix, checkpoints: pd.DataFrame) -> pd.DataFrame:
+def start_points(facts: Facts) -> pd.DataFrame:
     """One row for each norm that has both numbers: norm, epochs of pre-training, both accuracies in percent."""
-    started = checkpoints.groupby("label", sort=False)[["error", "epochs"]].mean()
+    started = checkpoints(facts).groupby("label", sort=False)[["error", "epochs"]].mean()
     rows = [
-        {"norm": label, "epochs": int(epochs), X: 100 - error, Y: matrix.mean.at[label, AVERAGE]}
+        {"norm": label, "epochs": int(epochs), X: 100 - error, Y: facts.matrix.mean.at[label, AVERAGE]}
         for label, error, epochs in started.itertuples()
-        if label in matrix.mean.index
     ]
     return pd.DataFrame(rows, columns=["norm", "epochs", X, Y]).dropna()
 
@@ -53,7 +49,7 @@ def start_plot(name: str, points: pd.DataFrame) -> Plot:
     tau, p = rank_correlation(points[X], points[Y])
     chance = "" if p is None or math.isnan(p) else f" (p {p_text(p)})" if p < 0.001 else f" (p = {p_text(p)})"
     caption = (
-        f"Over {counted(len(points), 'network')}, the order of accuracies in pre-training and that on the targets have "
+        f"Rank correlation of the accuracies in pre-training and on the targets over {counted(len(points), 'network')}: "
         f"Kendall's τ {signed(tau, 2)}{chance}."
     )
     return Plot(name, relation(points.assign(network=named), X, Y, "network"), caption, wide=False)

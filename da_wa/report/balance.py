@@ -1,0 +1,85 @@
+"""Warnings: targets on which accuracy alone misleads, and units that predict one class for almost every image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from da_wa.report.matrix import Pair
+from da_wa.report.outcomes import Array, Outcome
+from da_wa.report.wording import arrow, counted, listed
+
+UNEVEN = 0.1
+"""A target is imbalanced if its largest class has this share of its images more than 1 / number of classes."""
+
+
+def warnings(outcomes: Sequence[Outcome], classes: Sequence[str]) -> list[str]:
+    """One sentence about imbalanced targets and one for each row with collapsed predictions.
+
+    Args:
+        outcomes: of all units.
+        classes: their names.
+    """
+    return [*_imbalanced(outcomes, classes), *_collapsed(outcomes, classes)]
+
+
+def class_counts(predicted: Iterable[Outcome]) -> dict[str, Array]:
+    """How many evaluated images of each target are of each class, by target."""
+    found: dict[str, Array] = {}
+    by_target: dict[str, list[Outcome]] = {}
+    for outcome in predicted:
+        by_target.setdefault(outcome.target, []).append(outcome)
+    for target, here in by_target.items():
+        truth = np.full(1 + max(int(outcome.index.max()) for outcome in here), -1)
+        for outcome in here:
+            truth[outcome.index] = outcome.truth
+        found[target] = np.bincount(truth[truth >= 0])
+    return found
+
+
+def collapsed(outcome: Outcome) -> tuple[int, int] | None:
+    """The class that a unit predicts for too many images, and for how many; or ``None``.
+
+    Predictions are collapsed if more than half of them are of one class and those of all other classes together are
+    less than half as many as their images.
+
+    >>> truth = np.array([0] * 7 + [1] * 3)
+    >>> collapsed(Outcome("BN", "A", "W", 0, np.arange(10), truth, np.zeros(10, int), None))
+    (0, 10)
+    >>> collapsed(Outcome("BN", "A", "W", 0, np.arange(10), truth, truth, None))
+    """
+    n = len(outcome.predicted)
+    counts = np.bincount(outcome.predicted.astype(np.int64))
+    top = int(counts.argmax())
+    others, wanted = n - int(counts[top]), int((outcome.truth != top).sum())
+    return (top, int(counts[top])) if 2 * others < n and 2 * others < wanted else None
+
+
+def _imbalanced(outcomes: Sequence[Outcome], classes: Sequence[str]) -> list[str]:
+    found = []
+    for target, counts in class_counts(outcomes).items():
+        share = counts.max() / counts.sum()
+        if share - 1 / len(classes) > UNEVEN:
+            found.append(f"{target} ({classes[int(counts.argmax())]}: {100 * share:.1f} %)")
+    if not found:
+        return []
+    return [f"Imbalanced targets, with the share of the largest class: {listed(found)}. Compare balanced accuracies."]
+
+
+def _collapsed(outcomes: Sequence[Outcome], classes: Sequence[str]) -> list[str]:
+    by_label: dict[str, dict[Pair, list[tuple[Outcome, int, int]]]] = {}
+    for outcome in outcomes:
+        if (found := collapsed(outcome)) is not None:
+            by_label.setdefault(outcome.label, {}).setdefault((outcome.source, outcome.target), []).append(
+                (outcome, *found)
+            )
+    lines = []
+    for label, by_pair in by_label.items():
+        outcome, top, count = max((run for runs in by_pair.values() for run in runs), key=lambda run: run[2])
+        where = listed([f"{arrow(*pair)} ({counted(len(runs), 'run')})" for pair, runs in by_pair.items()], 4)
+        lines.append(
+            f"{label} predicts one class for most images on {where}; at worst {classes[top]} for {count} of "
+            f"{len(outcome.predicted)} images. Its accuracy there says little: compare balanced accuracies."
+        )
+    return lines

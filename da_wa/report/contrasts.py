@@ -1,0 +1,271 @@
+"""Effects of one factor: rows of the table that differ in it alone, paired over seeds, sources, targets and images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from da_wa.report.matrix import Pair
+from da_wa.report.outcomes import Array, Outcome
+from da_wa.report.resampling import Cell, Estimate, Replicate, Resamples, seeds_to_resolve
+from da_wa.report.statistics import ALPHA, holm, image_flips, run_flips, runs_to_reach
+from da_wa.report.wording import listed
+
+BASES: Mapping[str, str] = {"weight": "plain", "method": "none"}
+"""The level that the other levels of a factor are compared with."""
+
+LEVELS = {
+    ("weight", "align"): "WA",
+    ("weight", "standardize"): "WS",
+    ("weight", "scaled_standardize"): "scaled WS",
+    ("weight", "center"): "CWN",
+    ("weight", "weight_norm"): "WN",
+    ("weight", "align_mean"): "WA (mean only)",
+    ("weight", "align_std"): "WA (deviation only)",
+    ("weight", "align_half"): "WA (half)",
+    ("weight", "align_double"): "WA (double)",
+}
+"""Names of levels, in the order in which they are reported; a level without a name is its own."""
+
+Row = Mapping[str, Any]
+"""The level of every factor that may differ among rows, see :attr:`da_wa.report.facts.Facts.levels`."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A factor at one level against its base, with every other factor equal.
+
+    Attributes:
+        factor: ``weight`` or ``method``.
+        value: the level.
+        base: the level that it is compared with.
+        at: the levels of the other factors; empty for a mean over several.
+        rows: (label at the base, label at the level) of each comparison that is averaged.
+        name: for display, e.g. ``BN → BN + WA``.
+    """
+
+    factor: str
+    value: str
+    base: str
+    at: Row
+    rows: Sequence[tuple[str, str]]
+    name: str
+
+    def terms(self, pairs: Sequence[Pair]) -> list[tuple[float, Cell]]:
+        """The mean over ``pairs`` and rows of level - base, in points."""
+        share = 100.0 / (len(pairs) * len(self.rows))
+        return [
+            (factor, (label, *pair))
+            for base, changed in self.rows
+            for pair in pairs
+            for factor, label in ((share, changed), (-share, base))
+        ]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A contrast on average over the pairs that all its rows have.
+
+    Attributes:
+        contrast: what is compared.
+        pairs: over which pairs.
+        estimate: in points of accuracy.
+        p: of the sign-flip test of paired runs, ``None`` if there are too few runs.
+        corrected: p after Holm's correction.
+    """
+
+    contrast: Contrast
+    pairs: Sequence[Pair]
+    estimate: Estimate
+    p: float | None
+    corrected: float | None
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the test over runs and the interval over seeds and images both exclude zero."""
+        return self.corrected is not None and self.corrected < ALPHA and 0.0 not in self.estimate.interval
+
+
+def level_name(factor: str, level: str) -> str:
+    """How a level is called, e.g. ``WA`` for ``weight=align``."""
+    return LEVELS.get((factor, level), level)
+
+
+def contrasts(rows: Mapping[str, Row], factor: str = "weight") -> list[Contrast]:
+    """Every level of a factor against its base, at equal levels of the other factors.
+
+    Args:
+        rows: the levels of ``weight``, ``activation``, ``method`` and whatever else varies, by label.
+        factor: ``weight`` or ``method``.
+
+    >>> levels = {"BN": ("plain", "bn"), "BN + WA": ("align", "bn"), "LN": ("plain", "ln")}
+    >>> rows = {label: {"weight": w, "activation": a, "method": "none"} for label, (w, a) in levels.items()}
+    >>> [contrast.name for contrast in contrasts(rows)]
+    ['BN → BN + WA']
+    """
+    base = BASES[factor]
+    found = []
+    for value in _levels(rows, factor):
+        for label, row in rows.items():
+            if row[factor] == base:
+                at = _others(row, factor)
+                for changed, other in rows.items():
+                    if other[factor] == value and _others(other, factor) == at:
+                        name = f"{label} → {changed}"
+                        found.append(Contrast(factor, value, base, at, [(label, changed)], name))
+    return found
+
+
+def _levels(rows: Mapping[str, Row], factor: str) -> list[str]:
+    present = list(dict.fromkeys(str(row[factor]) for row in rows.values() if row[factor] != BASES[factor]))
+    known = [level for name, level in LEVELS if name == factor]
+    return sorted(present, key=lambda level: known.index(level) if level in known else len(known))
+
+
+def _others(row: Row, factor: str) -> Row:
+    """What has to be equal; where weights are compared, norms differ by their weights."""
+    ignored = {factor, "norm"} if factor == "weight" else {factor}
+    return {name: level for name, level in row.items() if name not in ignored}
+
+
+def effects(
+    rows: Mapping[str, Row], pairs: Sequence[Pair], resamples: Resamples, factor: str = "weight"
+) -> list[Effect]:
+    """The average effect of every contrast whose rows share a pair, and of each level over several rows.
+
+    The mean over rows is of those with the most seeds: its runs are the seeds that all of them have. The p-values are
+    corrected together.
+
+    Args:
+        rows: see :func:`contrasts`.
+        pairs: in display order.
+        resamples: of all runs.
+        factor: ``weight`` or ``method``.
+    """
+    known = set(resamples.cells)
+
+    def measured(contrast: Contrast) -> tuple[Contrast, list[Pair], Estimate] | None:
+        needed = [label for labels in contrast.rows for label in labels]
+        shared = [pair for pair in pairs if all((label, *pair) in known for label in needed)]
+        estimate = resamples.estimate(contrast.terms(shared)) if shared else None
+        return (contrast, shared, estimate) if estimate else None
+
+    found = [each for contrast in contrasts(rows, factor) if (each := measured(contrast))]
+    for value in dict.fromkeys(contrast.value for contrast, _, _ in found):
+        of_value = [(contrast, estimate.seeds) for contrast, _, estimate in found if contrast.value == value]
+        most = max(seeds for _, seeds in of_value)
+        averaged = [contrast.rows[0] for contrast, seeds in of_value if seeds == most]
+        if len(averaged) > 1:
+            name = f"{level_name(factor, value)}, mean over {listed([base for base, _ in averaged], 2)}"
+            if mean := measured(Contrast(factor, value, BASES[factor], {}, averaged, name)):
+                found.append(mean)
+    p = [run_flips(estimate.runs, len(found)) for _, _, estimate in found]
+    corrected = holm(p)
+    return [Effect(*each, p[k], corrected[k]) for k, each in enumerate(found)]
+
+
+def effects_frame(found: Sequence[Effect]) -> pd.DataFrame:
+    """One row per effect: contrast, factor, value, base, its estimate in points, p-values, and the seeds needed."""
+    rows = [
+        {
+            "contrast": e.contrast.name,
+            "factor": e.contrast.factor,
+            "value": e.contrast.value,
+            "base": e.contrast.base,
+            "pairs": len(e.pairs),
+            "pretraining_seeds": e.estimate.pretraining_seeds,
+            "seeds": e.estimate.seeds,
+            "runs": len(e.estimate.runs),
+            "effect": e.estimate.interval.value,
+            "low": e.estimate.interval.low,
+            "high": e.estimate.interval.high,
+            "standard_error": e.estimate.error,
+            "df": e.estimate.df,
+            "p_runs": math.nan if e.p is None else e.p,
+            "p_runs_holm": math.nan if e.corrected is None else e.corrected,
+            "resolved": e.resolved,
+            "seeds_needed": seeds_needed(e, len(found)),
+        }
+        for e in found
+    ]
+    return pd.DataFrame(rows)
+
+
+def seeds_needed(effect: Effect, family: int) -> str:
+    """How many seeds per source would resolve an effect of this size, as text."""
+    if effect.resolved:
+        return "enough"
+    estimate, least = effect.estimate, least_seeds(effect, family)
+    if estimate.seeds == 1 and estimate.pretraining_seeds == 1:
+        return f"≥ {least}"
+    needed = seeds_to_resolve(estimate)
+    return "> 100" if needed is None else str(max(needed, least))
+
+
+def least_seeds(effect: Effect, family: int) -> int:
+    """The number of seeds per source from which the runs could reach the level at all."""
+    return math.ceil(runs_to_reach(family) * effect.estimate.seeds / len(effect.estimate.runs))
+
+
+def pairwise(found: Sequence[Effect], resamples: Resamples, outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Every contrast of two rows on every pair: effect, interval, and the test over images, Holm-corrected.
+
+    The test over images takes the trained networks as fixed (McNemar's test for one seed); the interval is over seeds
+    and images. ``resolved`` requires both to exclude zero, and at least two runs.
+    """
+    by_cell: dict[Cell, dict[Replicate, Outcome]] = {}
+    for outcome in outcomes:
+        key = resamples.replicate(outcome)
+        by_cell.setdefault((outcome.label, outcome.source, outcome.target), {})[key] = outcome
+    single = [effect for effect in found if len(effect.contrast.rows) == 1]
+    family = sum(len(effect.pairs) for effect in single)
+    rows = []
+    for effect in single:
+        ((base, changed),) = effect.contrast.rows
+        for pair in effect.pairs:
+            estimate = resamples.estimate(effect.contrast.terms([pair]))
+            if estimate is None:
+                continue
+            net = _net(by_cell[changed, *pair], by_cell[base, *pair])
+            interval = estimate.interval
+            p = image_flips(net, family)
+            rows.append(
+                {
+                    "contrast": effect.contrast.name,
+                    "source": pair[0],
+                    "target": pair[1],
+                    "seeds": estimate.seeds,
+                    "runs": len(estimate.runs),
+                    "images": len(net),
+                    "effect": interval.value,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "p_images": math.nan if p is None else p,
+                    "outside": interval.known and 0.0 not in interval,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    if len(frame):
+        corrected = holm([None if math.isnan(p) else float(p) for p in frame["p_images"]])
+        frame["p_images_holm"] = [math.nan if p is None else p for p in corrected]
+        frame["resolved"] = frame["outside"] & (frame["p_images_holm"] < ALPHA) & (frame["runs"] > 1)
+        frame = frame.drop(columns="outside")
+    return frame
+
+
+def _net(changed: Mapping[Replicate, Outcome], base: Mapping[Replicate, Outcome]) -> Array:
+    """(images,) in how many runs the image is right in the changed row only, less in the base row only."""
+    runs = sorted(set(changed) & set(base))
+    size = 1 + max(int(changed[run].index.max()) for run in runs)
+    net, seen = np.zeros(size, np.int64), np.zeros(size, bool)
+    for run in runs:
+        a, b = changed[run], base[run]
+        net[a.index] += a.right.astype(np.int64)
+        net[b.index] -= b.right.astype(np.int64)
+        seen[a.index] = True
+    return net[seen]
