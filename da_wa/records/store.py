@@ -196,7 +196,7 @@ class RunDir:
         content = pack(outputs)
         record = record.model_copy(update={"outputs": Checksum(crc32=zlib.crc32(content), bytes=len(content))})
         write_bytes(self.path / "outputs.npz", content)
-        write_json(self.path / "record.json", record.model_dump(mode="json", by_alias=True))
+        write_json(self.path / "record.json", record.model_dump(by_alias=True))
         for name in ("last.ckpt", "failure.json"):
             (self.path / name).unlink(missing_ok=True)
         return record

@@ -28,7 +28,7 @@ def inputs_digest(facts: Facts, spread: str, others: Sequence[Section]) -> str:
     """
     found = hashlib.sha256(_code_digest().encode())
     for record in facts.records:
-        found.update(record.model_dump_json(by_alias=True).encode(errors="backslashreplace"))
+        found.update(repr(record.model_dump()).encode(errors="backslashreplace"))
     shapes = sorted((domain, array.shape) for domain, array in (facts.images or {}).items())
     compared = [(section.summary, frame.to_csv()) for section in others for frame in section.data.values()]
     rest = [facts.missing, facts.unreadable, facts.domains, shapes, facts.images is None, spread, compared]
