@@ -32,8 +32,8 @@ def adaptation(facts: Facts) -> Section:
 
 
 def _section(facts: Facts, factor: str, name: str, empty: str) -> Section:
-    found = effects(facts.levels, facts.matrix.pairs, facts.resamples, factor)
-    values = [level_name(factor, v) for v in dict.fromkeys(effect.contrast.value for effect in found)]
+    found = effects(facts.levels, facts.matrix.pairs, facts.resamples, factor, facts.rows.labels)
+    values = [level_name(factor, v, facts.rows.labels) for v in dict.fromkeys(effect.contrast.value for effect in found)]
     default = "WA" if factor == "weight" else "adaptation"
     title = f"Does {(values or [default])[0]} help?" if len(values) < 2 else f"Do {listed(values)} help?"
     if not found:

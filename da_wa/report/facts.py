@@ -103,7 +103,8 @@ class Facts:
         """
         if factor not in BASES:
             raise ConfigError(f"{factor!r} has no base level to compare with. {nearest(factor, BASES)}")
-        return effects_frame(effects(self.levels, self.matrix.pairs, self.resamples, factor))
+        found = effects(self.levels, self.matrix.pairs, self.resamples, factor, self.rows.labels)
+        return effects_frame(found)
 
     def pivot(self, rows: Sequence[str] = ("label",), columns: Sequence[str] = ("source", "target")) -> Matrix:
         """Accuracy over any factors, with intervals; see :func:`da_wa.report.pivot.pivot`."""
@@ -166,9 +167,7 @@ def facts_of(found: Collection, images: Mapping[str, Array] | None = None) -> Fa
         predicted += outcomes(record, outputs, label, record.targets)
         held_out += outcomes(record, outputs, label, [record.source])
         features = {name: d.features for name, d in outputs.domains.items() if d.features is not None}
-        samples.append(
-            (label, record.source, record.factors.seed, {d: features[d] for d in record.domains if d in features})
-        )
+        samples.append((label, record.source, record.factors.seed, {d: features[d] for d in record.domains if d in features}))
     frame = _frame(rows)
     order = {found.rows.label(record): found.rows.order(record.factors) for record in found.records}
     order |= found.planned
