@@ -22,17 +22,27 @@ KNOWS = {
     "data": set(),
     "models": {"norm"},
     "records": set(),
-    "train": {"data", "models", "norm", "records"},
+    "train": {"config", "data", "models", "norm", "records"},
     "runs": {"train", "records", "config", "data", "models"},
-    "launchers": {"runs", "records", "config", "data"},
+    "launchers": {"runs", "train", "records", "config", "data"},  # train: to estimate what jobs cost
     "report": {"records"},
-    "studies": {"launchers", "runs", "records", "config", "data", "report"},
+    "studies": {"launchers", "runs", "records", "config", "data", "models", "report"},
     "api": {"launchers", "runs", "records", "config", "data", "report"},
     "cli": {"api", "studies", "launchers", "runs", "records", "config", "data", "report"},
 }
 """The rooms that each room knows beside itself and the leaves."""
 
-HEAVY = {"torch", "torchvision", "pytorch_lightning", "matplotlib", "seaborn", "sklearn", "scipy", "pandas", "da_wa.report"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "pytorch_lightning",
+    "matplotlib",
+    "seaborn",
+    "sklearn",
+    "scipy",
+    "pandas",
+    "da_wa.report",
+}
 """What may be imported inside a function, directly or through a module of ours, so that a light path stays light."""
 
 

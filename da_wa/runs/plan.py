@@ -206,19 +206,32 @@ def _refuse_other_settings(store: Store, planned: Sequence[UnitJob]) -> None:
     """Raise before anything is trained whose results could not be compared with those that are there."""
     if not planned:
         return
-    wanted = planned[0].config
+    wanted, ids = planned[0].config, {job.id for job in planned}
     for run in store.runs():
         record = run.record()
         if record is None:
             continue
         if record.experiment == wanted["experiment"]:
-            return
+            break
         known = run.config().get("facts", {}).get("shared")
         differ = "they are of an earlier version" if known is None else _differences(known, wanted["facts"]["shared"])
-        raise ConfigError(
-            f"{store.path} contains runs with different settings; results are not comparable ({differ}). "
-            "Use a separate out=DIR per experiment."
-        )
+        raise _not_comparable(store, differ)
+    for kind in ("norm", "model"):  # one name in a table is one network
+        now = {job.config["facts"][kind]["name"]: job.config["facts"][kind] for job in planned}
+        for run in store.runs():
+            if run.id in ids or not (run.path / "record.json").exists():
+                continue
+            old = run.config().get("facts", {}).get(kind, {})
+            same = now.get(old.get("name"), old)
+            if old != same:
+                raise _not_comparable(store, f"{kind} {old['name']}: {_differences(old, same)}")
+
+
+def _not_comparable(store: Store, differ: str) -> ConfigError:
+    return ConfigError(
+        f"{store.path} contains runs with different settings; results are not comparable ({differ}). "
+        "Use a separate out=DIR per experiment."
+    )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-from da_wa.runs.ledger import Ledger
 
-from da_wa.config.compose import compose
+from da_wa.config.compose import Experiment, compose
 from da_wa.data.cache import DecodedDomain
 from da_wa.errors import ConfigError
-from da_wa.runs.jobs import FinetuneJob, PretrainJob
-from da_wa.runs.plan import plan, slug
+from da_wa.records.outputs import Outputs
+from da_wa.records.schema import Divergence, Record
+from da_wa.runs.jobs import PACKAGED, PretrainJob, UnitJob
+from da_wa.runs.plan import plan
 
 TEN = ["none", "wa", "bn", "bn_wa", "gn", "gn_wa", "in", "in_wa", "ln", "ln_wa"]
 
@@ -26,38 +28,39 @@ def domains(names: str = "AWD", digest: str = "x") -> list[DecodedDomain]:
 
 @pytest.fixture(scope="module")
 def composed():
-    experiment = compose([])
-    return experiment.cfg, experiment.norms
+    return compose([])
 
 
 def ids(jobs) -> set[str]:
     return {job.id for job in jobs}
 
 
-def planned(cfg, norms, tmp_path: Path, found=None) -> list:
-    return plan(cfg, norms, domains() if found is None else found, Ledger(tmp_path / "out"), tmp_path / "checkpoints")
+def planned(experiment: Experiment, tmp_path: Path, found=None) -> list:
+    return plan(experiment, domains() if found is None else found, tmp_path / "out", tmp_path / "checkpoints")
 
 
 def test_the_papers_experiment_is_ten_networks_and_three_runs_of_each_a_seed(composed, tmp_path):
-    jobs = planned(*composed, tmp_path)
+    jobs = planned(composed, tmp_path)
     pretraining = [job for job in jobs if isinstance(job, PretrainJob)]
-    runs = [job for job in jobs if isinstance(job, FinetuneJob)]
+    runs = [job for job in jobs if isinstance(job, UnitJob)]
     assert len(pretraining) == 10
     assert jobs[:10] == pretraining
     assert len(runs) == 10 * 3 * 3
-    assert {job.config["norm"] for job in runs} == set(TEN)
+    assert {job.config["unit"]["factors"]["norm"] for job in runs} == set(TEN)
     for job in runs:
         assert job.waits_for() in ids(pretraining)
-        assert set(job.config["targets"]) == set("AWD") - {job.config["source"]}
         assert not job.directory.path.exists()
         job.register()
-        assert job.directory.config()["norm"] == job.config["norm"]
-    assert {job.config["model"] for job in runs} == {"resnet50"}
-    assert [job.config["seed"] for job in runs] == sorted(job.config["seed"] for job in runs)
+        written = job.directory.planned()
+        assert written.factors.norm == job.config["unit"]["factors"]["norm"]
+        assert set(written.targets) == set("AWD") - {written.source}
+    assert {job.config["unit"]["factors"]["model"] for job in runs} == {"resnet50"}
+    seeds = [job.config["unit"]["factors"]["seed"] for job in runs]
+    assert seeds == sorted(seeds)
 
 
 def test_a_plan_is_the_same_every_time(composed, tmp_path):
-    assert ids(planned(*composed, tmp_path / "1")) == ids(planned(*composed, tmp_path / "2"))
+    assert ids(planned(composed, tmp_path / "1")) == ids(planned(composed, tmp_path / "2"))
 
 
 @pytest.mark.parametrize(
@@ -72,8 +75,7 @@ def test_a_plan_is_the_same_every_time(composed, tmp_path):
     ],
 )
 def test_where_and_how_it_is_computed_does_not_rename_a_job(composed, tmp_path, key, value):
-    cfg, norms = composed
-    assert ids(planned(changed(cfg, key, value), norms, tmp_path / "2")) == ids(planned(cfg, norms, tmp_path / "1"))
+    assert ids(planned(changed(composed, key, value), tmp_path / "2")) == ids(planned(composed, tmp_path / "1"))
 
 
 @pytest.mark.parametrize(
@@ -90,84 +92,87 @@ def test_where_and_how_it_is_computed_does_not_rename_a_job(composed, tmp_path, 
     ],
 )
 def test_what_determines_the_numbers_renames_every_run(composed, tmp_path, key, value, networks_too):
-    cfg, norms = composed
-    before, after = planned(cfg, norms, tmp_path / "1"), planned(changed(cfg, key, value), norms, tmp_path / "2")
-    for kind, differs in ((FinetuneJob, True), (PretrainJob, networks_too)):
+    before, after = planned(composed, tmp_path / "1"), planned(changed(composed, key, value), tmp_path / "2")
+    for kind, differs in ((UnitJob, True), (PretrainJob, networks_too)):
         one, other = (ids(j for j in jobs if isinstance(j, kind)) for jobs in (before, after))
         assert not (one & other) if differs else True
-    recipes = [{j.config["recipe"] for j in jobs if isinstance(j, FinetuneJob)} for jobs in (before, after)]
-    assert [len(r) for r in recipes] == [1, 1]  # one recipe for all norms, sources and seeds
-    assert recipes[0] != recipes[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("finetune.epochs", 31, "recipe.epochs: 30 there, 31 now"),
+        ("model.gain_init", "fixup", "gain_init: one there, fixup now"),
+    ],
+)
+def test_a_folder_holds_runs_of_one_experiment_and_one_network_a_name(composed, tmp_path, key, value, said):
+    first = next(job for job in planned(composed, tmp_path) if isinstance(job, UnitJob))
+    first.register()
+    plan_ = first.directory.planned()
+    record = Record(
+        id=first.id,
+        status="diverged",
+        **plan_.model_dump(),
+        classes=["a", "b"],
+        images={},
+        experiment=first.config["experiment"],
+        evaluations=[],
+        error=Divergence(epoch=1, message="nan"),
+    )
+    first.directory.finish(record, Outputs(np.array([], np.int32)))
+    planned(composed, tmp_path)
+    with pytest.raises(ConfigError, match="not comparable") as caught:
+        planned(changed(composed, key, value), tmp_path)
+    assert said in str(caught.value)
 
 
 def test_other_images_are_other_runs(composed, tmp_path):
-    cfg, norms = composed
-    one = ids(planned(cfg, norms, tmp_path / "1"))
-    other = ids(planned(cfg, norms, tmp_path / "2", domains(digest="y")))
+    one = ids(planned(composed, tmp_path / "1"))
+    other = ids(planned(composed, tmp_path / "2", domains(digest="y")))
     assert len(one & other) == 10  # the pre-trained networks
 
 
 def test_sources_can_be_chosen(composed, tmp_path):
-    cfg, norms = composed
-    runs = [j for j in planned(changed(cfg, "sources", ["W"]), norms, tmp_path) if isinstance(j, FinetuneJob)]
-    assert {j.config["source"] for j in runs} == {"W"}
-    assert runs[0].config["targets"] == ["A", "D"]
+    runs = [j for j in planned(changed(composed, "sources", ["W"]), tmp_path) if isinstance(j, UnitJob)]
+    assert {j.config["unit"]["source"] for j in runs} == {"W"}
 
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
         ("sources", ["w"], "there is no domain 'w'"),
-        ("sources", "A", "sources=\\[A,W\\]"),
-        ("seeds", 3, "seeds=\\[0,1,2\\]"),
-        ("seeds", [0, "x"], "whole numbers"),
     ],
 )
 def test_mistakes_are_told(composed, tmp_path, key, value, said):
-    cfg, norms = composed
     with pytest.raises(ConfigError, match=said):
-        planned(changed(cfg, key, value), norms, tmp_path)
+        planned(changed(composed, key, value), tmp_path)
 
 
 def test_a_folder_of_checkpoints_needs_one_for_each_norm(composed, tmp_path):
-    cfg, norms = composed
     with pytest.raises(ConfigError, match=r"needs one file \*-none-\*\.safetensors; found: none"):
-        planned(changed(cfg, "pretrain.checkpoint", str(tmp_path)), norms, tmp_path)
+        planned(changed(composed, "pretrain.checkpoint", str(tmp_path)), tmp_path)
 
 
 def test_the_shipped_networks_are_those_of_the_quick_recipe(tmp_path):
-    experiment = compose(["experiment=quick"])
-    cfg, norms = experiment.cfg, experiment.norms
-    pretraining = [job for job in planned(cfg, norms, tmp_path) if isinstance(job, PretrainJob)]
+    quick = compose(["experiment=quick"])
+    pretraining = [job for job in planned(quick, tmp_path) if isinstance(job, PretrainJob)]
     assert len(pretraining) == 10
     for job in pretraining:
-        assert job.done(), f"{job.checkpoint.name} is not shipped: the recipe and da_wa/checkpoints/ have come apart"
+        assert job.done, f"{job.checkpoint.name} is not shipped: the recipe and da_wa/checkpoints/ have come apart"
 
 
 def test_the_names_of_the_shipped_networks_stay(tmp_path):
     """Names hash what determines a network; a change here would orphan everybody's checkpoints."""
-    experiment = compose(["experiment=quick"])
-    cfg, norms = experiment.cfg, experiment.norms
-    names = {job.id for job in planned(cfg, norms, tmp_path) if isinstance(job, PretrainJob)}
-    assert names == {
-        f"resnet20-cifar100-{name}"
-        for name in (
-            "none-dd356663", "wa-9cf969bc", "bn-4d6a7dd6", "bn_wa-c37142e0", "gn-14a60190",
-            "gn_wa-f339226c", "in-a6d56a78", "in_wa-05573b31", "ln-dd3b6fc9", "ln_wa-40a82194",
-        )
-    }  # fmt: skip
+    quick = compose(["experiment=quick"])
+    names = {job.id for job in planned(quick, tmp_path) if isinstance(job, PretrainJob)}
+    assert names == {path.stem for path in PACKAGED.glob("*.safetensors")}
 
 
-def test_names_of_files_are_safe():
-    assert slug("my domain/é?*") == "my_domain_é_"
-    assert "/" not in slug("../../etc")
-
-
-def changed(cfg, key, value):
-    cfg = copy.deepcopy(cfg)
+def changed(experiment: Experiment, key: str, value) -> Experiment:
+    cfg = copy.deepcopy(experiment.cfg)
     *path, last = key.split(".")
     node = cfg
     for part in path:
         node = node[part]
     node[last] = value
-    return cfg
+    return dataclasses.replace(experiment, cfg=cfg, models={cfg["model"]["name"]: cfg["model"]})

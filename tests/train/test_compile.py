@@ -13,14 +13,18 @@ from torch._dynamo.utils import counters
 
 from da_wa.data.augment import Augment, Normalize
 from da_wa.data.cache import DecodedDomain
-from da_wa.data.datamodule import DomainDataModule, Subset
+from da_wa.data.datamodule import Subset
 from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.train import schedule
-from da_wa.train.classifier import Classifier
-from da_wa.train.fitting import fit
+from da_wa.train.classifier import cross_entropy
+from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
+from da_wa.train.subsets import Subsets
+from da_wa.train.train import train
+
+pytestmark = pytest.mark.timeout(1800)  # compiling on a loaded machine
 
 
 def job(folder: Path, seed: int, activation: type[nn.Module], compiled: bool | str) -> list[dict[str, float]]:
@@ -29,25 +33,19 @@ def job(folder: Path, seed: int, activation: type[nn.Module], compiled: bool | s
     labels = np.arange(20) % 3
     pixels = rng.integers(0, 255, (20, 3, 8, 8), np.uint8)
     domain = DecodedDomain("A", pixels, labels, tuple(map(str, range(20))), "A", ("r", "g", "b"))
-    data = DomainDataModule(
-        Subset(domain, np.arange(12)),
-        [Subset(domain, np.arange(12, 20))],
-        seed=seed,
-        batch_size=4,
-        augment=Augment(),
-        normalize=Normalize([0.5] * 3, [0.25] * 3),
-    )
     torch.manual_seed(seed)
-    norm = Norm("X + WA", WeightAlignConv2d, activation)
-    model = ResNet(norm, 3, block=BasicBlock, depths=[1], widths=[4])
-    optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
-    module = Classifier(model, 3, optimizer, schedule.cosine, ["A"], seed=seed)
-    settings = Settings("cpu", precision="32-true", channels_last=False, compile=compiled)
-    fit(module, data, epochs=3, evaluate_every=1, settings=settings, resume_from=folder / f"{seed}.ckpt")
-    return module.curve
+    return train(
+        ResNet(Norm("X + WA", WeightAlignConv2d, activation), 3, block=BasicBlock, depths=[1], widths=[4]),
+        Subsets(Subset(domain, np.arange(12)), [Subset(domain, np.arange(12, 20))]),
+        cross_entropy(),
+        Recipe(3, 4, partial(torch.optim.SGD, lr=0.05, momentum=0.9), schedule.cosine, Augment(), evaluations=3),
+        Settings("cpu", precision="32-true", channels_last=False, compile=compiled),
+        normalize=Normalize([0.5] * 3, [0.25] * 3),
+        seed=seed,
+        state=folder / f"{seed}.ckpt",
+    ).curve
 
 
-@pytest.mark.timeout(600)
 def test_jobs_share_one_compilation_and_get_the_numbers_of_eager_training(tmp_path):
     torch._dynamo.reset()
     counters.clear()

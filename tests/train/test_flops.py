@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from da_wa.config.compose import compose
 from da_wa.config.make import make
-from da_wa.config.tree import conf_dir
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 
-NORMS = sorted(path.stem for path in (conf_dir() / "norm").glob("*.yaml"))
+NORMS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "norm").glob("*.yaml"))
 
 
 def test_a_small_network_counted_by_hand():
@@ -38,8 +39,7 @@ def test_grouped_convolutions():
 
 def network(model: str, norm: str):
     experiment = compose([f"model={model}", f"norms=[{norm}]"])
-    cfg, norms = experiment.cfg, experiment.norms
-    return make(cfg["model"]["build"])(make(norms[norm]), 10)
+    return make(experiment.models[model]["build"])(make(experiment.norms[norm]), 10)
 
 
 def test_resnet20_has_its_known_41_million_multiply_adds():

@@ -1,4 +1,6 @@
 import pytest
+import torch
+from torch import nn
 
 from da_wa.config.compose import compose
 from da_wa.config.make import make
@@ -6,25 +8,42 @@ from da_wa.errors import ConfigError
 from da_wa.train.settings import Settings
 
 
+def network(norm: str) -> nn.Module:
+    experiment = compose(["model=resnet20", f"norms=[{norm}]"])
+    made: nn.Module = make(experiment.models["resnet20"]["build"])(make(experiment.norms[norm]), 2)
+    return made
+
+
 @pytest.mark.parametrize(
     ("norm", "channels_last"), [("none", True), ("bn_wa", True), ("ln", True), ("gn", False), ("in_wa", False)]
 )
 def test_the_layout_is_the_faster_one_in_results_benchmarks(norm: str, channels_last: bool) -> None:
-    experiment = compose(["model=resnet20", f"norms=[{norm}]"])
-    cfg, norms = experiment.cfg, experiment.norms
-    model = make(cfg["model"]["build"])(make(norms[norm]), 2)
-    assert Settings(accelerator="cpu").resolve(model).channels_last is channels_last
+    assert Settings(accelerator="cpu").resolve(network(norm)).channels_last is channels_last
 
 
 def test_what_is_given_stays() -> None:
     given = Settings("cpu", precision="32-true", channels_last=False, fused=True)
-    experiment = compose(["model=resnet20", "norms=[bn]"])
-    cfg, norms = experiment.cfg, experiment.norms
-    assert given.resolve(make(cfg["model"]["build"])(make(norms["bn"]), 2)) == given
+    assert given.resolve(network("bn")) == given
 
 
-def test_a_mode_or_backend_that_is_not_there_is_told_at_once() -> None:
+def test_a_mode_or_backend_that_is_not_there_is_refused_at_once() -> None:
     for name in ("reduce-overhead", "cudagraphs", "aot_eager"):
         assert Settings(compile=name).compile == name
     with pytest.raises(ConfigError, match="Did you mean 'reduce-overhead'"):
         Settings(compile="reduce_overhead")
+
+
+@pytest.mark.parametrize("options", [{"accelerator": "foo"}, {"precision": "bf16"}])
+def test_unknown_names_are_refused(options) -> None:
+    with pytest.raises(ConfigError, match=f"trainer.{next(iter(options))}=.* is unknown"):
+        Settings(**options)
+
+
+def test_cuda_is_another_name_of_the_gpu(monkeypatch) -> None:
+    model = nn.Linear(1, 1)
+    assert Settings(accelerator="cuda").resolve(model) == Settings(accelerator="gpu").resolve(model)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("cuda", "gpu"):
+        with pytest.raises(ConfigError, match=f"trainer.accelerator={name}: there is none here"):
+            Settings(accelerator=name).check_device()
+    Settings(accelerator="cpu").check_device()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,18 @@ import torch
 from torch import nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from da_wa.data.augment import Normalize
+from da_wa.data.splits import Full
 from da_wa.errors import ConfigError, Diverged
+from da_wa.models.fixup import Bias, Multiplier
 from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
+from da_wa.train import schedule
 from da_wa.train.classifier import Classifier
-from da_wa.train.subsets import feature_sample, pretraining
-from da_wa.train.train import Trained
+from da_wa.train.settings import Settings
+from da_wa.train.subsets import feature_sample, pretraining, transfer
+from da_wa.train.train import Trained, train
 
 
 def same(one: Trained, other: Trained) -> None:
@@ -268,3 +275,41 @@ def test_a_task_of_a_slurm_allocation_is_one_process_that_writes_its_log(tmp_pat
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert "train/loss" in header
     assert len(rows) >= 2
+
+
+@pytest.mark.parametrize("norm", ["bn_wa", "fixup"])
+def test_decay_reaches_every_parameter_and_fixups_scalars_learn_at_a_tenth(training, recipe, domains, tmp_path, norm):
+    """Without a gradient SGD leaves ``w · (1 - rate · decay)`` after a step.
+
+    Decay reaches gains too (Sec. IV-C of the paper), and Fixup's scalars as in its authors' code.
+    """
+    made = {
+        "bn_wa": Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d),
+        "fixup": Norm("WA", WeightAlignConv2d, None),
+    }[norm]
+    model = ResNet(made, 3, block=BasicBlock, depths=[1, 1], widths=[4, 8])
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(
+        model,
+        transfer(domains, "A", Full(0.1), 0),
+        lambda logits, labels: 0 * logits.sum(),
+        dataclasses.replace(
+            recipe(epochs=1),
+            optimizer=partial(torch.optim.SGD, lr=0.1, weight_decay=0.5),
+            schedule=schedule.constant,
+        ),
+        Settings(accelerator="cpu", precision="32-true"),
+        normalize=Normalize([0.5] * 3, [0.25] * 3),
+        seed=0,
+        state=tmp_path / "last.ckpt",
+    )
+    steps = 37 // 8
+    scalars = {f"{name}.value" for name, m in model.named_modules() if isinstance(m, (Bias, Multiplier))}
+    assert bool(scalars) == (norm == "fixup")
+    assert any(name.endswith("gain") for name in before)
+    for name, p in model.named_parameters():
+        rate = 0.01 if name in scalars else 0.1
+        torch.testing.assert_close(p.detach(), before[name] * (1 - rate * 0.5) ** steps, msg=name)

@@ -17,15 +17,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from da_wa.data.augment import Augment, Normalize
 from da_wa.data.cache import DecodedDomain
-from da_wa.data.datamodule import DomainDataModule, Subset
+from da_wa.data.datamodule import Subset
+from da_wa.models.backbone import Backbone
 from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.train import schedule
-from da_wa.train.classifier import Classifier
-from da_wa.train.fitting import Fitted, fit
+from da_wa.train.classifier import cross_entropy
 from da_wa.train.flops import count_flops
+from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
+from da_wa.train.subsets import Subsets
+from da_wa.train.train import Trained, train
 
 WAITS = ("aten._local_scalar_dense", "aten.lift_fresh")
 
@@ -43,24 +46,24 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def fitted(tmp_path, n: int, settings: Settings, make=torch.optim.SGD) -> tuple[Fitted, Classifier]:
-    """One epoch of ``n`` images in batches of four."""
+def trained(folder, n: int, settings: Settings, make=torch.optim.SGD) -> tuple[Trained, Backbone]:
+    """One epoch of ``n`` images in batches of four, and an evaluation of eight."""
     labels = np.arange(n) % 3
     pixels = np.random.default_rng(0).integers(0, 255, (n, 3, 8, 8), np.uint8)
     domain = DecodedDomain("A", pixels, labels, tuple(map(str, range(n))), "A", ("r", "g", "b"))
-    data = DomainDataModule(
-        Subset(domain, np.arange(n)),
-        [Subset(domain, np.arange(8))],
-        seed=0,
-        batch_size=4,
-        augment=Augment(erase=0.5),
-        normalize=Normalize([0.5] * 3, [0.25] * 3),
-    )
     torch.manual_seed(0)
     model = ResNet(Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d), 3, block=BasicBlock, depths=[1], widths=[4])
-    module = Classifier(model, 3, partial(make, lr=0.05, momentum=0.9), schedule.cosine, ["A"], seed=0)
-    took = fit(module, data, epochs=1, evaluate_every=1, settings=settings, resume_from=tmp_path / "x.ckpt")
-    return took, module
+    done = train(
+        model,
+        Subsets(Subset(domain, np.arange(n)), [Subset(domain, np.arange(8))]),
+        cross_entropy(),
+        Recipe(1, 4, partial(make, lr=0.05, momentum=0.9), schedule.cosine, Augment(erase=0.5)),
+        settings,
+        normalize=Normalize([0.5] * 3, [0.25] * 3),
+        seed=0,
+        state=folder / "x.ckpt",
+    )
+    return done, model
 
 
 PLAIN = Settings(accelerator="cpu", precision="32-true", channels_last=False)
@@ -68,30 +71,36 @@ PLAIN = Settings(accelerator="cpu", precision="32-true", channels_last=False)
 
 def test_steps_do_not_make_the_host_wait(tmp_path):
     counts = []
-    fitted(tmp_path, 8, PLAIN)  # what is copied or measured once per process
+    trained(tmp_path, 8, PLAIN)  # what is copied or measured once per process
     for n in (16, 48):
         with Waits() as waits:
-            fitted(tmp_path, n, PLAIN)
+            trained(tmp_path, n, PLAIN)
         counts.append(waits.counts)
     assert counts[0] == counts[1]
     assert sum(counts[0].values()) > 0  # the end of an epoch reads the loss: the counting works
 
 
 def test_the_recorded_operations_are_those_of_steps_and_evaluations(tmp_path):
-    took, module = fitted(tmp_path, 18, PLAIN)
-    each = count_flops(module.model, (3, 8, 8))
-    assert took.flops == 16 * each.training + 8 * each.prediction  # two images are left out of the last batch
-    assert took.compute_bound_s == pytest.approx(took.flops / took.matrix_rate)
-    assert took.mfu == pytest.approx(took.compute_bound_s / (took.train_s + took.eval_s))
-    assert {"flops", "matrix_rate", "compute_bound_s", "mfu"} <= took.timing().keys()
+    took, model = trained(tmp_path, 18, PLAIN)
+    each = count_flops(model, (3, 8, 8))
+    assert took.cost.flops == 16 * each.training + 8 * each.prediction  # two images are left out of the last batch
+    assert took.cost.compute_bound_s == pytest.approx(took.cost.flops / took.cost.matrix_rate)
+    assert took.cost.mfu == pytest.approx(took.cost.compute_bound_s / (took.cost.train_s + took.cost.eval_s))
+    assert {"flops", "matrix_rate", "compute_bound_s", "mfu"} <= took.cost.values().keys()
 
 
 def test_an_optimiser_that_can_is_fused_where_asked(tmp_path):
-    for asked, make, fused in ((True, torch.optim.SGD, True), (False, torch.optim.SGD, None)):
-        _, module = fitted(tmp_path, 8, Settings(accelerator="cpu", precision="32-true", fused=asked), make)
-        assert module.trainer.optimizers[0].defaults["fused"] == fused
-    _, module = fitted(tmp_path, 8, Settings(accelerator="cpu", fused=True), _Plain)
-    assert module.fused
+    made: list[torch.optim.Optimizer] = []
+
+    class Noted(torch.optim.SGD):
+        def __init__(self, params, lr, momentum, fused=None) -> None:
+            super().__init__(params, lr, momentum, fused=fused)
+            made.append(self)
+
+    for asked in (True, False):
+        trained(tmp_path, 8, Settings(accelerator="cpu", precision="32-true", fused=asked), Noted)
+    assert [optimizer.defaults["fused"] for optimizer in made] == [True, None]
+    trained(tmp_path, 8, Settings(accelerator="cpu", precision="32-true", fused=True), _Plain)  # has no such option
 
 
 def test_fused_is_for_gpus_unless_asked_for():

@@ -1,0 +1,70 @@
+"""What executing a job leaves on disk."""
+
+from __future__ import annotations
+
+import pytest
+
+from da_wa.config.compose import compose
+from da_wa.models.checkpoint import read_header
+from da_wa.runs.execute import execute
+from da_wa.runs.inputs import Inputs
+from da_wa.runs.jobs import Diverged, Done, PretrainJob, UnitJob
+from da_wa.runs.plan import plan
+
+
+def planned(folder, cifar_root, *options):
+    experiment = compose(
+        [
+            "data=digits", "data.per_class=2", "data.size=8", "model=resnet20", "sources=[H]", "seeds=[0]",
+            "protocol.holdout=0.5", "finetune.epochs=1", "finetune.batch_size=4", "finetune.evaluations=1",
+            f"pretrain.root={cifar_root}", "pretrain.verify=false", "pretrain.download=false", "pretrain.size=8",
+            "pretrain.recipe.epochs=1", "pretrain.recipe.batch_size=4", "trainer.accelerator=cpu",
+            "trainer.precision=32-true", f"cache_dir={folder}/cache", *options,
+        ]
+    )  # fmt: skip
+    inputs = Inputs(experiment.cfg["data"], folder / "cache")
+    assert len(inputs.decoded) == 3
+    jobs = plan(experiment, inputs.manifests, folder / "out", folder / "networks")
+    for job in jobs:
+        job.register()
+    return jobs
+
+
+def silent(done: int, epochs: int) -> None:
+    pass
+
+
+@pytest.mark.timeout(600)
+def test_a_pretraining_leaves_a_network_and_the_unit_starts_from_it(tmp_path, cifar_root):
+    first, unit = planned(tmp_path, cifar_root, "norms=[bn]")
+    assert isinstance(first, PretrainJob)
+    assert isinstance(unit, UnitJob)
+    assert unit.waits_for() == first.id
+    first.fail("an earlier attempt")
+    execute(first, silent)
+    assert first.state() == Done()
+    assert sorted(path.name for path in first.path.parent.iterdir()) == [f"{first.id}.safetensors"]
+    header = read_header(first.path)
+    assert header.facts == first.config["facts"]
+    assert (header.result["n"], header.result["epochs"]) == (16, 1)  # four test images of each of four classes
+    execute(unit, silent)
+    assert unit.state() == Done()
+    record = unit.directory.record()
+    assert record.pretraining.name == first.id
+    assert record.pretraining.correct == header.result["correct"]
+    assert {name for name, n in ((r.domain, r.n) for r in record.evaluations)} == {"H", "N", "P"}
+
+
+@pytest.mark.timeout(600)
+def test_trainings_that_diverge_say_so_and_leave_nothing_to_resume(tmp_path, cifar_root):
+    first, _ = planned(tmp_path, cifar_root, "norms=[none]", "pretrain.recipe.optimizer.lr=1e30")
+    execute(first, silent)
+    assert isinstance(first.state(), Diverged)
+    assert first.divergence()["error"]["epoch"] == 1
+    assert not first.path.with_suffix(".ckpt").exists()
+    (unit,) = planned(tmp_path / "2", cifar_root, "norms=[none]", "pretrain.recipe=null", "finetune.optimizer.lr=1e30")
+    execute(unit, silent)
+    assert isinstance(unit.state(), Diverged)
+    record = unit.directory.record()
+    assert (record.status, record.evaluations, record.error.epoch) == ("diverged", [], 1)
+    assert not (unit.directory.path / "last.ckpt").exists()
