@@ -111,9 +111,7 @@ def write_report(
         "pretraining.csv": tables.pretraining_csv(networks).encode(),
         "pretraining.md": tables.pretraining_markdown(networks).encode(),
         "pretraining.tex": tables.pretraining_latex(networks).encode(),
-        "table.md": tables.markdown(
-            facts.matrix, facts.missing, facts.unreadable, " ".join(notices), spread
-        ).encode(),
+        "table.md": tables.markdown(facts.matrix, facts.missing, facts.unreadable, " ".join(notices), spread).encode(),
         "table.tex": table_latex(tables.matrix_table(facts.matrix, spread)).encode(),
         **_files(sections),
     }
