@@ -34,7 +34,7 @@ from da_wa.report.tables import Spread
 from da_wa.report.wording import counted, spanned
 from da_wa.report.writing import inputs_digest, is_current, write_files
 
-__all__ = ["Facts", "Report", "load_facts", "write_report"]
+__all__ = ["Facts", "Report", "load_facts", "sections_of", "write_report"]
 
 SPREADS: tuple[Spread, ...] = ("interval", "std", "sem", "none")
 """What may stand after ±: half of the 95 % interval, standard deviation, standard error, nothing."""
@@ -101,7 +101,7 @@ def write_report(
     if is_current(out, digest):
         progress("nothing changed")
         return report
-    sections = _sections(facts, spread, progress) + others
+    sections = sections_of(facts, spread, progress) + others
     progress("writing tables and figures")
     networks = checkpoints(facts)
     files = {
@@ -122,8 +122,10 @@ def write_report(
     return report
 
 
-def _sections(facts: Facts, spread: Spread, progress: Callable[[str], None]) -> list[Section]:
-    """The answers, in reading order."""
+def sections_of(
+    facts: Facts, spread: Spread = "interval", progress: Callable[[str], None] = lambda phase: None
+) -> list[Section]:
+    """The answers, in reading order; see :func:`write_report`."""
     methods = {record.factors.method for record in facts.records}
     named: list[tuple[str, Callable[[], Section]]] = [
         ("accuracies", lambda: overview.section(facts, spread)),
