@@ -21,9 +21,10 @@ from rich.console import Console
 from da_wa.config.compose import compose
 from da_wa.errors import ConfigError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
-from da_wa.report import sections, write_report
+from da_wa.report import sections_of, write_report
 from da_wa.report.content import Plot
 from da_wa.report.facts import Facts, load_facts
+from da_wa.report.pivot import pivot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ class Results:
             columns: columns of :attr:`frame` whose levels are the columns.
             selection: which epoch counts: ``last``, ``source_val``, ``target_oracle``.
         """
-        return self.facts.pivot(tuple(rows), tuple(columns), selection=selection).mean / 100
+        return pivot(self.facts.frame, tuple(rows), tuple(columns), selection=selection).mean / 100
 
     def effect(self, factor: str = "weight") -> pd.DataFrame:
         """What each level of a factor changes on average over the pairs, in points, with interval and test.
@@ -84,8 +85,8 @@ class Results:
         """
         figures = {
             part.name: part.figure
-            for section in sections(self.facts)
-            for part in section.parts
+            for section in sections_of(self.facts)
+            for part in section.everything
             if isinstance(part, Plot)
         }
         if name not in figures:

@@ -113,7 +113,7 @@ def _report(words: Sequence[str], console: Console) -> int:
 
     given = _options(words, {"out": None, "compare": "[]", "spread": "interval"})
     others = [Path(text.strip()) for text in given["compare"].strip("[]").split(",") if text.strip()]
-    report = write_report(Path(given["out"]), compare=others, spread=given["spread"])
+    report = write_report(Path(given["out"]), compare=others, spread=given["spread"])  # type: ignore[arg-type]
     console.print(report.summary(), highlight=False, markup=False)
     return 1 if report.missing else 0
 

@@ -1,16 +1,15 @@
-"""What people read: tables, figures and one page, made from the records of a ledger. Never imports torch."""
+"""Tables, figures and one page from the records of an ``out`` folder. Never imports torch."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from da_wa.errors import ConfigError, nearest
 from da_wa.report import (
     comparison,
     cost,
@@ -25,113 +24,135 @@ from da_wa.report import (
     start,
     tables,
 )
+from da_wa.report.checkpoints import checkpoints
 from da_wa.report.content import Plot, Section, Table
+from da_wa.report.facts import Facts, load_facts
 from da_wa.report.figures import rendered
-from da_wa.report.matrix import Collection, Matrix, accuracy, collect, pretraining, transfer_matrix
-from da_wa.report.outcomes import features, outcomes, saved
-from da_wa.report.resampling import Resamples
+from da_wa.report.latex import table_latex
+from da_wa.report.matrix import Matrix
+from da_wa.report.tables import Spread
 from da_wa.report.wording import counted, spanned
-from da_wa.runs.ledger import Ledger, write_atomically
+from da_wa.report.writing import inputs_digest, is_current, write_files
 
-CONTENTS = "report.json"
-"""Names the files that the report wrote, so that the next one removes those that it no longer writes."""
+__all__ = ["Facts", "Report", "load_facts", "sections_of", "write_report"]
+
+SPREADS: tuple[Spread, ...] = ("interval", "std", "sem", "none")
+"""What may stand after ±: half of the 95 % interval, standard deviation, standard error, nothing."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, and what is not there.
+    """What was written, and what is missing.
 
     Attributes:
-        accuracy: one row per result, see :func:`da_wa.report.matrix.accuracy`.
-        matrix: norm × pair.
-        missing: planned results that are not there, e.g. ``BN + WA  A->W  seed 1: not finished``.
-        mixed: in what the runs were computed differently, a sentence or nothing.
+        accuracy: one row per result, see :class:`da_wa.report.facts.Facts`.
+        matrix: the headline table.
+        missing: planned results that do not exist, e.g. ``BN + WA  A->W  seed 1: not finished``.
+        warnings: imbalanced targets, collapsed predictions, differing hardware; one sentence each.
+        spread: what stands after ± in the table.
     """
 
     accuracy: pd.DataFrame
     matrix: Matrix
     missing: list[str]
-    mixed: str = ""
+    warnings: Sequence[str] = ()
+    spread: Spread = "interval"
 
     def summary(self) -> str:
-        """The matrix, in what its runs differ and what is missing, as plain text for a terminal."""
-        return "\n".join(part for part in (tables.plain(self.matrix, self.missing), self.mixed) if part)
+        """The table, warnings and missing results as plain text for a terminal."""
+        table = tables.plain(self.matrix, self.missing, spread=self.spread)
+        return "\n".join([table, *map(tables.printable, self.warnings)])
 
 
-def write_report(out: Path, *, images: Mapping[str, np.ndarray] | None = None, compare: Sequence[Path] = ()) -> Report:
+def write_report(
+    out: Path,
+    *,
+    images: Mapping[str, np.ndarray] | None = None,
+    compare: Sequence[Path] = (),
+    spread: Spread = "interval",
+    progress: Callable[[str], None] = lambda phase: None,
+) -> Report:
     """Write every table, every figure and the page of ``out``'s records into ``out``.
 
-    ``page.html`` holds everything; ``tables/`` has its tables (LaTeX) and exact numbers (CSV), ``figures/``
-    its figures (PNG, PDF).
+    ``page.html`` holds everything; ``tables/`` has its tables (LaTeX) and exact numbers (CSV), ``figures/`` its
+    figures (PNG, PDF). A report whose records and options have not changed is not written again.
 
     Args:
         out: the folder of the experiment.
-        images: by domain its (n, 3, h, w) uint8 pixels; without them no image is shown or written.
-        compare: the folders of other experiments to put beside this one.
+        images: by domain (n, 3, h, w) uint8 pixels; without them no image is shown or written.
+        compare: the folders of other experiments to compare with.
+        spread: what stands after ± in the headline tables, one of :data:`SPREADS`.
+        progress: receives the name of every phase as it begins.
 
     Raises:
-        ConfigError: ``compare`` names a folder twice.
-        DataError: there are no runs, their results cannot stand in one table, or ``out`` cannot be written.
+        ConfigError: ``compare`` names a folder twice, or ``spread`` is unknown.
+        DataError: there are no runs, their results are not comparable, or ``out`` cannot be written.
     """
+    if spread not in SPREADS:
+        raise ConfigError(f"report.spread={spread} is not a spread. {nearest(str(spread), SPREADS)}")
     out = Path(out)
-    ledger = Ledger(out)
-    runs = collect(ledger)
-    results, matrix, checkpoints = accuracy(runs.records), transfer_matrix(runs), pretraining(runs.records)
-    sections = _sections(ledger, runs, matrix, checkpoints, images)
-    if compare:
-        sections.append(side_by_side.section(out, compare))
+    progress("reading runs")
+    facts = load_facts(out, images)
+    notices = [*facts.warnings, *([facts.mixed] if facts.mixed else [])]
+    absent = [*map(str, facts.missing), *facts.unreadable]
+    report = Report(facts.frame, facts.matrix, absent, notices, spread)
+    others = [side_by_side.section(out, facts, compare)] if compare else []
+    digest = inputs_digest(facts, spread, others)
+    if is_current(out, digest):
+        progress("nothing changed")
+        return report
+    sections = sections_of(facts, spread, progress) + others
+    progress("writing tables and figures")
+    networks = checkpoints(facts)
     files = {
-        "accuracy.csv": tables.accuracy_csv(results).encode(),
-        "matrix.csv": tables.matrix_csv(matrix).encode(),
-        "pretraining.csv": tables.pretraining_csv(checkpoints).encode(),
-        "pretraining.md": tables.pretraining_markdown(checkpoints).encode(),
-        "pretraining.tex": tables.pretraining_latex(checkpoints).encode(),
-        "table.md": tables.markdown(matrix, runs.missing, runs.unreadable, runs.mixed).encode(),
-        "table.tex": tables.table_latex(tables.matrix_table(matrix)).encode(),
+        "accuracy.csv": tables.accuracy_csv(facts.frame).encode(),
+        "results.csv": tables.csv(facts.frame, "%.6f").encode(),
+        "matrix.csv": tables.matrix_csv(facts.matrix).encode(),
+        "pretraining.csv": tables.pretraining_csv(networks).encode(),
+        "pretraining.md": tables.pretraining_markdown(networks).encode(),
+        "pretraining.tex": tables.pretraining_latex(networks).encode(),
+        "table.md": tables.markdown(facts.matrix, facts.missing, facts.unreadable, " ".join(notices), spread).encode(),
+        "table.tex": table_latex(tables.matrix_table(facts.matrix, spread)).encode(),
         **_files(sections),
     }
     for kind in ("pdf", "png"):
         files[f"heatmap.{kind}"] = files[f"figures/heatmap.{kind}"]
-    files["page.html"] = _page(runs, matrix, sections, files).encode()
-    _write(out, files)
-    return Report(results, matrix, [*map(str, runs.missing), *runs.unreadable], runs.mixed)
+    files["page.html"] = _page(facts, sections, files).encode()
+    write_files(out, files, digest)
+    return report
 
 
-def _sections(
-    ledger: Ledger,
-    runs: Collection,
-    matrix: Matrix,
-    checkpoints: pd.DataFrame,
-    images: Mapping[str, np.ndarray] | None,
+def sections_of(
+    facts: Facts, spread: Spread = "interval", progress: Callable[[str], None] = lambda phase: None
 ) -> list[Section]:
-    """The answers, in the order in which they are read."""
-    predicted = [outcome for record, arrays in saved(ledger, runs.records) for outcome in outcomes(record, arrays)]
-    resamples = Resamples(predicted)
-    classes = runs.records[0]["classes"] if runs.records else []
-    samples = (
-        (record["label"], record["source"], record["seed"], features(record, arrays))
-        for record, arrays in saved(ledger, runs.records)
-    )
-    return [
-        overview.section(runs, matrix, resamples),
-        comparison.section(matrix, resamples, checkpoints),
-        effect.section(matrix, resamples, predicted),
-        start.section(matrix, checkpoints),
-        selection.section({rule: transfer_matrix(runs, rule) for rule in tables.SELECTIONS}, runs.records),
-        failures.section(matrix, classes, predicted, images),
-        shift.section(matrix, samples),
-        curves.section(runs.records),
-        cost.section(runs.records),
+    """The answers, in reading order; see :func:`write_report`."""
+    methods = {record.factors.method for record in facts.records}
+    named: list[tuple[str, Callable[[], Section]]] = [
+        ("accuracies", lambda: overview.section(facts, spread)),
+        ("effects of weight normalisation", lambda: effect.section(facts)),
+        *([("effects of adaptation", lambda: effect.adaptation(facts))] if len(methods) > 1 else []),
+        ("comparison with the paper", lambda: comparison.section(facts)),
+        ("pre-training", lambda: start.section(facts)),
+        ("selection of the epoch", lambda: selection.section(facts)),
+        ("failures", lambda: failures.section(facts)),
+        ("shift", lambda: shift.section(facts)),
+        ("curves", lambda: curves.section(facts)),
+        ("cost", lambda: cost.section(facts)),
     ]
+    found = []
+    for name, section in named:
+        progress(name)
+        found.append(section())
+    return found
 
 
 def _files(sections: Sequence[Section]) -> dict[str, bytes]:
     """Every table and figure of the sections, by its path in ``out``."""
     files: dict[str, bytes] = {}
     for section in sections:
-        for part in section.parts:
+        for part in section.everything:
             if isinstance(part, Table):
-                files[f"tables/{part.name}.tex"] = tables.table_latex(part).encode()
+                files[f"tables/{part.name}.tex"] = table_latex(part).encode()
             elif isinstance(part, Plot):
                 for kind in ("pdf", "png"):
                     files[f"figures/{part.name}.{kind}"] = rendered(part.figure, kind)
@@ -140,42 +161,27 @@ def _files(sections: Sequence[Section]) -> dict[str, bytes]:
     return files
 
 
-def _page(runs: Collection, matrix: Matrix, sections: Sequence[Section], files: Mapping[str, bytes]) -> str:
+def _page(facts: Facts, sections: Sequence[Section], files: Mapping[str, bytes]) -> str:
     figures = {
         Path(name).stem: content
         for name, content in files.items()
         if name.startswith("figures/") and name.endswith("png")
     }
     summaries = [section.summary for section in sections if section.summary]
-    if absent := len(runs.missing) + len(runs.unreadable):
-        summaries.append(f"{counted(absent, 'planned result')} missing; they are named in section 1.")
-    setting = matrix.setting
+    summaries[1:1] = facts.warnings
+    if absent := len(facts.missing) + len(facts.unreadable):
+        summaries.append(f"{counted(absent, 'planned result')} missing; see section 1.")
+    matrix, setting = facts.matrix, facts.matrix.setting
     if setting is None:
         return page.html("Transfer across domains", "No run is finished yet.", summaries, sections, figures)
-    title = f"{setting.dataset}: which normalisation transfers best?"
+    adapted = len({record.factors.method for record in facts.records}) > 1
+    title = f"{setting.dataset}: which normalisation {'and method ' if adapted else ''}transfers best?"
+    trained = "" if adapted else "Trained on the source alone, e"
     lead = (
         f"{setting.model}, {setting.size}×{setting.size} pixels, "
         f"{f'pre-trained on {setting.pretraining}' if setting.pretraining else 'not pre-trained'}, protocol "
-        f"{setting.protocol}; {counted(len(matrix.mean), 'norm')}, {counted(len(matrix.pairs), 'pair')} of domains, "
-        f"{spanned(matrix.least_seeds, matrix.most_seeds, 'seed')}. Trained on the "
-        "source alone, evaluated on the target after the last epoch."
+        f"{setting.protocol}; {counted(len(matrix.mean), 'row' if adapted else 'norm')}, "
+        f"{counted(len(matrix.pairs), 'pair')} of domains, {spanned(matrix.least_seeds, matrix.most_seeds, 'seed')}. "
+        f"{trained or 'E'}valuated on the target after the last epoch."
     )
     return page.html(title, lead, summaries, sections, figures)
-
-
-def _write(out: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        write_atomically(out / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-    for name in _former(out) - set(files):
-        (out / name).unlink(missing_ok=True)
-    contents = json.dumps({"files": sorted(files)}, indent=1).encode()
-    write_atomically(out / CONTENTS, lambda file: file.write(contents))
-
-
-def _former(out: Path) -> set[str]:
-    """Tables and figures that an earlier report says it wrote; nothing outside their two folders."""
-    try:
-        names = json.loads((out / CONTENTS).read_bytes())["files"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return set()
-    return {name for name in map(str, names) if re.fullmatch(r"(tables|figures)/[a-z_0-9]+\.[a-z]+", name)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -91,9 +92,15 @@ class Effect:
         return self.corrected is not None and self.corrected < ALPHA and 0.0 not in self.estimate.interval
 
 
-def level_name(factor: str, level: str) -> str:
-    """How a level is called, e.g. ``WA`` for ``weight=align``."""
-    return LEVELS.get((factor, level), level)
+def level_name(factor: str, level: str, labels: Mapping[tuple[str, Any], str] = MappingProxyType({})) -> str:
+    """How a level is called, e.g. ``WA`` for ``weight=align``.
+
+    Args:
+        factor: ``weight`` or ``method``.
+        level: of it.
+        labels: display names by (factor, level).
+    """
+    return LEVELS.get((factor, level)) or labels.get((factor, level), level)
 
 
 def contrasts(rows: Mapping[str, Row], factor: str = "weight") -> list[Contrast]:
@@ -134,7 +141,11 @@ def _others(row: Row, factor: str) -> Row:
 
 
 def effects(
-    rows: Mapping[str, Row], pairs: Sequence[Pair], resamples: Resamples, factor: str = "weight"
+    rows: Mapping[str, Row],
+    pairs: Sequence[Pair],
+    resamples: Resamples,
+    factor: str = "weight",
+    labels: Mapping[tuple[str, Any], str] = MappingProxyType({}),
 ) -> list[Effect]:
     """The average effect of every contrast whose rows share a pair, and of each level over several rows.
 
@@ -146,6 +157,7 @@ def effects(
         pairs: in display order.
         resamples: of all runs.
         factor: ``weight`` or ``method``.
+        labels: display names by (factor, level).
     """
     known = set(resamples.cells)
 
@@ -161,7 +173,7 @@ def effects(
         most = max(seeds for _, seeds in of_value)
         averaged = [contrast.rows[0] for contrast, seeds in of_value if seeds == most]
         if len(averaged) > 1:
-            name = f"{level_name(factor, value)}, mean over {listed([base for base, _ in averaged], 2)}"
+            name = f"{level_name(factor, value, labels)}, mean over {listed([base for base, _ in averaged], 2)}"
             if mean := measured(Contrast(factor, value, BASES[factor], {}, averaged, name)):
                 found.append(mean)
     p = [run_flips(estimate.runs, len(found)) for _, _, estimate in found]

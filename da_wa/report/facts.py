@@ -103,7 +103,8 @@ class Facts:
         """
         if factor not in BASES:
             raise ConfigError(f"{factor!r} has no base level to compare with. {nearest(factor, BASES)}")
-        return effects_frame(effects(self.levels, self.matrix.pairs, self.resamples, factor))
+        found = effects(self.levels, self.matrix.pairs, self.resamples, factor, self.rows.labels)
+        return effects_frame(found)
 
     def pivot(self, rows: Sequence[str] = ("label",), columns: Sequence[str] = ("source", "target")) -> Matrix:
         """Accuracy over any factors, with intervals; see :func:`da_wa.report.pivot.pivot`."""

@@ -1,6 +1,6 @@
 r"""Tables as LaTeX source to ``\input``, readable in a one-column and in a two-column paper.
 
-A table is set in the largest of three sizes at which it fits, never below ``\footnotesize`` (8 pt beside text of
+A table is set in the largest of four sizes at which it fits, never below ``\scriptsize`` (7 pt beside text of
 10 pt) and never scaled. A narrow table fits one column of a two-column paper; others use ``table*``, which a
 one-column paper sets as ``table``. What is wider still is continued below, what is longer than a page in another
 table. Columns of numbers are siunitx's ``S`` columns.
@@ -22,14 +22,20 @@ COLUMN = 229.0
 TEXT = 345.0
 """Width in points of the text of ``\\documentclass{article}``."""
 
-SIZES = (("normalsize", 10.0, 6.0), ("small", 9.0, 4.0), ("footnotesize", 8.0, 2.5))
-"""Name, size of type and half the space between columns, both in points."""
+SIZES = (("normalsize", 5.0, 6.0), ("small", 4.63, 4.0), ("footnotesize", 4.25, 2.0), ("scriptsize", 3.99, 2.0))
+"""Name, width of a digit in Computer Modern, and half the space between columns, both in points."""
 
 LONGEST = 40
 """Rows of a table on one page."""
 
 SENTENCE = 60
 """A cell longer than this makes its column one of text that wraps."""
+
+_BOLD = 1.16
+"""How much wider bold digits are."""
+
+_SCRIPT = 1.0
+"""Width of letters of second lines, at most, in units of the first lines'."""
 
 _NUMBER = re.compile(r"([+−-]?)(\d+)(?:\.(\d+))?(?: ± (\d+)(?:\.(\d+))?)?")
 
@@ -45,7 +51,7 @@ def table_latex(table: Table) -> str:
       \label{tab:t}
       \normalsize
       \setlength{\tabcolsep}{6pt}
-      \sisetup{separate-uncertainty=true,detect-weight=true,mode=text}
+      \sisetup{separate-uncertainty=true,detect-weight=true,mode=text,tight-spacing=true}
       \begin{tabular}{lS[table-format=1.1(3)]}
         \toprule
         Norm & {A$\to$W} \\
@@ -57,7 +63,7 @@ def table_latex(table: Table) -> str:
     <BLANKLINE>
     """
     columns = [_column(table, j) for j in range(len(table.header))]
-    environment, (size, points, gap), blocks = _layout(columns)
+    environment, (size, digit, gap), blocks = _layout(columns)
     panels = [(block, rows) for rows in _pages(len(table.rows)) for block in blocks]
     floats = list(_floats(panels))
     lines = [r"% Needs \usepackage{booktabs,siunitx}; \usepackage[T1]{fontenc} for letters such as ą and đ."]
@@ -69,10 +75,10 @@ def table_latex(table: Table) -> str:
             *([] if k else [rf"  \label{{tab:{table.name}}}"]),
             rf"  \{size}",
             rf"  \setlength{{\tabcolsep}}{{{gap:g}pt}}",
-            r"  \sisetup{separate-uncertainty=true,detect-weight=true,mode=text}",
+            r"  \sisetup{separate-uncertainty=true,detect-weight=true,mode=text,tight-spacing=true}",
         ]
         for number, (block, rows) in enumerate(inside):
-            lines += [*([r"  \par\medskip"] if number else []), *_tabular(table, columns, block, rows, points, gap)]
+            lines += [*([r"  \par\medskip"] if number else []), *_tabular(table, columns, block, rows, digit, gap)]
         if table.notes and k == len(floats) - 1:
             lines += [
                 r"  \par\smallskip",
@@ -90,29 +96,30 @@ class _Column:
 
     Attributes:
         spec: of the tabular; empty for text that wraps.
-        ems: estimated width in units of the size of type.
+        digits: estimated width in units of the width of a digit.
         numeric: whether it is an ``S`` column.
     """
 
     spec: str
-    ems: float
+    digits: float
     numeric: bool = False
 
 
 def _column(table: Table, j: int) -> _Column:
     cells = [row[j].partition("\n") for row in table.rows]
-    widest = max([_ems(table.header[j]), *(_ems(first) for first, _, _ in cells)])
-    below = max((0.7 * _ems(second) for _, _, second in cells), default=0.0)
+    stretch = _BOLD if any(column == j for _, column in table.bold) else 1.0
+    below = max((_SCRIPT * _digits(second) for _, _, second in cells), default=0.0)
+    widest = max(below, _digits(table.header[j]))
     if j and (found := _number_format([first for first, _, _ in cells])):
-        template, ems = found
-        return _Column(f"S[table-format={template}]", max(ems, below, _ems(table.header[j])), True)
+        template, digits = found
+        return _Column(f"S[table-format={template}]", max(stretch * digits, widest), True)
     if any(len(first) > SENTENCE for first, _, _ in cells):
-        return _Column("", 12.0)
-    return _Column("c" if j else "l", max(widest, below))
+        return _Column("", 24.0)
+    return _Column("c" if j else "l", max(widest, *(stretch * _digits(first) for first, _, _ in cells), 0.0))
 
 
 def _number_format(cells: Sequence[str]) -> tuple[str, float] | None:
-    """Siunitx's ``table-format`` of the cells and its width; None unless all are numbers or have none."""
+    """The ``table-format`` of the cells and its width in digits; None unless all are numbers or have none."""
     found = [_NUMBER.fullmatch(cell) for cell in cells if cell not in (NONE, "")]
     numbers = [match for match in found if match]
     if not numbers or len(numbers) < len(found):
@@ -125,17 +132,18 @@ def _number_format(cells: Sequence[str]) -> tuple[str, float] | None:
     uncertain = max((len(match[4]) + len(match[5] or "") for match in spread), default=0)
     sign = "+" if any(match[1] for match in numbers) else ""
     template = f"{sign}{whole}" + (f".{decimals}" if decimals else "") + (f"({uncertain})" if uncertain else "")
-    ems = 0.5 * (whole + decimals + uncertain) + 0.28 * bool(decimals) * (1 + bool(uncertain))
-    ems += (0.78 if sign else 0.0) + (1.25 if uncertain else 0.0)
+    digits = whole + decimals + uncertain + (0.56 * (1 + bool(uncertain)) if decimals else 0.0)
+    digits += 1.56 * (bool(sign) + bool(uncertain))
     if any(match[1] == "+" for match in numbers):
         template += ",retain-explicit-plus"
-    return template, 1.12 * ems  # bold digits are wider
+    return template, digits
 
 
 def _layout(columns: Sequence[_Column]) -> tuple[str, tuple[str, float, float], list[list[int]]]:
     """The environment, the size, and the columns of each panel; every panel begins with the first column."""
     everything = list(range(len(columns)))
-    for environment, limit in (("table", COLUMN), ("table*", TEXT)):
+    wraps = any(not column.spec for column in columns)
+    for environment, limit in (("table*", TEXT),) if wraps else (("table", COLUMN), ("table*", TEXT)):
         for size in SIZES:
             if _width(columns, everything, size) <= limit:
                 return environment, size, [everything]
@@ -148,8 +156,8 @@ def _layout(columns: Sequence[_Column]) -> tuple[str, tuple[str, float, float], 
 
 
 def _width(columns: Sequence[_Column], block: Sequence[int], size: tuple[str, float, float]) -> float:
-    _, points, gap = size
-    return sum(points * columns[j].ems + 2 * gap for j in block)
+    _, digit, gap = size
+    return sum(digit * columns[j].digits + 2 * gap for j in block)
 
 
 def _pages(rows: int) -> list[range]:
@@ -168,11 +176,11 @@ def _floats(panels: Sequence[tuple[list[int], range]]) -> Iterator[list[tuple[li
 
 
 def _tabular(
-    table: Table, columns: Sequence[_Column], block: Sequence[int], rows: range, points: float, gap: float
+    table: Table, columns: Sequence[_Column], block: Sequence[int], rows: range, digit: float, gap: float
 ) -> list[str]:
     wrapped = [j for j in block if not columns[j].spec]
-    fixed = sum(points * columns[j].ems for j in block if columns[j].spec) + 2 * gap * len(block)
-    share = max((TEXT - fixed) / TEXT / max(len(wrapped), 1), 0.2)
+    fixed = sum(digit * columns[j].digits for j in block if columns[j].spec) + 2 * gap * len(block)
+    share = max((0.97 * TEXT - fixed) / TEXT / max(len(wrapped), 1), 0.2)
     text = rf">{{\raggedright\arraybackslash}}p{{{share:.2f}\linewidth}}"
     body = [" & ".join(_head(table.header[j], columns[j]) for j in block)]
     for i in rows:
@@ -215,17 +223,11 @@ def _breakable(text: str) -> str:
     return " ".join(words)
 
 
-def _ems(text: str) -> float:
-    """About how wide ``text`` is in Computer Modern, in units of the size of type, if it is bold."""
-    return 1.12 * sum(
-        0.3
-        if letter in "ijltf.,:;!|'()[] "
-        else 0.95
-        if letter in "mwMWOQ%@±→×−–"
-        else 0.75
-        if letter.isupper()
-        else 0.5
-        for letter in _shown(text)
+def _digits(text: str) -> float:
+    """About how wide ``text`` is in units of the width of a digit."""
+    return sum(
+        0.6 if c in "ijltfI.,:;!|'()[] " else 1.75 if c in "mwMWOQ%@±→×−" else 1.45 if c.isupper() else 1.06
+        for c in _shown(text)
     )
 
 

@@ -11,9 +11,9 @@ import pandas as pd
 from da_wa.report.content import NONE, Part, Plot, Section, Table
 from da_wa.report.facts import Facts
 from da_wa.report.figures import matrix_heatmap
-from da_wa.report.headline import Spread, balanced_table, matrix_table
 from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix
 from da_wa.report.resampling import Estimate, Resamples
+from da_wa.report.tables import Spread, matrix_table
 from da_wa.report.wording import counted, listed, within
 
 Cell = tuple[str, str, str]
@@ -80,6 +80,26 @@ def intervals(facts: Facts, held_out: Mapping[tuple[str, str], Estimate] | None 
 def _per_run(cell: pd.DataFrame, value: str) -> pd.Series:
     """Percent for each (pre-training seed, seed): units of several pairs that share a source and seeds are averaged."""
     return 100 * cell.groupby(["pretraining_seed", "seed"], dropna=False)[value].mean().astype(float)
+
+
+def balanced_table(matrix: Matrix, spread: Spread = "interval") -> Table:
+    """The headline table in balanced accuracy, whose majority class and chance are equal.
+
+    Args:
+        matrix: of balanced accuracies.
+        spread: what stands after ±.
+    """
+    setting = matrix.setting
+    if setting is not None:
+        setting = replace(setting, majority=dict.fromkeys(setting.majority, setting.chance))
+    table = matrix_table(replace(matrix, setting=setting), spread)
+    note = (
+        "Balanced accuracy: mean of the recalls of all classes, each with the same weight. A classifier that always "
+        "predicts one class has the balanced accuracy of chance."
+    )
+    return replace(
+        table, name="balanced", caption="Balanced accuracy on the target (%)", notes=[note, *table.notes[2:]]
+    )
 
 
 def _held_out_estimates(facts: Facts) -> dict[tuple[str, str], Estimate]:

@@ -9,9 +9,9 @@ import pandas as pd
 from da_wa.report.content import Part, Plot, Section, Table
 from da_wa.report.facts import Facts
 from da_wa.report.figures import Panel, dots
-from da_wa.report.headline import SELECTIONS
 from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix
 from da_wa.report.statistics import Interval
+from da_wa.report.tables import SELECTIONS
 from da_wa.report.wording import arrow, counted, listed, number, signed
 
 TITLE = "How much does the selection of the epoch matter?"

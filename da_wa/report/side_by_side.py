@@ -1,58 +1,54 @@
-"""Several experiments beside each other. Nothing is averaged over them, and what differs is named first."""
+"""Several experiments in one table. Nothing is averaged over them, and differing settings are named first."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from da_wa.errors import ConfigError
+from da_wa.report.checkpoints import checkpoints
+from da_wa.report.collection import SHARED
 from da_wa.report.content import NONE, Plot, Section, Table
-from da_wa.report.matrix import AVERAGE, COMPARABLE, Matrix, collect, pretraining, transfer_matrix
+from da_wa.report.facts import Facts, load_facts
+from da_wa.report.matrix import AVERAGE, Matrix
 from da_wa.report.start import start_plot, start_points
-from da_wa.report.statistics import half_width
-from da_wa.report.wording import arrow, counted, listed
-from da_wa.runs.ledger import Ledger, Record
+from da_wa.report.statistics import Interval
+from da_wa.report.wording import arrow, counted, listed, within
 
-Experiment = tuple[str, list[Record], Matrix]
-"""(name, records, matrix)."""
+Experiment = tuple[str, Facts]
+"""(name, facts)."""
 
 
-def section(out: Path, compare: Sequence[Path]) -> Section:
+def section(out: Path, facts: Facts, compare: Sequence[Path]) -> Section:
     """The averages of this and other folders, norm by norm.
 
     Args:
-        out: this experiment.
+        out: the folder of this experiment.
+        facts: of this experiment.
         compare: the ``out`` folders of others.
 
     Raises:
         ConfigError: a folder is named twice.
-        DataError: a folder holds no runs, or runs that cannot stand in one table.
+        DataError: a folder contains no runs, or runs that are not comparable.
     """
     folders = [Path(out), *map(Path, compare)]
     resolved = [folder.resolve() for folder in folders]
     if twice := [str(folder) for k, folder in enumerate(folders) if resolved[k] in resolved[:k]]:
-        raise ConfigError(f"report.compare names {listed(twice)} twice; {out} itself is always among the columns.")
-    experiments: list[Experiment] = []
-    for name, folder in zip(_names(resolved), folders, strict=True):
-        runs = collect(Ledger(folder))
-        experiments.append((name, runs.records, transfer_matrix(runs)))
+        raise ConfigError(f"report.compare names {listed(twice)} twice; {out} itself is always included.")
+    loaded = [facts, *(load_facts(folder) for folder in folders[1:])]
+    experiments = list(zip(_names(resolved), loaded, strict=True))
     settings = _settings(experiments)
     differing = [name for name, values in settings.items() if len(set(values)) > 1]
     summary = (
         f"The experiments differ in {listed([name.lower() for name in differing])}, so their averages are not ranked."
         if differing
-        else "The experiments agree in all that makes their averages comparable."
+        else "The experiments have the same settings, so their averages are comparable."
     )
-    parts: list[str | Table | Plot] = [
-        summary,
-        _settings_table(experiments, settings, differing),
-        _averages(experiments, ranked=not differing),
-        *_starts(experiments),
-    ]
-    return Section("Beside other experiments", parts, {"compare": _long(experiments)}, summary)
+    parts: list[str | Table | Plot] = [summary, _averages(experiments, ranked=not differing)]
+    details = [_settings_table(experiments, settings, differing), *_starts(experiments)]
+    return Section("Comparison with other experiments", parts, {"compare": _long(experiments)}, summary, details)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -67,101 +63,99 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _settings(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
     """What has to be equal for the averages to be comparable: the values of each experiment."""
     found = {
-        field.capitalize(): [_one(records, field) for _, records, _ in experiments]
-        for field in COMPARABLE
-        if field not in ("classes", "domains")  # the digests tell
+        field.replace("_", " ").capitalize(): [_factor(facts, field) for _, facts in experiments]
+        for field in (*SHARED, "model")
     }
+    found["Recipe"] = [facts.records[0].experiment if facts.records else NONE for _, facts in experiments]
     found["Images"] = [
-        listed([f"{d} {v['digest'][:8]}" for d, v in records[0]["data"].items()]) if records else NONE
-        for _, records, _ in experiments
+        listed([f"{domain} {images.digest[:8]}" for domain, images in facts.records[0].images.items()])
+        if facts.records
+        else NONE
+        for _, facts in experiments
     ]
-    found["Pairs"] = [listed([arrow(*pair) for pair in matrix.pairs]) or NONE for _, _, matrix in experiments]
+    found["Pairs"] = [listed([arrow(*pair) for pair in facts.matrix.pairs]) or NONE for _, facts in experiments]
     return found
+
+
+def _factor(facts: Facts, field: str) -> str:
+    return " or ".join(dict.fromkeys(str(getattr(record.factors, field)) for record in facts.records)) or NONE
 
 
 def _settings_table(
     experiments: Sequence[Experiment], settings: Mapping[str, Sequence[str]], differing: Sequence[str]
 ) -> Table:
     rows = [[name + (" (differs)" if name in differing else ""), *values] for name, values in settings.items()]
-    rows.append(["Seeds", *(_seeds(records) for _, records, _ in experiments)])
-    return Table(
-        "compare_settings",
-        "What the experiments are",
-        ["", *(name for name, _, _ in experiments)],
-        rows,
-        notes=["Numbers whose settings differ stand beside each other here; they are never put into one cell."],
-    )
+    rows.append(["Seeds", *(_seeds(facts) for _, facts in experiments)])
+    return Table("compare_settings", "Settings of the experiments", ["", *(name for name, _ in experiments)], rows)
 
 
-def _one(records: Sequence[Record], field: str) -> str:
-    return str(records[0][field]) if records else NONE
-
-
-def _seeds(records: Sequence[Record]) -> str:
-    return counted(len({record["seed"] for record in records}), "seed")
+def _seeds(facts: Facts) -> str:
+    return counted(len({record.factors.seed for record in facts.records}), "seed")
 
 
 def _averages(experiments: Sequence[Experiment], ranked: bool) -> Table:
-    labels = list(dict.fromkeys(label for _, _, matrix in experiments for label in matrix.mean.index))
+    labels = list(dict.fromkeys(label for _, facts in experiments for label in facts.matrix.mean.index))
     rows, bold = [], set()
     for i, label in enumerate(labels):
         row, values = [label], []
-        for _, _, matrix in experiments:
-            mean = float(matrix.mean[AVERAGE].get(label, float("nan")))
+        for _, facts in experiments:
+            mean = float(facts.matrix.mean[AVERAGE].get(label, float("nan")))
             values.append(mean)
-            row.append(_average(matrix, label) if mean == mean else NONE)
+            row.append(_average(facts.matrix, label) if mean == mean else NONE)
         known = [value for value in values if value == value]
         if ranked and len(known) > 1:
             bold |= {(i, j + 1) for j, value in enumerate(values) if value == max(known)}
         rows.append(row)
     return Table(
         "compare",
-        "Average accuracy in percent over the pairs",
-        ["Norm", *(name for name, _, _ in experiments)],
+        "Average accuracy over the pairs (%)",
+        ["Norm", *(name for name, _ in experiments)],
         rows,
         frozenset(bold),
         [
-            "± is half of the 95 % interval over seeds where there are several.",
+            "± is half of the 95 % interval over seeds and images, over images alone for one seed.",
             *(["Bold: best of its row."] if ranked else []),
         ],
     )
 
 
 def _starts(experiments: Sequence[Experiment]) -> list[Table | Plot]:
-    """How good the pre-trained networks were: what transfers worse may have started from less."""
+    """The accuracy of the pre-trained networks: a norm may transfer worse because it started from less."""
     columns = [
         {
             row.label: f"{100 - row.error:.1f}\n{row.dataset}, {counted(int(row.epochs), 'epoch')}"
-            for row in pretraining(records).itertuples()
+            for row in checkpoints(facts).itertuples()
         }
-        for _, records, _ in experiments
+        for _, facts in experiments
     ]
-    labels = dict.fromkeys(label for _, _, matrix in experiments for label in matrix.mean.index)
+    labels = dict.fromkeys(label for _, facts in experiments for label in facts.matrix.mean.index)
     rows = [[label, *(column.get(label, NONE) for column in columns)] for label in labels]
-    caption = "Accuracy in percent of the pre-trained networks, on the test images of what they were trained on"
-    header = ["Norm", *(name for name, _, _ in experiments)]
+    caption = "Accuracy of the pre-trained networks on the test images of their pre-training (%)"
+    header = ["Norm", *(name for name, _ in experiments)]
     if not any(columns):
         return []
-    points = pd.concat([start_points(matrix, pretraining(records)) for _, records, matrix in experiments])
+    points = pd.concat([start_points(facts) for _, facts in experiments])
     plot = [start_plot("compare_start", points)] if len(points) > 2 else []
     return [Table("compare_pretraining", caption, header, rows), *plot]
 
 
 def _average(matrix: Matrix, label: str) -> str:
-    mean, std, n = (frame.at[label, AVERAGE] for frame in (matrix.mean, matrix.std, matrix.seeds))
-    half = half_width(std, int(n))
-    spread = "" if math.isnan(half) else f" ± {half:.1f}"
-    return f"{mean:.1f}{spread}\n{counted(int(n), 'seed')}"
+    mean, low, high = (float(frame.at[label, AVERAGE]) for frame in (matrix.mean, matrix.low, matrix.high))
+    return f"{within(Interval(mean, low, high))}\n{counted(int(matrix.seeds.at[label, AVERAGE]), 'seed')}"
 
 
 def _long(experiments: Sequence[Experiment]) -> pd.DataFrame:
     frames = []
-    for name, _, matrix in experiments:
+    for name, facts in experiments:
+        matrix = facts.matrix
+        values = {"mean": matrix.mean, "low": matrix.low, "high": matrix.high, "std": matrix.std, "seeds": matrix.seeds}
         long = [
             frame.rename_axis("label").reset_index().melt(id_vars="label", var_name="pair", value_name=value)
-            for frame, value in ((matrix.mean, "mean"), (matrix.std, "std"), (matrix.seeds, "seeds"))
+            for value, frame in values.items()
         ]
-        merged = long[0].merge(long[1], on=["label", "pair"]).merge(long[2], on=["label", "pair"])
+        merged = long[0]
+        for other in long[1:]:
+            merged = merged.merge(other, on=["label", "pair"], sort=False)
         merged.insert(0, "experiment", name)
         frames.append(merged)
     return pd.concat(frames, ignore_index=True)

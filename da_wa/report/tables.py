@@ -96,7 +96,7 @@ def _references(matrix: Matrix, digits: int) -> list[list[str]]:
     if setting is None or not all(target in setting.majority for _, target in matrix.pairs):
         return []
     majority = [setting.majority[target] for _, target in matrix.pairs]
-    rows = {"Chance": [setting.chance] * len(majority), "Majority class": majority}
+    rows = {"Chance": [setting.chance] * len(majority), "Majority": majority}
     return [[name, *(number(v, digits) for v in [*values, float(np.mean(values))])] for name, values in rows.items()]
 
 
@@ -162,6 +162,8 @@ def notes(matrix: Matrix, spread: Spread = "interval") -> list[str]:
             _spread_note(matrix, spread),
         ]
     lines.append(f"Bold: the best of each pair. {AVERAGE}: unweighted mean of the pairs.")
+    if _references(matrix, 1):
+        lines.append("Chance: uniform guessing. Majority: always predicting the largest class of the target.")
     pairs = matrix.seeds.drop(columns=AVERAGE).set_axis([arrow(*pair) for pair in matrix.pairs], axis=1)
     if few := _named(pairs, lambda n: 0 < n < most, lambda n: f" ({n} of {most})"):
         lines.append(f"Fewer seeds: {few}.")

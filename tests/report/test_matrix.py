@@ -5,19 +5,20 @@ import os
 import statistics
 from typing import Any
 
+import numpy as np
 import pytest
 
 from da_wa.errors import DataError
 from da_wa.report import write_report
-from da_wa.report.matrix import accuracy, collect, pretraining, transfer_matrix
-from da_wa.runs.ledger import Ledger
+from da_wa.report.checkpoints import checkpoints
+from da_wa.report.facts import load_facts
 
 PAIRS = [("A", "W"), ("W", "A"), ("A", "D"), ("D", "A"), ("W", "D"), ("D", "W")]
 COLUMNS = [f"{source}->{target}" for source, target in PAIRS]
 
 
 def matrix_of(experiment: Any) -> Any:
-    return transfer_matrix(collect(Ledger(experiment.out)))
+    return load_facts(experiment.out).matrix
 
 
 def test_rows_and_columns_stand_as_in_the_paper(experiment: Any) -> None:
@@ -49,19 +50,24 @@ def test_every_cell_is_the_mean_over_seeds_and_avg_the_mean_of_the_pairs(experim
 
 @pytest.mark.parametrize(("selection", "right"), [("last", 100), ("source_val", 200), ("target_oracle", 300)])
 def test_the_matrix_shows_the_selection_it_is_asked_for(experiment: Any, selection: str, right: int) -> None:
-    correct = {"last": 100, "source_val": 200, "target_oracle": 300}
+    truth = {domain: np.zeros(n, int) for domain, n in experiment.images.items()}
+    on_source, on_target = (50, 200, 100, 100), (50, 200, 300, 100)
     for source in "AWD":
-        rows = experiment.record("bn", source)["results"]
-        experiment.add("bn", source, results=[{**row, "correct": correct[row["selection"]]} for row in rows])
-    mean = transfer_matrix(collect(Ledger(experiment.out)), selection).mean
+        predicted = {
+            domain: (zeros, [np.arange(len(zeros)) >= k for k in (on_source if domain == source else on_target)])
+            for domain, zeros in truth.items()
+        }
+        experiment.finish(experiment.record("bn", source), [5, 10, 15, 20], predicted)
+    mean = load_facts(experiment.out).selected(selection).mean
     assert mean.at["BN", "A->W"] == pytest.approx(100 * right / 795)
 
 
 def test_the_source_itself_is_a_row_but_no_pair(experiment: Any) -> None:
     experiment.fill(["bn"])
-    rows = accuracy(collect(Ledger(experiment.out)).records)
+    rows = load_facts(experiment.out).frame
     on_itself = rows[rows["source"] == rows["target"]]
     assert set(on_itself["selection"]) == {"last", "source_val"}
+    assert set(on_itself["role"]) == {"source"}
     assert len(on_itself) == 6
     assert not any(column in ("A->A", "W->W", "D->D") for column in matrix_of(experiment).mean.columns)
 
@@ -118,12 +124,12 @@ def test_any_number_of_domains(experiment: Any, names: list[str]) -> None:
 def test_what_is_missing_is_named_with_its_reason(experiment: Any) -> None:
     experiment.fill(["bn"])
     experiment.plan("wa", "A", seed=1)
-    experiment.plan("wa", "W").fail("Traceback (most recent call last):\n  File ...\nValueError: boom")
-    experiment.plan("wa", "D").fail("No room on the disk.\nMake some.")
+    experiment.fail("wa", "W", "Traceback (most recent call last):\n  File ...\nValueError: boom")
+    experiment.fail("wa", "D", "No room on the disk.\nMake some.")
     experiment.diverge("bn_wa", "A")
     torn = experiment.add("ln", "D").path / "record.json"
     torn.write_bytes(torn.read_bytes()[:-40])
-    missing = [str(m) for m in collect(Ledger(experiment.out)).missing]
+    missing = [str(m) for m in load_facts(experiment.out).missing]
     assert [m for m in missing if "LN" not in m] == [
         "WA  A->W  seed 1: not finished",
         "WA  A->D  seed 1: not finished",
@@ -142,31 +148,25 @@ def test_what_is_missing_is_named_with_its_reason(experiment: Any) -> None:
 
 def test_a_plan_is_no_longer_missing_when_another_run_filled_its_cells(experiment: Any) -> None:
     experiment.fill(["bn"])
-    record = experiment.record("bn", "A")
-    config = {key: record[key] for key in ("label", "source", "targets", "seed")}
-    Ledger(experiment.out).plan("bn-A-s0-0000aaaa", config)
-    assert collect(Ledger(experiment.out)).missing == []
+    experiment.plan("bn", "A", id="bn-A-s0-0000aaaa", lr=0.5)
+    assert load_facts(experiment.out).missing == []
 
 
-def test_of_attempts_with_other_options_the_latest_is_told(experiment: Any) -> None:
+def test_of_attempts_with_other_options_the_latest_is_named(experiment: Any) -> None:
     experiment.fill(["bn"])
-    record = experiment.record("ln", "A")
-    config = {key: record[key] for key in ("label", "source", "targets", "seed")}
-    ledger = Ledger(experiment.out)
     for number, name in enumerate(["ln-A-s0-bbbb", "ln-A-s0-cccc", "ln-A-s0-aaaa"]):
-        run = ledger.plan(name, config)
-        run.fail(f"attempt {number}")
+        run = experiment.fail("ln", "A", f"attempt {number}", id=name)
         for file in run.path.iterdir():
             os.utime(file, (number + 1, number + 1))
-    assert [m.reason for m in collect(ledger).missing] == ["failed: attempt 2"] * 2
+    assert [m.reason for m in load_facts(experiment.out).missing] == ["failed: attempt 2"] * 2
 
 
 def test_runs_that_were_computed_differently_are_told(experiment: Any) -> None:
     experiment.fill(["bn"])
-    assert collect(Ledger(experiment.out)).mixed == ""
-    environment = experiment.record("ln", "A")["environment"] | {"precision": "bf16-mixed"}
-    experiment.add("ln", "A", environment=environment)
-    mixed = collect(Ledger(experiment.out)).mixed
+    assert load_facts(experiment.out).mixed == ""
+    provenance = experiment.record("ln", "A")["provenance"] | {"precision": "bf16-mixed"}
+    experiment.add("ln", "A", provenance=provenance)
+    mixed = load_facts(experiment.out).mixed
     assert mixed.startswith("Runs differ in precision (32-true 3 and bf16-mixed 1)")
     written = write_report(experiment.out)
     assert mixed in written.summary()
@@ -184,21 +184,20 @@ def test_a_plan_that_cannot_be_read_is_named(experiment: Any) -> None:
     experiment.fill(["bn"])
     (experiment.plan("wa", "A").path / "config.yaml").write_text("label: [torn")
     (experiment.plan("wa", "W").path / "config.yaml").write_text("label: WA")
-    first, second = collect(Ledger(experiment.out)).unreadable
-    assert "wa-A-s0-1a2b3c4d/config.yaml" in first
-    assert second.startswith("wa-W-s0-1a2b3c4d: config.yaml does not tell")
+    first, second = load_facts(experiment.out).unreadable
+    assert "wa-A-s0p0-resnet20/config.yaml" in first
+    assert second.startswith("wa-W-s0p0-resnet20: ")
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"recipe": "other"}, "recipe: 5e6f7a8b in"),
+        ({"experiment": "other", "epochs": 2}, "epochs: 30 in"),
         ({"protocol": "paper"}, "protocol: full in"),
         ({"size": 64}, "size: 32 in"),
-        ({"model": "resnet50"}, "model: resnet20 in"),
         ({"dataset": "Other-31"}, "dataset: Office-31 in"),
-        ({"classes": ["bike"]}, "classes:"),
-        ({"data": {"A": {"digest": "other", "n": 2817}}}, "images of A: digest of A in"),
+        ({"classes": ["bike", "mug", "pen"]}, "classes:"),
+        ({"images": {"A": {"digest": "other", "n": 2817}}}, "images of A: digest of A in"),
     ],
 )
 @pytest.mark.parametrize(("norm", "seed"), [("bn", 1), ("bn_wa", 0)])
@@ -207,43 +206,51 @@ def test_numbers_that_cannot_be_compared_are_refused(
 ) -> None:
     experiment.fill(["bn"])
     other = experiment.add(norm, "A", seed, **change)
-    with pytest.raises(DataError) as caught:
-        collect(Ledger(experiment.out))
+    with pytest.raises(DataError, match=r"contains runs with different settings; results are not comparable") as caught:
+        load_facts(experiment.out)
     assert named in str(caught.value)
     assert other.id in str(caught.value)
-    assert "bn-A-s0-1a2b3c4d" in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 3  # head, the one field, what to do
+    assert "bn-A-s0p0-resnet20" in str(caught.value)
 
 
 def test_two_runs_of_one_cell_are_refused(experiment: Any) -> None:
     experiment.fill(["bn"])
     experiment.add("bn", "A", id="bn-A-s0-ffffffff")
-    with pytest.raises(DataError, match=r"two runs of BN from A with seed 0: bn-A-s0-1a2b3c4d and bn-A-s0-ffffffff"):
-        collect(Ledger(experiment.out))
+    with pytest.raises(
+        DataError, match=r"two runs of BN, A to W, with seed 0: bn-A-s0-ffffffff and bn-A-s0p0-resnet20"
+    ):
+        load_facts(experiment.out)
 
 
-def test_two_norms_with_one_label_are_refused(experiment: Any) -> None:
-    experiment.add("bn", "A")
-    experiment.add("bn_again", "W", label="BN")
-    with pytest.raises(DataError, match=r"the norm called BN: bn in .*; bn_again in"):
-        collect(Ledger(experiment.out))
+def test_two_norms_with_one_label_are_told_apart_by_their_names(experiment: Any) -> None:
+    experiment.fill(["bn"])
+    experiment.fill(["bn_again"], labels={"norm": "BN"})
+    assert list(load_facts(experiment.out).matrix.mean.index) == ["BN (bn)", "BN (bn_again)"]
+
+
+def test_a_norm_that_was_relabelled_is_one_row(experiment: Any) -> None:
+    experiment.fill(["bn"], seeds=[0, 1])
+    experiment.fill(["bn"], seeds=[2], labels={"norm": "Batch norm"})
+    matrix = load_facts(experiment.out).matrix
+    assert list(matrix.mean.index) == ["BN"]
+    assert (matrix.seeds == 3).all(axis=None)
 
 
 def test_no_runs_at_all(experiment: Any) -> None:
     with pytest.raises(DataError, match="There are no runs to report in"):
-        collect(Ledger(experiment.out))
+        load_facts(experiment.out)
 
 
 def test_runs_of_which_nothing_can_be_read(experiment: Any) -> None:
     (experiment.plan("wa", "A").path / "config.yaml").write_text("label: [torn")
-    with pytest.raises(DataError, match=r"no runs to report in .*\n.*wa-A-s0-1a2b3c4d/config\.yaml"):
-        collect(Ledger(experiment.out))
+    with pytest.raises(DataError, match=r"no runs to report in .*\n.*wa-A-s0p0-resnet20/config\.yaml"):
+        load_facts(experiment.out)
 
 
 def test_checkpoints_are_listed_once(experiment: Any) -> None:
     experiment.fill(["bn", "wa"], seeds=[0, 1])
-    experiment.add("ln", "A", pretrain=None)
-    rows = pretraining(collect(Ledger(experiment.out)).records)
+    experiment.add("ln", "A", **{"pretraining": None, "pretraining_seed": None, "network": None})
+    rows = checkpoints(load_facts(experiment.out))
     assert rows["label"].tolist() == ["WA", "BN"]
     assert rows["error"].tolist() == pytest.approx([100 * (1 - 6002 / 10_000)] * 2)
     assert rows["checkpoint"].tolist() == ["resnet20-cifar100-wa-ab12cd34", "resnet20-cifar100-bn-ab12cd34"]

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from da_wa.report.effect import contrasts
+from da_wa.report.contrasts import contrasts
 from da_wa.report.outcomes import Outcome
 from da_wa.report.resampling import Estimate, Resamples, seeds_to_resolve
 from da_wa.report.statistics import ALPHA, Interval, of_mean, run_flips
 
+ROWS = {
+    "BN": {"norm": "bn", "weight": "plain", "activation": "bn", "method": "none"},
+    "BN + WA": {"norm": "bn_wa", "weight": "align", "activation": "bn", "method": "none"},
+}
 DOMAINS = ("A", "W", "D")
 PAIRS = [(s, t) for s in DOMAINS for t in DOMAINS if s != t]
 
@@ -40,7 +44,7 @@ def simulated(
 
 
 def estimated(outcomes: Sequence[Outcome], replicates: int = 300) -> Estimate:
-    (contrast,) = contrasts(["BN", "BN + WA"])
+    (contrast,) = contrasts(ROWS)
     found = Resamples(outcomes, replicates).estimate(contrast.terms(PAIRS))
     assert found is not None
     return found
@@ -151,12 +155,57 @@ def test_no_number_of_seeds_mends_too_few_images() -> None:
     assert seeds_to_resolve(known) is None
 
 
-def test_norms_are_paired_by_their_labels() -> None:
-    found = contrasts(["Baseline", "WA", "BN", "BN + WA", "BN + WS", "LN", "WS"])
-    assert [contrast.name for contrast in found] == [
-        "Baseline → WA",
-        "BN → BN + WA",
-        "Baseline → WS",
-        "BN → BN + WS",
-    ]
-    assert contrasts(["BN", "LN"]) == []
+def test_norms_are_paired_by_their_factors_and_not_by_their_labels() -> None:
+    levels = {
+        "Baseline": ("plain", "none"),
+        "WA": ("align", "none"),
+        "Batch": ("plain", "bn"),
+        "Ours": ("align", "bn"),
+        "BN + WS": ("standardize", "bn"),
+        "LN": ("plain", "ln"),
+        "GN + WA": ("align", "gn"),
+    }
+    rows = {name: {"norm": name, "weight": w, "activation": a, "method": "none"} for name, (w, a) in levels.items()}
+    names = [contrast.name for contrast in contrasts(rows)]
+    assert names == ["Baseline → WA", "Batch → Ours", "Batch → BN + WS"]
+    first = contrasts(rows)[0]
+    assert (first.factor, first.value, first.base) == ("weight", "align", "plain")
+    assert first.at == {"activation": "none", "method": "none"}
+    assert contrasts({name: rows[name] for name in ("Batch", "LN")}) == []
+
+
+def test_methods_are_compared_at_equal_norms() -> None:
+    rows = {
+        f"{norm} {method}": {"norm": norm, "weight": "plain", "activation": norm, "method": method}
+        for norm in ("bn", "ln")
+        for method in ("none", "dann")
+    }
+    assert [c.rows[0] for c in contrasts(rows, "method")] == [("bn none", "bn dann"), ("ln none", "ln dann")]
+
+
+def test_the_quantile_is_students_and_not_the_normal_one() -> None:
+    # The images are the same for all seeds and many: only three seeds matter, so t with 2 degrees of freedom, 4.30.
+    rights = [np.arange(4000) % 100 < percent for percent in (30, 50, 70)]
+    found = Resamples([outcome("BN", "A", "W", s, right) for s, right in enumerate(rights)], 4000).estimate(
+        [(1.0, ("BN", "A", "W"))]
+    )
+    assert found is not None
+    expected = stats.ttest_1samp([0.3, 0.5, 0.7], 0).confidence_interval(0.95)
+    assert found.interval.half == pytest.approx((expected.high - expected.low) / 2, rel=0.05)
+    assert found.interval.half > 1.8 * stats.norm.ppf(0.975) * found.error
+
+
+def test_large_tables_are_drawn_in_blocks_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = simulated(np.random.default_rng(3), 0.2)
+    whole = estimated(outcomes)
+    monkeypatch.setattr("da_wa.report.resampling._BLOCK", 120 * 7)
+    assert estimated(outcomes).error == whole.error
+
+
+def test_balanced_accuracy_weighs_classes_equally() -> None:
+    truth = np.repeat([0, 1], [300, 100])
+    predicted = np.zeros(400, int)
+    found = Resamples([Outcome("BN", "A", "W", 0, np.arange(400), truth, predicted, None)], 500, balanced=True)
+    estimate = found.estimate([(1.0, ("BN", "A", "W"))])
+    assert estimate is not None
+    assert (estimate.interval.value, estimate.error) == (0.5, 0.0)  # one recall is always 1, the other 0

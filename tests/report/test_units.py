@@ -1,0 +1,137 @@
+"""Several units of one source, several pre-training seeds, several models: counted and tested as what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from da_wa.report import effect, overview, tables, write_report
+from da_wa.report.contrasts import effects, pairwise
+from da_wa.report.facts import load_facts
+from da_wa.report.resampling import Resamples
+
+SMALL = {"A": 140, "W": 90, "D": 70}
+
+
+@pytest.fixture
+def methods(experiment: Any) -> Any:
+    experiment.images = SMALL
+    experiment.simulate(["bn", "bn_wa"], (0, 1))
+    experiment.simulate(["bn", "bn_wa"], (0, 1), per_pair=True, method="dann", effect={"bn": 1.0, "bn_wa": 1.0})
+    return experiment
+
+
+def test_methods_are_rows_of_their_own(methods: Any) -> None:
+    facts = load_facts(methods.out)
+    assert list(facts.matrix.mean.index) == ["BN", "BN · DANN", "BN + WA", "BN + WA · DANN"]
+    assert (facts.matrix.seeds == 2).all(axis=None)
+    assert (facts.matrix.runs == 2).all(axis=None)
+    by_method = facts.pivot(["method"], ["weight"]).mean
+    assert by_method.at["dann", "align"] == pytest.approx(facts.matrix.mean.at["BN + WA · DANN", "Avg"])
+
+
+def test_two_units_of_a_source_are_two_seeds_and_not_four(methods: Any) -> None:
+    facts = load_facts(methods.out)
+    data = overview.section(facts).data["intervals"].set_index(["label", "source", "target"])
+    held_out = data.loc[("BN · DANN", "A", "A")]
+    assert (held_out["seeds"], held_out["runs"], held_out["images"]) == (2, 2, 14)
+    rows = facts.frame[(facts.frame["label"] == "BN · DANN") & (facts.frame["selection"] == "last")]
+    own = rows[(rows["source"] == "A") & (rows["target"] == "A")]
+    assert held_out["mean"] == pytest.approx(100 * own.groupby("seed")["accuracy"].mean().mean())
+    assert set(own["unit_target"]) == {"W", "D"}
+
+
+def test_networks_of_pairs_are_runs_of_their_own(methods: Any) -> None:
+    facts = load_facts(methods.out)
+    pairs = facts.matrix.pairs
+    weights = {e.contrast.name: e.estimate for e in effects(facts.levels, pairs, facts.resamples, "weight")}
+    assert len(weights["BN → BN + WA"].runs) == 3 * 2  # one network per source and seed
+    assert len(weights["BN · DANN → BN + WA · DANN"].runs) == 6 * 2  # one per pair and seed
+    methods_ = {e.contrast.name: e.estimate for e in effects(facts.levels, pairs, facts.resamples, "method")}
+    assert set(methods_) == {"BN → BN · DANN", "BN + WA → BN + WA · DANN", "dann, mean over BN and BN + WA"}
+    assert len(methods_["BN → BN · DANN"].runs) == 3 * 2  # both pairs of a source share the network without adaptation
+    assert methods_["BN → BN · DANN"].interval.value == pytest.approx(
+        facts.matrix.mean.at["BN · DANN", "Avg"] - facts.matrix.mean.at["BN", "Avg"]
+    )
+
+
+def test_pretraining_seeds_are_replicates(experiment: Any) -> None:
+    experiment.images = SMALL
+    for p in (0, 1):
+        experiment.simulate(["bn", "bn_wa"], (0, 1, 2), pretraining_seed=p)
+    facts = load_facts(experiment.out)
+    assert list(facts.matrix.mean.index) == ["BN", "BN + WA"]
+    assert (facts.matrix.seeds == 3).all(axis=None)
+    assert (facts.matrix.runs == 6).all(axis=None)
+    values = facts.resamples._observed["BN", "A", "W"]
+    assert len(values) == 6
+    estimate = facts.resamples.estimate([(1.0, ("BN", "A", "W"))])
+    assert estimate is not None
+    by_p = [np.mean([v for (q, _), v in values.items() if q == p]) for p in (0, 1)]
+    assert estimate.pretraining_seeds == 2
+    assert estimate.interval.value == pytest.approx(np.mean(by_p))
+    assert estimate.seed_variance == pytest.approx(np.var(by_p, ddof=1) / 2)
+    assert estimate.runs.sum() == pytest.approx(estimate.interval.value)
+    shortest = stats.t.ppf(0.975, 1) * np.std(by_p, ddof=1) / 2**0.5
+    assert estimate.interval.half >= shortest - 1e-12
+
+
+def test_a_pretraining_seed_that_matters_lengthens_the_interval(experiment: Any) -> None:
+    experiment.images = SMALL
+    for p, gain in ((0, -0.6), (1, 0.0), (2, 0.6)):
+        experiment.simulate(["bn"], (0, 1), pretraining_seed=p, effect={"bn": gain})
+    both = load_facts(experiment.out)
+    one = Resamples([o for o in both.outcomes if o.pretraining_seed == 1])
+    cells = [(1 / 6, ("BN", *pair)) for pair in both.matrix.pairs]
+    estimate = both.resamples.estimate(cells)
+    alone = one.estimate(cells)
+    assert estimate is not None
+    assert alone is not None
+    assert estimate.interval.half > 2 * alone.interval.half
+
+
+def test_p_values_of_effects_are_corrected_after_holm(experiment: Any) -> None:
+    experiment.images = SMALL
+    experiment.simulate(["bn", "bn_wa", "gn", "gn_wa", "ln", "ln_wa"], effect={"bn_wa": 2.0, "gn_wa": 0.3})
+    facts = load_facts(experiment.out)
+    found = effects(facts.levels, facts.matrix.pairs, facts.resamples)
+    raw = [e.p for e in found]
+    assert all(p is not None for p in raw)
+    expected = multipletests(raw, method="holm")[1]
+    assert [e.corrected for e in found] == pytest.approx(expected)
+    assert not np.allclose(expected, raw)  # type: ignore[arg-type]
+    by_pair = pairwise(found, facts.resamples, facts.outcomes)
+    assert by_pair["p_images_holm"].to_numpy() == pytest.approx(
+        multipletests(by_pair["p_images"].to_numpy(), method="holm")[1]
+    )
+    assert not np.allclose(by_pair["p_images_holm"], by_pair["p_images"])
+
+
+def test_models_are_rows_where_they_vary(experiment: Any) -> None:
+    experiment.images = SMALL
+    for model in ("resnet20", "resnet18"):
+        experiment.fill(["bn"], model=model)
+    facts = load_facts(experiment.out)
+    assert list(facts.matrix.mean.index) == ["BN · resnet18", "BN · resnet20"]
+    write_report(experiment.out)
+    header = (experiment.out / "accuracy.csv").read_text().splitlines()[0]
+    assert "model" in header and "method" not in header
+
+
+@pytest.mark.parametrize("name", ["office31_resnet20", "office31_resnet20_18_epochs"])
+def test_committed_results_give_the_same_bytes(name: str) -> None:
+    folder = Path(__file__).resolve().parents[2] / "results" / name
+    facts = load_facts(folder)
+    assert tables.accuracy_csv(facts.frame).encode() == (folder / "accuracy.csv").read_bytes()
+
+
+def test_adaptation_has_a_section_and_files(methods: Any) -> None:
+    section = effect.adaptation(load_facts(methods.out))
+    assert section.title == "Does DANN help?"
+    assert set(section.data) == {"adaptation", "adaptation_pairs"}
+    assert len(section.data["adaptation_pairs"]) == 12
