@@ -61,11 +61,13 @@ def test_all_pairs_from_one_command(experiment, tmp_path, capsys):
     assert {row["n"] for row in rows if row["source"] != row["target"]} == {"24"}
     with (out / "matrix.csv").open() as file:
         header, *body = csv.reader(file)
-    assert header[-1] == "Avg"
-    assert len(header) == 1 + 6 + 1
+    assert header[-3:] == ["Avg", "Avg low", "Avg high"]
+    assert len(header) == 1 + 3 * (6 + 1)  # every number and its interval
     assert [line[0] for line in body] == ["WA", "BN"]
     for line in body:
-        assert float(line[-1]) == pytest.approx(sum(map(float, line[1:-1])) / 6, abs=0.01)
+        values, low, high = (list(map(float, line[k::3])) for k in (1, 2, 3))
+        assert values[-1] == pytest.approx(sum(values[:-1]) / 6, abs=0.01)
+        assert all(lower <= value <= upper for value, lower, upper in zip(values, low, high, strict=True))
     assert "6/6" in capsys.readouterr().out
 
 

@@ -174,7 +174,7 @@ def unit_facts(
 
 def shared_facts(
     *,
-    recipe: Facts,
+    finetune: Facts,
     protocol: Mapping[str, Any],
     normalize: Mapping[str, Any],
     size: int,
@@ -185,7 +185,7 @@ def shared_facts(
     """What all units of one table have in common; its digest is a record's ``experiment``.
 
     Args:
-        recipe: of the fine-tuning, see :func:`recipe_facts`.
+        finetune: its recipe, see :func:`recipe_facts`.
         protocol: name and parameters.
         normalize: mean and standard deviation of the input.
         size: side of the images in pixels.
@@ -194,7 +194,7 @@ def shared_facts(
         classes: class names.
     """
     return {
-        "recipe": recipe,
+        "finetune": finetune,
         "protocol": parameters(protocol),
         "normalize": dict(normalize),
         "size": size,

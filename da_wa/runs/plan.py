@@ -154,7 +154,7 @@ def _shared(cfg: Mapping[str, Any], domains: Sequence[DomainManifest]) -> Facts:
         how = {**{k: pretrain[k] for k in keys}, "recipe": identity.recipe_facts(pretrain["recipe"])}
         how |= {"rates": pretrain["rates"]} if pretrain["rates"] else {}
     return identity.shared_facts(
-        recipe=identity.recipe_facts(cfg["finetune"]) or {},
+        finetune=identity.recipe_facts(cfg["finetune"]) or {},
         protocol=cfg["protocol"],
         normalize=cfg["normalize"],
         size=cfg["data"]["size"],

@@ -63,7 +63,7 @@ def experiment() -> dict[str, Any]:
 
 def unit(e: dict[str, Any]) -> str:
     shared = identity.shared_facts(
-        recipe=identity.recipe_facts(e["recipe"]) or {},
+        finetune=identity.recipe_facts(e["recipe"]) or {},
         protocol=e["protocol"],
         normalize=e["normalize"],
         size=e["size"],
