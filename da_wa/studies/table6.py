@@ -298,5 +298,5 @@ def _cost(folder: Path) -> dict[str, Any]:
         "experiment": name,
         "units": len(costs),
         "seconds": round(seconds, 1),
-        "mfu": round(bound / seconds, 4) if seconds else "",
+        "mfu": f"{bound / seconds:.4g}" if seconds else "",
     }
