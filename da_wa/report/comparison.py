@@ -37,7 +37,11 @@ def section(facts: Facts) -> Section:
     ours, theirs = _ours(labels, pairs, matrix), _theirs(labels)
     columns: list[Pair | str] = [*pairs, *([AVERAGE] if len(pairs) == len(paper.PAIRS) else [])]
     frame = pd.DataFrame(
-        [_row(label, column, ours.get((label, column)), theirs[label, column]) for label in labels for column in columns]
+        [
+            _row(label, column, ours.get((label, column)), theirs[label, column])
+            for label in labels
+            for column in columns
+        ]
     )
     if frame["ours"].isna().all():
         return Section(TITLE, ["No run saved its predictions, so our numbers have no interval to compare with."])
@@ -60,7 +64,10 @@ def section(facts: Facts) -> Section:
 
 
 def _figure(
-    labels: Sequence[str], columns: Sequence[Pair | str], ours: Mapping[object, Interval], theirs: Mapping[object, Interval]
+    labels: Sequence[str],
+    columns: Sequence[Pair | str],
+    ours: Mapping[object, Interval],
+    theirs: Mapping[object, Interval],
 ) -> Plot:
     panels = [
         Panel(

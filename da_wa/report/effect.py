@@ -12,7 +12,7 @@ from da_wa.report.contrasts import Effect, effects, effects_frame, least_seeds, 
 from da_wa.report.facts import Facts
 from da_wa.report.figures import Panel, critical_difference, dots
 from da_wa.report.matrix import AVERAGE, Matrix
-from da_wa.report.statistics import ALPHA, p_text, ranking, smallest_run_p, runs_to_reach
+from da_wa.report.statistics import ALPHA, p_text, ranking, runs_to_reach, smallest_run_p
 from da_wa.report.wording import arrow, change, counted, listed, signed
 
 
@@ -33,7 +33,9 @@ def adaptation(facts: Facts) -> Section:
 
 def _section(facts: Facts, factor: str, name: str, empty: str) -> Section:
     found = effects(facts.levels, facts.matrix.pairs, facts.resamples, factor, facts.rows.labels)
-    values = [level_name(factor, v, facts.rows.labels) for v in dict.fromkeys(effect.contrast.value for effect in found)]
+    values = [
+        level_name(factor, v, facts.rows.labels) for v in dict.fromkeys(effect.contrast.value for effect in found)
+    ]
     default = "WA" if factor == "weight" else "adaptation"
     title = f"Does {(values or [default])[0]} help?" if len(values) < 2 else f"Do {listed(values)} help?"
     if not found:

@@ -167,7 +167,9 @@ def facts_of(found: Collection, images: Mapping[str, Array] | None = None) -> Fa
         predicted += outcomes(record, outputs, label, record.targets)
         held_out += outcomes(record, outputs, label, [record.source])
         features = {name: d.features for name, d in outputs.domains.items() if d.features is not None}
-        samples.append((label, record.source, record.factors.seed, {d: features[d] for d in record.domains if d in features}))
+        samples.append(
+            (label, record.source, record.factors.seed, {d: features[d] for d in record.domains if d in features})
+        )
     frame = _frame(rows)
     order = {found.rows.label(record): found.rows.order(record.factors) for record in found.records}
     order |= found.planned

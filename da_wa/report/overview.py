@@ -97,7 +97,9 @@ def balanced_table(matrix: Matrix, spread: Spread = "interval") -> Table:
         "Balanced accuracy: mean of the recalls of all classes, each with the same weight. A classifier that always "
         "predicts one class has the balanced accuracy of chance."
     )
-    return replace(table, name="balanced", caption="Balanced accuracy on the target (%)", notes=[note, *table.notes[2:]])
+    return replace(
+        table, name="balanced", caption="Balanced accuracy on the target (%)", notes=[note, *table.notes[2:]]
+    )
 
 
 def _held_out_estimates(facts: Facts) -> dict[tuple[str, str], Estimate]:

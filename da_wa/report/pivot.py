@@ -106,7 +106,9 @@ def headline(
     known = dict(zip(by_pair.pairs, by_pair.mean.columns, strict=True))
     frames = {}
     for name in _STATISTICS:
-        cells = getattr(by_pair, name).rename(columns={known[pair]: names[k] for k, pair in enumerate(pairs) if pair in known})
+        cells = getattr(by_pair, name).rename(
+            columns={known[pair]: names[k] for k, pair in enumerate(pairs) if pair in known}
+        )
         whole = getattr(average, name)
         cells[AVERAGE] = whole.iloc[:, 0] if whole.shape[1] else math.nan
         empty = 0 if name in ("seeds", "runs") else math.nan

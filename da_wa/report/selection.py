@@ -9,9 +9,9 @@ import pandas as pd
 from da_wa.report.content import Part, Plot, Section, Table
 from da_wa.report.facts import Facts
 from da_wa.report.figures import Panel, dots
-from da_wa.report.tables import SELECTIONS
 from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix
 from da_wa.report.statistics import Interval
+from da_wa.report.tables import SELECTIONS
 from da_wa.report.wording import arrow, counted, listed, number, signed
 
 TITLE = "How much does the selection of the epoch matter?"
@@ -24,7 +24,9 @@ def section(facts: Facts) -> Section:
     matrices = {rule: matrix for rule, matrix in matrices.items() if matrix.mean.notna().any(axis=None)}
     headline = matrices.get(HEADLINE)
     if headline is None or len(matrices) < 2:
-        return Section(TITLE, ["The runs have results under one selection rule at most, so there is nothing to compare."])
+        return Section(
+            TITLE, ["The runs have results under one selection rule at most, so there is nothing to compare."]
+        )
     others = {rule: matrix for rule, matrix in matrices.items() if rule != HEADLINE}
     epochs = sorted({row.epoch for record in facts.records for row in record.evaluations})
     labels = list(headline.mean.index)

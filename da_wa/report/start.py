@@ -22,7 +22,9 @@ def section(facts: Facts) -> Section:
     """A norm may transfer well because it pre-trains well: one point for each norm."""
     points = start_points(facts)
     if len(points) < 3:
-        return Section(TITLE, ["Fewer than three norms started from pre-trained networks, so there is nothing to compare."])
+        return Section(
+            TITLE, ["Fewer than three norms started from pre-trained networks, so there is nothing to compare."]
+        )
     reading = (
         "Norms that pre-train better may transfer better for that reason alone. A norm above others with the same "
         "accuracy in pre-training transfers better than that accuracy predicts."

@@ -103,7 +103,13 @@ class Experiment:
             fields["pretraining"] = fields.pop("network")
         found = self.factors(norm, seed, **factors)
         target = fields.get("target")
-        parts = [norm, *([] if found.method == "none" else [found.method]), source, *([target] if target else []), f"s{seed}p{found.pretraining_seed}"]
+        parts = [
+            norm,
+            *([] if found.method == "none" else [found.method]),
+            source,
+            *([target] if target else []),
+            f"s{seed}p{found.pretraining_seed}",
+        ]
         return {
             "schema": 2,
             "id": "-".join([*parts, found.model]).replace("/", "-").replace(">", ""),
@@ -235,7 +241,9 @@ class Experiment:
                     for t, target in enumerate(targets):
                         unit = [s, seed, *([7, t] if per_pair else []), *repr(sorted(changes.items())).encode()]
                         draw = np.random.default_rng([*norm.encode(), *unit])
-                        self._simulate(norm, source, seed, target, draw, difficulty, effect.get(norm, 0.0), features, changes)
+                        self._simulate(
+                            norm, source, seed, target, draw, difficulty, effect.get(norm, 0.0), features, changes
+                        )
 
     def _simulate(
         self,
@@ -294,7 +302,9 @@ class Experiment:
 
 
 def _somehow(norm: str, source: str, target: str, seed: int) -> int:
-    return int(np.random.default_rng([*f"{norm} {source} {target}".encode(errors="surrogateescape"), seed]).integers(100, 490))
+    return int(
+        np.random.default_rng([*f"{norm} {source} {target}".encode(errors="surrogateescape"), seed]).integers(100, 490)
+    )
 
 
 @pytest.fixture

@@ -216,7 +216,9 @@ def test_numbers_that_cannot_be_compared_are_refused(
 def test_two_runs_of_one_cell_are_refused(experiment: Any) -> None:
     experiment.fill(["bn"])
     experiment.add("bn", "A", id="bn-A-s0-ffffffff")
-    with pytest.raises(DataError, match=r"two runs of BN, A to W, with seed 0: bn-A-s0-ffffffff and bn-A-s0p0-resnet20"):
+    with pytest.raises(
+        DataError, match=r"two runs of BN, A to W, with seed 0: bn-A-s0-ffffffff and bn-A-s0p0-resnet20"
+    ):
         load_facts(experiment.out)
 
 

@@ -50,7 +50,9 @@ def test_equal_runs_give_equal_reports(experiment: Any, tmp_path: Path) -> None:
     write_report(experiment.out)
     first = repeatable(experiment.out)
     assert set(contents(experiment.out)) >= FILES
-    assert all((experiment.out / name).is_file() for name in json.loads((experiment.out / "report.json").read_bytes())["files"])
+    assert all(
+        (experiment.out / name).is_file() for name in json.loads((experiment.out / "report.json").read_bytes())["files"]
+    )
     experiment.out = tmp_path / "again"
     experiment.fill(["bn_wa", "bn"], seeds=[1, 0])  # in another order, with other timings
     experiment.add("bn", "A", cost={"total_s": 99.0})
@@ -177,7 +179,9 @@ def test_a_constant_classifier_is_warned_about(experiment: Any) -> None:
     report = write_report(experiment.out)
     told = "\n".join(report.warnings)
     assert "Imbalanced targets, with the share of the largest class: B (cat: 68.9 %) and A (cat: 68.9 %)." in told
-    assert "BN + WA predicts one class for most images on A→B (1 run) and B→A (1 run); at worst cat for 458 of 463" in told
+    assert (
+        "BN + WA predicts one class for most images on A→B (1 run) and B→A (1 run); at worst cat for 458 of 463" in told
+    )
     assert "BN predicts" not in told
     for text in (report.summary(), (experiment.out / "page.html").read_text()):
         assert "458 of 463" in text
