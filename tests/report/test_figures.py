@@ -1,20 +1,24 @@
 from __future__ import annotations
 
+import colorsys
 import io
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from PIL import Image
 
+from da_wa.report.facts import load_facts
+from da_wa.report.figures import Panel, contact_sheet, dots, relation, rendered
 from da_wa.report.figures import matrix_heatmap as heatmap
-from da_wa.report.figures import rendered
-from da_wa.report.figures.style import plain
-from da_wa.report.matrix import collect, transfer_matrix
-from da_wa.runs.ledger import Ledger
+from da_wa.report.figures.style import COLOURS, MARKERS, look, plain
+from da_wa.report.statistics import Interval
 
 
 def matrix_of(experiment: Any) -> Any:
-    return transfer_matrix(collect(Ledger(experiment.out)))
+    return load_facts(experiment.out).matrix
 
 
 def numbers(figure: Any) -> list[str]:
@@ -52,8 +56,8 @@ def test_many_pairs_become_rows(experiment: Any) -> None:
 
 
 def test_a_long_pair_keeps_both_its_ends() -> None:
-    assert plain("a very long source->a very long target", 21) == "a very lo…→a very lo…"
-    assert plain("A->W", 21) == "A→W"
+    assert plain("a very long source→a very long target", 21) == "a very lo…→a very lo…"
+    assert plain("A→W", 21) == "A→W"
     assert plain("a very long name", 10) == "a very lo…"
 
 
@@ -79,3 +83,53 @@ def test_the_title_counts_the_seeds(experiment: Any) -> None:
     assert heatmap(matrix_of(experiment)).axes[0].get_title(loc="left").endswith("mean of 2 seeds")
     experiment.add("bn", "A", seed=2)
     assert heatmap(matrix_of(experiment)).axes[0].get_title(loc="left").endswith("mean of up to 3 seeds")
+
+
+def hue(colour: str) -> float:
+    """Of a colour in HSV, in turns; grey has none."""
+    r, g, b = (int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5))
+    h, saturation, _ = colorsys.rgb_to_hsv(r, g, b)
+    return h if saturation > 0.1 else float("nan")
+
+
+def test_no_two_series_look_alike() -> None:
+    assert len({look(k) for k in range(len(COLOURS) * len(MARKERS))}) == len(COLOURS) * len(MARKERS)
+    hues = [h for colour in COLOURS if not np.isnan(h := hue(colour))]
+    apart = [min(abs(a - b), 1 - abs(a - b)) for k, a in enumerate(hues) for b in hues[:k]]
+    assert min(apart) > 0.04  # vermilion and orange, which looked alike, are 0.03 of a turn apart
+
+
+def test_a_few_points_are_named_where_they_are() -> None:
+    names = [f"norm {k}" for k in range(10)]
+    frame = pd.DataFrame({"x": np.arange(10.0), "y": np.arange(10.0) % 3, "norm": names})
+    figure = relation(frame, "x", "y", "norm")
+    assert [text.get_text() for text in figure.axes[0].texts] == names
+    assert figure.legends == []
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
+
+
+def test_many_points_have_a_legend() -> None:
+    frame = pd.DataFrame({"x": np.arange(60.0), "y": np.arange(60.0), "pair": [f"p{k % 6}" for k in range(60)]})
+    figure = relation(frame, "x", "y", "pair")
+    assert len(figure.legends[0].get_texts()) == 6
+    assert all(size >= 40 for points in figure.axes[0].collections for size in points.get_sizes())
+
+
+def test_dots_are_filled_but_for_hollow_rows() -> None:
+    panel = Panel("P", {"a": [Interval(1.0), Interval(2.0)], "b": [Interval(1.5), None]}, frozenset({1}))
+    figure = dots(["r", "s"], [panel], "unit")
+    first, second = (c for c in figure.axes[0].collections if isinstance(c, PathCollection))
+    filled = [bool((face[:3] < 0.999).any()) for face in first.get_facecolors()]
+    assert filled == [True, False]
+    assert (second.get_facecolors()[0][:3] < 0.999).any()
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "a -> b", "$x", "写真"])
+def test_every_name_can_be_drawn(name: str) -> None:
+    sheet = contact_sheet([(name, [(np.zeros((3, 4, 4), np.uint8), f"{name}\nas {name}")])])
+    points = relation(pd.DataFrame({"x": [1.0, 2.0], "y": [1.0, 2.0], "n": [name, "other"]}), "x", "y", "n")
+    for figure in (sheet, points):
+        for kind in ("png", "pdf"):
+            assert rendered(figure, kind)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from da_wa.report.figures.style import look, panels, plain, plain_style
+from da_wa.report.figures.style import boxes_for_missing_letters, look, panels, plain, plain_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,8 @@ def relation(frame: pd.DataFrame, x: str, y: str, by: str) -> Figure:
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
         if labelled:
-            _name_points(axes, frame[x].to_numpy(float), frame[y].to_numpy(float), list(frame[by].astype(str)))
+            with boxes_for_missing_letters():
+                _name_points(axes, frame[x].to_numpy(float), frame[y].to_numpy(float), list(frame[by].astype(str)))
         else:
             figure.legend(loc="outside right upper", frameon=False, ncols=columns, fontsize=8)
     return figure

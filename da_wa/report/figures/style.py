@@ -66,14 +66,21 @@ def panels(
     return figure, grid[:count]
 
 
+@contextmanager
+def boxes_for_missing_letters() -> Iterator[None]:
+    """Draw a box for a letter that no font has, without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
+
+
 def rendered(figure: Figure, kind: str) -> bytes:
     """``figure`` as a file of ``kind`` (png, pdf), without the date: equal figures are equal bytes."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     buffer = io.BytesIO()
     undated = {"pdf": {"CreationDate": None}}.get(kind)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for the letter
+    with boxes_for_missing_letters():
         if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):  # laid out once for all kinds
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
