@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from da_wa.errors import ConfigError, nearest
+from da_wa.errors import ConfigError, nearest, printable
 from da_wa.report import (
     comparison,
     cost,
@@ -61,7 +61,7 @@ class Report:
     def summary(self) -> str:
         """The table, warnings and missing results as plain text for a terminal."""
         table = tables.plain(self.matrix, self.missing, spread=self.spread)
-        return "\n".join([table, *map(tables.printable, self.warnings)])
+        return "\n".join([table, *map(printable, self.warnings)])
 
 
 def write_report(

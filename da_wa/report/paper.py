@@ -1,6 +1,6 @@
 """What the paper prints (Shi, Li, Liu & van Gemert, ICPR 2020, arXiv 2010.07160), as data.
 
-Numbers are kept as the strings that are printed: a trailing zero tells the precision.
+Numbers are kept as printed, as strings, because trailing zeros show their precision.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ PAIRS = (("A", "W"), ("W", "A"), ("A", "D"), ("D", "A"), ("W", "D"), ("D", "W"))
 """The (source, target) pairs of Office-31 in the order of Table VI: Amazon, Webcam, DSLR."""
 
 DATASET, MODEL, PRETRAINING = "Office-31", "ResNet50", "CIFAR-100"
-"""What Table VI was made with."""
+"""Dataset, backbone and pre-training of Table VI."""
 
 TABLE_I = {
     "Baseline": "28.43",

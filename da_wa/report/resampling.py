@@ -149,7 +149,7 @@ class Resamples:
 
     def _clusters(self, terms: Sequence[tuple[float, Cell]]) -> list[tuple[Cluster, list[tuple[float, Cell]]]]:
         """Terms whose runs depend on each other: those of one source, or of one pair where each has its networks."""
-        found = []
+        found: list[tuple[Cluster, list[tuple[float, Cell]]]] = []
         for source in dict.fromkeys(cell[1] for _, cell in terms):
             part = [(factor, cell) for factor, cell in terms if cell[1] == source]
             if all(cell in self._per_pair for _, cell in part):

@@ -1,7 +1,7 @@
-"""Intervals and tests, as functions of numbers alone. Fractions and percents are both welcome where none is named.
+"""Intervals and tests as functions of numbers. Fractions and percents both work where no unit is named.
 
-Two rules hold throughout. What a design cannot tell is not computed: a test whose smallest possible
-p-value lies above the level returns None. And intervals are two-sided, at the level :data:`LEVEL`.
+A test whose smallest possible p-value is above the level returns ``None``. Intervals are two-sided, at the level
+:data:`LEVEL`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import scipy
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
 POWER = 0.8
-"""The chance to resolve an effect that is there, for which seeds are counted."""
+"""The probability of detecting an effect for which needed seeds are computed."""
 
 Floats = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and where it may lie. Without bounds (NaN) nothing is known about that."""
+    """A number and its bounds; bounds are NaN if unknown."""
 
     value: float
     low: float = math.nan
@@ -68,7 +68,7 @@ def of_mean(values: Sequence[float] | Floats) -> Interval:
 
 
 def of_difference(a: Interval, b: Interval) -> Interval:
-    """A - b for independent a and b with the bounds of Newcombe (1998), which keep each one's skewness."""
+    """A - b for independent a and b with the bounds of Newcombe (1998), which preserve skewness."""
     value = a.value - b.value
     below = math.hypot(a.value - a.low, b.high - b.value)
     above = math.hypot(a.high - a.value, b.value - b.low)
@@ -85,8 +85,8 @@ def of_binomial_average(correct: Sequence[int], n: Sequence[int]) -> Interval:
 def image_flips(net: npt.NDArray[np.integer], family: int = 1) -> float | None:
     """Exact two-sided permutation test of paired images; for one pair of networks it is McNemar's exact test.
 
-    Under the null hypothesis either classifier is as likely to be the right one on every image: the sign
-    of each image's ``net`` is a fair coin. The distribution of the sum is computed, not sampled.
+    Under the null hypothesis the sign of each image's ``net`` is a fair coin. The distribution of the sum is computed
+    exactly.
 
     Args:
         net: (images,) by how many seeds the one classifier is right more often than the other.
@@ -140,7 +140,11 @@ def runs_to_reach(family: int) -> int:
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """Holm's (1979) step-down correction. A test that gave no p-value still counts in the family."""
+    """Holm's (1979) step-down correction; a test without a p-value counts in the family.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
     order = sorted((k for k, value in enumerate(p) if value is not None), key=lambda k: p[k] or 0.0)
     corrected: list[float | None] = [None] * len(p)
     highest = 0.0
@@ -158,7 +162,7 @@ class Ranking:
         ranks: (methods,) mean rank over the blocks, 1 is best.
         statistic: Friedman's chi-square.
         p: its p-value.
-        critical: mean ranks closer than this are not told apart.
+        critical: mean ranks closer than this do not differ significantly.
         blocks: how many blocks were ranked.
     """
 
@@ -176,15 +180,15 @@ def ranking(scores: Floats) -> Ranking | None:
         scores: (blocks, methods), higher is better.
 
     Returns:
-        None for fewer than three methods, and for so few blocks that even the same order in all of them
-        would not reach the level.
+        ``None`` for fewer than three methods, or so few blocks that even equal orders in all of them would not reach
+        the level.
     """
     blocks, methods = scores.shape
     if methods < 3 or scipy.stats.chi2.sf(blocks * (methods - 1), methods - 1) > ALPHA:
         return None
     ranks = scipy.stats.rankdata(-scores, axis=1).mean(axis=0)
-    told_apart = bool((scores != scores[:, :1]).any())
-    statistic, p = scipy.stats.friedmanchisquare(*scores.T) if told_apart else (0.0, 1.0)
+    differ = bool((scores != scores[:, :1]).any())
+    statistic, p = scipy.stats.friedmanchisquare(*scores.T) if differ else (0.0, 1.0)
     q = scipy.stats.studentized_range.ppf(LEVEL, methods, np.inf) / math.sqrt(2)
     critical = q * math.sqrt(methods * (methods + 1) / (6 * blocks))
     return Ranking(ranks, float(statistic), float(p), float(critical), blocks)
@@ -197,7 +201,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> tuple[float, flo
 
 
 def p_text(p: float | None) -> str:
-    """A p-value as it is printed."""
+    """A p-value for display."""
     if p is None:
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

@@ -1,4 +1,4 @@
-"""Numbers and lists as readers see them."""
+"""Numbers and lists as text."""
 
 from __future__ import annotations
 

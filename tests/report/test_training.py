@@ -1,0 +1,69 @@
+"""Shift, learning curves and cost: numbers against their definitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from da_wa.report import cost, curves, shift
+from da_wa.report.content import Section, Table
+from da_wa.report.facts import load_facts
+
+
+def table(section: Section, name: str) -> Table:
+    return next(part for part in section.everything if isinstance(part, Table) and part.name == name)
+
+
+def test_mmd_by_its_definition() -> None:
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(size=(6, 3)), draw.normal(size=(5, 3)) + 1
+    x = np.concatenate([a, b])
+    squared = np.array([[np.sum((p - q) ** 2) for q in x] for p in x])
+    width = np.median([squared[i, j] for i in range(11) for j in range(i)])
+    k = np.exp(-squared / width)
+    within_a = sum(k[i, j] for i in range(6) for j in range(6) if i != j) / 30
+    within_b = sum(k[i, j] for i in range(6, 11) for j in range(6, 11) if i != j) / 20
+    across = sum(k[i, j] for i in range(6) for j in range(6, 11)) / 30
+    assert shift.mmd(a, b) == pytest.approx(within_a + within_b - 2 * across)
+
+
+def test_equal_domains_are_near_and_distant_ones_far() -> None:
+    draw = np.random.default_rng(1)
+    a, b, c = draw.normal(size=(200, 64)), draw.normal(size=(200, 64)), draw.normal(size=(200, 64)) + 3
+    assert shift.a_distance(*shift.scaled(a, b)) < 0.35
+    assert shift.a_distance(*shift.scaled(a, c)) == pytest.approx(2.0, abs=0.02)
+    assert abs(shift.mmd(*shift.scaled(a, b))) < 0.005
+    assert shift.mmd(*shift.scaled(a, c)) > 0.1
+
+
+def test_shift_without_features(experiment: Any) -> None:
+    experiment.images = {"A": 140, "W": 90, "D": 70}
+    experiment.simulate(["bn"], [0])
+    section = shift.section(load_facts(experiment.out))
+    assert section.data == {}
+    assert len(section.everything) == 1
+
+
+def test_curves_hold_every_accuracy(experiment: Any) -> None:
+    experiment.images = {"A": 140, "W": 90, "D": 70}
+    experiment.simulate(["bn"], [0, 1])
+    facts = load_facts(experiment.out)
+    data = curves.section(facts).data["curves"]
+    first = data[(data["source"] == "A") & (data["images"] == "target W") & (data["epoch"] == 30)].iloc[0]
+    assert first["mean"] == pytest.approx(facts.matrix.mean.at["BN", "A->W"])
+    lowest = min(100 * o.right.mean() for o in facts.outcomes if (o.source, o.target) == ("A", "W"))
+    assert first["low"] == pytest.approx(lowest)
+    assert len(set(data["images"])) == 5
+
+
+def test_costs_and_what_repeats_them(experiment: Any) -> None:
+    experiment.fill(["bn"], [0, 1])
+    section = cost.section(load_facts(experiment.out))
+    assert section.data["cost"]["total_s"].tolist() == [41.2] * 6
+    assert section.data["cost"]["mfu"].tolist() == [0.3141] * 6
+    values = dict((row[0], row[1]) for row in table(section, "environment").rows)
+    assert values["Command"] == "run_office31.py experiment=quick"
+    assert values["Commit"] == "0123456789abcdef0123456789abcdef01234567"
+    assert table(section, "data").rows[0] == ["A", "2817", "digest of A"]
