@@ -44,14 +44,16 @@ def section(facts: Facts) -> Section:
     mean = recall.mean(axis=1).sort_values(kind="stable").dropna()
     sentence = f"Hardest: {listed([f'{classes[k]} ({mean[k]:.0f} %)' for k in mean.index[:3]])}. " if len(mean) else ""
     sentence += "In brackets: the share of a class's images that is recognised, mean over pairs."
+    first, *others = _sheets(by_pair, classes, facts.images)
     details: list[Part] = [
+        *others,
         _worst(recall, classes),
         *_recall_plot(recall, classes),
         _confusions(shown, classes, f"{chosen}, the best norm on average," if chosen else "All norms"),
         *_confusion_plots(shown, classes, chosen or "all norms"),
     ]
     data = {"confusion": _long(by_pair, classes), "class_accuracy": _named(recall, classes)}
-    return Section(TITLE, [sentence, *_sheets(by_pair, classes, facts.images)], data, details=details)
+    return Section(TITLE, [sentence, first], data, details=details)
 
 
 def confusion(found: Sequence[Outcome]) -> pd.DataFrame:
@@ -188,7 +190,7 @@ def _sheets(
     by_pair: Mapping[Pair, Sequence[Outcome]], classes: Sequence[str], images: Mapping[str, Array] | None
 ) -> list[Part]:
     if images is None:
-        return ["Images are not shown: the report was written without them."]
+        return ["Images are not shown: the report was written without images."]
     sheets: dict[str, list[tuple[str, list[tuple[Array, str]]]]] = {}
     for pair, found in by_pair.items():
         sure = [o for o in found if o.confidence is not None]
@@ -196,7 +198,7 @@ def _sheets(
             cells = [
                 (
                     np.asarray(images[pair[1]][i]),
-                    f"{classes[truth]}\nas {classes[taken]}\n{_runs(wrong, len(sure))}{100 * mean:.0f} % sure",
+                    f"{classes[truth]}\nas {classes[taken]}\n{_runs(wrong, len(sure))}{100 * mean:.0f} %",
                 )
                 for i, truth, taken, wrong, mean in most_confidently_wrong(sure)
             ]

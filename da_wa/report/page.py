@@ -84,7 +84,8 @@ def html(
     """
     contents = "".join(f'<li><a href="#s{k}">{_text(s.title)}</a></li>' for k, s in enumerate(sections, 1))
     body = "\n".join(_section(k, section, images) for k, section in enumerate(sections, 1))
-    summary = "".join(f"<li>{_text(summary)}</li>" for summary in summaries)
+    answers = "".join(f"<li>{_text(summary)}</li>" for summary in summaries)
+    summary = f'<div class="summary"><ul>{answers}</ul></div>' if answers else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -98,7 +99,7 @@ def html(
 <header>
 <h1>{_text(title)}</h1>
 <p class="lead">{_text(lead)}</p>
-<div class="summary"><ul>{summary}</ul></div>
+{summary}
 <nav aria-label="Contents"><ol>{contents}</ol></nav>
 </header>
 <main>

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from da_wa.errors import printable
 from da_wa.report import page, write_report
 from da_wa.report.content import Section, Table
 
@@ -102,7 +103,7 @@ def test_every_tex_file_compiles(out: Path, tmp_path: Path) -> None:
     inputs = "".join(rf"\input{{{file.stem}}}" + "\n" for file in files)
     for file in files:
         shutil.copy(file, tmp_path)
-    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\usepackage[T1]{fontenc}"
+    head = r"\documentclass{article}\usepackage{booktabs,siunitx}\usepackage[T1]{fontenc}"
     (tmp_path / "paper.tex").write_text(head + r"\begin{document}" + inputs + r"\end{document}")
     command = ["pdflatex", "-draftmode", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
@@ -128,6 +129,32 @@ def test_a_table_of_contents_that_lies_harms_nobody(out: Path, tmp_path: Path) -
     (copy / "report.json").write_text(f'{{"files": [{names}]}}')
     write_report(copy)
     assert precious.read_text() == "mine"
+
+
+def test_details_and_notes_are_folded_and_the_answer_is_not() -> None:
+    table = Table("t", "C", ["Norm", "x"], [["a", "1"]], notes=["a note"])
+    text = page.html("T", "L", [], [Section("S", ["answer", table], details=["statistics"])], {})
+    visible = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    assert "answer" in visible and "<td>1</td>" in visible
+    assert "a note" not in visible and "statistics" not in visible
+    assert "a note" in text and "statistics" in text
+    Checked(text)
+
+
+def test_tables_scroll_in_their_own_container() -> None:
+    table = Table("t", "C", ["Norm", *map(str, range(31))], [["a", *["1"] * 31]])
+    text = page.html("T", "L", [], [Section("S", [table])], {})
+    assert re.search(r'<div class="scroll"[^>]*><table>', text)
+    assert re.search(r"\.scroll \{[^}]*overflow-x: auto", page.STYLE)
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "a -> b", "<b>&\"'", "tab\there"])
+def test_awkward_names_are_encodable_text(name: str) -> None:
+    table = Table("t", name, ["Norm", name], [[name, "1"]], notes=[name])
+    text = page.html(name, name, [name], [Section(name, [name, table])], {})
+    seen = Checked(text.encode().decode())
+    assert "b" not in seen.tags
+    assert "".join(seen.text).count(printable(" ".join(name.split()))) == 11
 
 
 def test_second_lines_and_bold_cells() -> None:
