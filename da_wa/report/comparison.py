@@ -53,7 +53,7 @@ def section(facts: Facts) -> Section:
         f"(inferred from its numbers). Here: {setting.model}, {setting.size}×{setting.size} pixels, protocol "
         f"{setting.protocol}, {listed([f'{d} {n}' for d, n in setting.images.items()])} images. Differences combine "
         "settings and samples; where settings differ, cells need not agree.",
-        f"{inside} of the paper's {counted(len(cells), 'cell')} lie inside our interval. Considering the uncertainty of "
+        f"{inside} of the paper's {counted(len(cells), 'cell')} lie inside our interval. Given the uncertainty of "
         f"both, {apart} of {len(cells)} differ, where {0.05 * len(cells):.1f} are expected by chance.",
         *order,
     ]
@@ -161,8 +161,8 @@ def _table(frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[Pair | 
         rows,
         frozenset(bold),
         [
-            "Here: ± is half of the 95 % interval over seeds and images (two-level bootstrap), over images alone for one "
-            "seed. Paper: half of the 95 % binomial (Wilson) interval of its images; averages treat their six cells as "
+            "Here: ± is half of the 95 % interval over seeds and images (two-level bootstrap), over images alone for "
+            "one seed. Paper: half of the 95 % binomial (Wilson) interval of its images; averages treat their six cells as "
             "independent. Difference: here − paper with bounds from both (Newcombe 1998), bold where they exclude 0.",
         ],
     )

@@ -171,8 +171,8 @@ def _per_pair(by_pair: pd.DataFrame, stem: str) -> Table:
         rows,
         frozenset(bold),
         [
-            "± is half of the 95 % interval over seeds and images, over images alone for one seed. p: exact permutation "
-            "test over images with the trained networks as fixed (McNemar's test for one seed), Holm-corrected over all "
+            "± is half of the 95 % interval over seeds and images, over images alone for one seed. p: exact "
+            "permutation test over images, networks fixed (McNemar's test for one seed), Holm-corrected over all "
             "cells. Bold: the interval excludes 0, the corrected p is below 0.05, and there are at least two runs.",
         ],
     ).transposed_if_wide()

@@ -24,9 +24,7 @@ def section(facts: Facts) -> Section:
     matrices = {rule: matrix for rule, matrix in matrices.items() if matrix.mean.notna().any(axis=None)}
     headline = matrices.get(HEADLINE)
     if headline is None or len(matrices) < 2:
-        return Section(
-            TITLE, ["The runs have results under one selection rule at most, so there is nothing to compare."]
-        )
+        return Section(TITLE, ["The runs have results under one selection rule only, so there is nothing to compare."])
     others = {rule: matrix for rule, matrix in matrices.items() if rule != HEADLINE}
     epochs = sorted({row.epoch for record in facts.records for row in record.evaluations})
     labels = list(headline.mean.index)

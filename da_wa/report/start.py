@@ -22,9 +22,7 @@ def section(facts: Facts) -> Section:
     """A norm may transfer well because it pre-trains well: one point for each norm."""
     points = start_points(facts)
     if len(points) < 3:
-        return Section(
-            TITLE, ["Fewer than three norms started from pre-trained networks, so there is nothing to compare."]
-        )
+        return Section(TITLE, ["Fewer than three norms started from pre-trained networks: nothing to compare."])
     reading = (
         "Norms that pre-train better may transfer better for that reason alone. A norm above others with the same "
         "accuracy in pre-training transfers better than that accuracy predicts."
@@ -51,7 +49,7 @@ def start_plot(name: str, points: pd.DataFrame) -> Plot:
     tau, p = rank_correlation(points[X], points[Y])
     chance = "" if p is None or math.isnan(p) else f" (p {p_text(p)})" if p < 0.001 else f" (p = {p_text(p)})"
     caption = (
-        f"Rank correlation of the accuracies in pre-training and on the targets over {counted(len(points), 'network')}: "
+        f"Rank correlation of accuracies in pre-training and on the targets over {counted(len(points), 'network')}: "
         f"Kendall's τ {signed(tau, 2)}{chance}."
     )
     return Plot(name, relation(points.assign(network=named), X, Y, "network"), caption, wide=False)

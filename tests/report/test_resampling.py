@@ -209,3 +209,39 @@ def test_balanced_accuracy_weighs_classes_equally() -> None:
     estimate = found.estimate([(1.0, ("BN", "A", "W"))])
     assert estimate is not None
     assert (estimate.interval.value, estimate.error) == (0.5, 0.0)  # one recall is always 1, the other 0
+
+
+def test_the_degrees_of_freedom_are_satterthwaites() -> None:
+    # Images matter more than seeds, so the interval is that of both: t of Satterthwaite's degrees of freedom.
+    outcomes = simulated(np.random.default_rng(0), 0.3, seeds=3, images=60, luck=0.0)
+    found = estimated(outcomes, 2000)
+    variances = []
+    for source in DOMAINS:
+        effect = []  # of each seed on the average; a source is a third of it
+        for seed in range(3):
+            here = [o for o in outcomes if (o.source, o.seed) == (source, seed)]
+            mean = {n: np.mean([100 * o.right.mean() for o in here if o.label == n]) for n in ("BN", "BN + WA")}
+            effect.append((mean["BN + WA"] - mean["BN"]) / 3)
+        variances.append(np.var(effect, ddof=1) / 3)
+    assert found.seed_variance == pytest.approx(sum(variances))
+    assert found.df == pytest.approx(found.error**4 / sum(v**2 / 2 for v in variances))
+    half = stats.t.ppf(0.975, found.df) * found.error
+    assert found.interval.half == pytest.approx(half, rel=1e-9)
+    assert half > 1.04 * stats.norm.ppf(0.975) * found.error
+
+
+def test_pretraining_seeds_alone_give_students_interval() -> None:
+    # Every image the same within a network: three networks, one seed of each.
+    outcomes = [
+        Outcome("BN", source, f"T{t}", 0, np.arange(50), np.zeros(50, int), np.full(50, int(t >= n)), None, p)
+        for p, n in enumerate((3, 5, 6))
+        for source in "AD"
+        for t in range(8)
+    ]
+    found = Resamples(outcomes, 20_000).estimate([(1 / 16, ("BN", s, f"T{t}")) for s in "AD" for t in range(8)])
+    values = np.array([3, 5, 6]) / 8
+    assert found is not None
+    assert (found.pretraining_seeds, found.seeds) == (3, 1)
+    assert found.interval.value == pytest.approx(values.mean())
+    assert found.error == pytest.approx(values.std(ddof=1) / math.sqrt(3), rel=0.03)  # common to both sources
+    assert found.interval.half == pytest.approx(stats.t.ppf(0.975, 2) * found.error, rel=0.05)
