@@ -162,7 +162,7 @@ def _table(frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[Pair | 
         frozenset(bold),
         [
             "Here: ± is half of the 95 % interval over seeds and images (two-level bootstrap), over images alone for "
-            "one seed. Paper: half of the 95 % binomial (Wilson) interval of its images; averages treat their six cells as "
+            "one seed. Paper: half of the 95 % binomial (Wilson) interval of its images; averages treat six cells as "
             "independent. Difference: here − paper with bounds from both (Newcombe 1998), bold where they exclude 0.",
         ],
     )
