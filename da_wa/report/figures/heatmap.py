@@ -54,18 +54,18 @@ def heatmap(
     grid = frame.T if wide else frame
     rows, columns = grid.shape
     values = np.ma.masked_invalid(grid.to_numpy(float))
-    scale = {"vmin": 0, "vmax": top or 100} if top or not values.count() else {}
+    low, high = (0.0, top or 100.0) if top or not values.count() else (None, None)
     with plain_style():
         figure = Figure(figsize=(cell[0] * columns, cell[1] * rows))  # of the cells; rendered() adds what is beside
         axes = figure.add_axes((0, 0, 1, 1))
         axes.patch.set(facecolor="0.92", hatch="////", edgecolor="0.8")
-        lines = {"linewidth": 1, "edgecolors": "white"} if number else {}
-        colours = axes.pcolormesh(values, cmap="viridis", **lines, **scale)
+        width, edges = (1, "white") if number else (0, "none")
+        colours = axes.pcolormesh(values, cmap="viridis", vmin=low, vmax=high, linewidth=width, edgecolors=edges)
         axes.invert_yaxis()
         axes.spines[:].set_visible(False)
         if number is not None:
             colours.update_scalarmappable()
-            light = _luminance(colours.get_facecolor()).reshape(values.shape) > _LIGHT
+            light = _luminance(np.asarray(colours.get_facecolor())).reshape(values.shape) > _LIGHT
             for (row, column), value in np.ndenumerate(grid.to_numpy(float)):
                 known = np.isfinite(value)
                 colour = "black" if light[row, column] or not known else "white"
