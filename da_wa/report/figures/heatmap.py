@@ -59,9 +59,8 @@ def heatmap(
         figure = Figure(figsize=(cell[0] * columns, cell[1] * rows))  # of the cells; rendered() adds what is beside
         axes = figure.add_axes((0, 0, 1, 1))
         axes.patch.set(facecolor="0.92", hatch="////", edgecolor="0.8")
-        colours = axes.pcolormesh(values, cmap="viridis", vmin=low, vmax=high)
-        if number:
-            colours.set(linewidth=1, edgecolor="white")
+        width, edges = (1, "white") if number else (0, "none")
+        colours = axes.pcolormesh(values, cmap="viridis", vmin=low, vmax=high, linewidth=width, edgecolors=edges)
         axes.invert_yaxis()
         axes.spines[:].set_visible(False)
         if number is not None:

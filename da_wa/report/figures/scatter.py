@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from da_wa.report.figures.style import boxes_for_missing_letters, look, panels, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 NAMES_IN_A_COLUMN = 15
 LABELLED = 24
@@ -95,7 +97,7 @@ def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> 
     taken = [Bbox.from_bounds(px - 4 * unit, py - 4 * unit, 8 * unit, 8 * unit) for px, py in points]
     inside = axes.get_window_extent()
     for name, at in zip(names, zip(x, y, strict=True), strict=True):
-        tried: list[tuple[Any, ...]] = []
+        tried: list[tuple[int, int, Annotation, Bbox]] = []
         for dx, dy in ((7, 0), (-7, 0), (0, 8), (0, -8), (6, 6), (-6, 6), (6, -6), (-6, -6)):
             text = axes.annotate(
                 plain(name, 30),
@@ -113,7 +115,7 @@ def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> 
             if not covered and not outside:
                 break
             text.set_visible(False)
-        _, _, text, box = min(tried)
+        _, _, text, box = min(tried, key=itemgetter(0, 1))
         text.set_visible(True)
         taken.append(box)
         for _, _, other, _ in tried:
