@@ -12,6 +12,7 @@ from html import escape
 
 from da_wa.errors import printable
 from da_wa.report.content import Part, Plot, Section, Table
+from da_wa.report.figures.style import compact
 from da_wa.report.wording import counted
 
 STYLE = """
@@ -131,7 +132,7 @@ def _part(part: Part, images: Mapping[str, bytes]) -> str:
     if isinstance(part, Table):
         return _table(part)
     if isinstance(part, Plot):
-        source = base64.b64encode(images[part.name]).decode()
+        source = base64.b64encode(compact(images[part.name])).decode()
         shape = "wide" if part.wide else "narrow"
         return (
             f'<figure class="{shape}"><figcaption>{_text(part.caption)}</figcaption>'
