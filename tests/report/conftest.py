@@ -90,7 +90,13 @@ class Experiment:
     def factors(self, norm: str, seed: int, **changes: Any) -> Factors:
         """The factors of a unit."""
         weight, activation = LEVELS.get(norm, (norm, norm))
-        known = {"norm": norm, "weight": weight, "activation": activation, "model": "resnet20", "dataset": "Office-31"}
+        known: dict[str, Any] = {
+            "norm": norm,
+            "weight": weight,
+            "activation": activation,
+            "model": "resnet20",
+            "dataset": "Office-31",
+        }
         known |= {"protocol": "full", "size": 32, "batch_size": 64, "epochs": 30, "lr": 0.01, "seed": seed}
         known |= {"pretraining": "cifar100", "pretraining_epochs": 6, "pretraining_seed": 0}
         return Factors(**{**known, **changes})

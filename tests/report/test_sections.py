@@ -214,7 +214,7 @@ def test_transfer_beside_pretraining_needs_networks(experiment: Any) -> None:
     experiment.fill(["bn", "wa"])
     found = start.section(load_facts(experiment.out))
     assert not found.data
-    assert "nothing to compare" in found.parts[0]
+    assert "nothing to compare" in words(found)
 
 
 def test_what_differs_between_experiments_is_named(experiment: Any, tmp_path: Any) -> None:
