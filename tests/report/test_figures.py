@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import colorsys
 import io
 from typing import Any
 
@@ -85,18 +84,20 @@ def test_the_title_counts_the_seeds(experiment: Any) -> None:
     assert heatmap(matrix_of(experiment)).axes[0].get_title(loc="left").endswith("mean of up to 3 seeds")
 
 
-def hue(colour: str) -> float:
-    """Of a colour in HSV, in turns; grey has none."""
-    r, g, b = (int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5))
-    h, saturation, _ = colorsys.rgb_to_hsv(r, g, b)
-    return h if saturation > 0.1 else float("nan")
+def lab(colour: str) -> np.ndarray:
+    """CIELAB coordinates of an sRGB colour (D65)."""
+    rgb = np.array([int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ linear / [0.9505, 1.0, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def test_no_two_series_look_alike() -> None:
     assert len({look(k) for k in range(len(COLOURS) * len(MARKERS))}) == len(COLOURS) * len(MARKERS)
-    hues = [h for colour in COLOURS if not np.isnan(h := hue(colour))]
-    apart = [min(abs(a - b), 1 - abs(a - b)) for k, a in enumerate(hues) for b in hues[:k]]
-    assert min(apart) > 0.04  # vermilion and orange, which looked alike, are 0.03 of a turn apart
+    distances = [np.linalg.norm(lab(a) - lab(b)) for k, a in enumerate(COLOURS) for b in COLOURS[:k]]
+    assert min(distances) > 34  # Okabe and Ito's two oranges, which looked alike, are 33.4 apart
 
 
 def test_a_few_points_are_named_where_they_are() -> None:
