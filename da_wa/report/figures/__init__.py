@@ -1,4 +1,4 @@
-"""Figures, one function each. Matplotlib and seaborn are imported where they draw: they cost seconds."""
+"""Figures, one function each. Matplotlib is imported where it draws: it costs a second."""
 
 from da_wa.report.figures.dots import Panel, dots
 from da_wa.report.figures.heatmap import heatmap, matrix_heatmap
