@@ -48,27 +48,25 @@ def heatmap(
         cell: width and height of a cell in inches.
         top: the value of the lightest colour, with the darkest at 0; the range of the frame without it.
     """
+    import seaborn
     from matplotlib.figure import Figure
 
     wide = number is not None and frame.shape[1] > max(WIDE, frame.shape[0])
     grid = frame.T if wide else frame
     rows, columns = grid.shape
-    values = np.ma.masked_invalid(grid.to_numpy(float))
-    low, high = (0.0, top or 100.0) if top or not values.count() else (None, None)
+    low, high = (0.0, top or 100.0) if top or not grid.notna().any(axis=None) else (None, None)
     with plain_style():
         figure = Figure(figsize=(cell[0] * columns, cell[1] * rows))  # of the cells; rendered() adds what is beside
         axes = figure.add_axes((0, 0, 1, 1))
         axes.patch.set(facecolor="0.92", hatch="////", edgecolor="0.8")
-        width, edges = (1, "white") if number else (0, "none")
-        colours = axes.pcolormesh(values, cmap="viridis", vmin=low, vmax=high, linewidth=width, edgecolors=edges)
-        axes.invert_yaxis()
-        axes.spines[:].set_visible(False)
+        look = {"cmap": "viridis", "vmin": low, "vmax": high, "linewidths": 1 if number else 0, "cbar": False}
+        seaborn.heatmap(grid.astype(float), ax=axes, xticklabels=False, yticklabels=False, **look)
+        colours = axes.collections[0]
         if number is not None:
-            colours.update_scalarmappable()
-            light = _luminance(np.asarray(colours.get_facecolor())).reshape(values.shape) > _LIGHT
             for (row, column), value in np.ndenumerate(grid.to_numpy(float)):
                 known = np.isfinite(value)
-                colour = "black" if light[row, column] or not known else "white"
+                light = not known or seaborn.utils.relative_luminance(colours.to_rgba(value)) > _LIGHT
+                colour = "black" if light else "white"
                 text = number.format(value) if known else NONE
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=9, color=colour)
         if grid.columns[-1] == AVERAGE:
@@ -89,13 +87,6 @@ def heatmap(
         axes.set(xlabel=None, ylabel=None)
         axes.set_title(title, fontsize=10, loc="left")
     return figure
-
-
-def _luminance(colours: np.ndarray) -> np.ndarray:
-    """(n,) relative luminance of (n, 4) colours in sRGB (WCAG 2)."""
-    rgb = colours[:, :3]
-    linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    return np.asarray(linear @ [0.2126, 0.7152, 0.0722])
 
 
 def _title(matrix: Matrix) -> str:
