@@ -21,6 +21,7 @@ KNOWS = {
     "norm": set(),
     "data": set(),
     "models": {"norm"},
+    "adapt": {"models", "norm"},
     "records": set(),
     "train": {"config", "data", "models", "norm", "records"},
     "runs": {"train", "records", "config", "data", "models"},
