@@ -4,7 +4,15 @@
     True
 
 :mod:`da_wa.adapt.oracles` needs NumPy only, and :func:`golden` writes plain arrays: both can check the losses of
-another package.
+another package. Here it is a CORAL with n in place of n - 1:
+
+    >>> def other(source, target):
+    ...     difference = np.cov(source.T, bias=True) - np.cov(target.T, bias=True)
+    ...     return (difference**2).sum() / (4 * source.shape[1] ** 2)
+    >>> inputs = seeded_inputs(0)
+    >>> source, target = inputs["source_features"], inputs["target_features"]
+    >>> abs(other(source, target) - oracles.coral(source, target)) < 1e-10
+    False
 """
 
 from __future__ import annotations
