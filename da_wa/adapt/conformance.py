@@ -11,8 +11,8 @@ another package. Here it is a CORAL with n in place of n - 1:
     ...     return (difference**2).sum() / (4 * source.shape[1] ** 2)
     >>> inputs = seeded_inputs(0)
     >>> source, target = inputs["source_features"], inputs["target_features"]
-    >>> abs(other(source, target) - oracles.coral(source, target)) < 1e-10
-    False
+    >>> print(f"{abs(other(source, target) - oracles.coral(source, target)):.2f}")
+    0.19
 """
 
 from __future__ import annotations

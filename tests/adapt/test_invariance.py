@@ -140,6 +140,17 @@ def test_a_collapsed_batch_has_the_limit_of_class_confusion():
         assert losses.mcc(z).item() == pytest.approx(0.75, abs=1e-3)
 
 
+@pytest.mark.parametrize("exponent", range(80, 108, 2))
+def test_class_confusion_where_probabilities_are_subnormal(exponent):
+    """e^-88 is the smallest normal float32; the inverse of a subnormal number overflows."""
+    z = torch.zeros(6, 4)
+    z[:, 1] = 2.5 * exponent
+    z.requires_grad_()
+    loss = losses.mcc(z)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.75) and z.grad.isfinite().all()
+
+
 def test_rows_of_zeros():
     f = torch.zeros(3, 2, requires_grad=True)
     alignment.afn(f).backward()
