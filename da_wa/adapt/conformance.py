@@ -188,7 +188,7 @@ def _difference(case: Case, inputs: Mapping[str, Array]) -> float:
 
 
 def golden(path: Path) -> None:
-    """Write inputs, values and gradients of all cases as one ``.npz`` of float64 arrays, about 60 kB.
+    """Write inputs, values and gradients of all cases as one ``.npz`` of float64 arrays, about 70 kB.
 
     Keys: ``SEED/inputs/INPUT``, ``SEED/CASE/value`` and, for losses, ``SEED/CASE/gradient/INPUT``. Values are those of
     the oracles; gradients are autograd's of the losses, whose tests compare them with finite differences.

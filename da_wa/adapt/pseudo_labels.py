@@ -149,7 +149,9 @@ def centroid_labels(features: Tensor, logits: Tensor, rounds: int = 2) -> Tensor
     labels = logits.argmax(1)
     for _ in range(rounds):
         centroids = product(shares.T.to(features.dtype), features)  # their length does not change the cosine
-        similarity = product(F.normalize(features, eps=1e-30), F.normalize(centroids, eps=1e-30).T)
+        similarity = product(
+            features, F.normalize(centroids, eps=1e-30).T
+        )  # cosine · ‖f_i‖, of the same order in a row
         labels = similarity.masked_fill(~possible, -math.inf).argmax(1)
         shares = F.one_hot(labels, classes).to(features.dtype)
         possible = possible & shares.any(0)
