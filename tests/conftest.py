@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def draw_tree_at(
             for i in range(per_class):
                 draw_shape(number, look, side, rng).save(folder / f"{i:03d}{suffix}")
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """A shell starts background commands with SIGINT ignored, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

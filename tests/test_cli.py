@@ -279,6 +279,7 @@ def test_the_configuration_can_be_shown(experiment, capsys):
     assert yaml.safe_load(capsys.readouterr().out)["finetune"]["epochs"] == 2
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_command_that_is_cut_off_goes_on_from_there(experiment, tmp_path, how):
     """kill -9 and Ctrl-C in the midst of a run; the same command then gives the table of an undisturbed one."""
@@ -288,13 +289,11 @@ def test_a_command_that_is_cut_off_goes_on_from_there(experiment, tmp_path, how)
         [sys.executable, str(ROOT / "run_office31.py"), *options],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 200
     while not list((tmp_path / "out").glob("runs/*/last.ckpt")):
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(how)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[how], said
     assert len(records(tmp_path / "out")) < 3
     assert main(options) == 0

@@ -29,6 +29,7 @@ KNOWS = {
     "report": {"records"},
     "studies": {"launchers", "runs", "records", "config", "data", "models", "report"},
     "api": {"launchers", "runs", "records", "config", "data", "report"},
+    "__main__": {"cli"},
     "cli": {"api", "studies", "launchers", "runs", "records", "config", "data", "report"},
 }
 """The rooms that each room knows beside itself and the leaves."""

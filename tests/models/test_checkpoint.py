@@ -1,4 +1,4 @@
-"""Checkpoints keep weights and recipe, and refuse what they do not fit."""
+"""Checkpoints keep weights and facts, and refuse what they do not fit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_backbone_comes_back_whatever_the_head(tmp_path):
     torch.testing.assert_close(fresh.eval().features(x), trained.eval().features(x))
     assert fresh.head.out_features == 31
     header = checkpoint.read_header(path)
-    assert (header.recipe, header.result) == ({"model": "tiny"}, {"correct": 3})
+    assert (header.facts, header.result) == ({"model": "tiny"}, {"correct": 3})
     assert [p.name for p in path.parent.iterdir()] == ["net.safetensors"]  # no draft is left
 
 
@@ -90,5 +90,5 @@ def test_a_foreign_safetensors_file_is_reported(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="no recipe"):
+    with pytest.raises(CheckpointError, match="no facts"):
         checkpoint.read_header(tmp_path / "other.safetensors")

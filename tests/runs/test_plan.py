@@ -101,7 +101,7 @@ def test_what_determines_the_numbers_renames_every_run(composed, tmp_path, key, 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("finetune.epochs", 31, "recipe.epochs: 30 there, 31 now"),
+        ("finetune.epochs", 31, "finetune.epochs: 30 there, 31 now"),
         ("model.gain_init", "fixup", "gain_init: one there, fixup now"),
     ],
 )
