@@ -20,7 +20,7 @@ def options(group: str) -> list[str]:
 CHOICES = [
     (g.name, option)
     for g in sorted(conf_dir().iterdir())
-    if g.is_dir() and g.name not in ("norm", "study")
+    if g.is_dir() and g.name not in ("norm", "select", "study")
     for option in options(g.name)
 ]
 

@@ -23,6 +23,7 @@ KNOWS = {
     "models": {"norm"},
     "adapt": {"models", "norm"},
     "records": set(),
+    "select": set(),
     "train": {"config", "data", "models", "norm", "records"},
     "runs": {"train", "records", "config", "data", "models"},
     "launchers": {"runs", "train", "records", "config", "data"},  # train: to estimate what jobs cost

@@ -1,0 +1,109 @@
+"""The scores of ``conf/select`` by name. A line in a YAML file adds one: ``name: package.module.function``."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from da_wa.errors import ConfigError, nearest
+from da_wa.select.saved import NotSaved, Saved
+
+Score = Callable[[Saved], float]
+"""Higher is better. Raises :class:`~da_wa.select.saved.NotSaved` where an array is missing that it needs."""
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def conf_dir() -> Path:
+    """The folder of ``select/``: ``da_wa/conf`` of a wheel, ``conf`` beside the package in a checkout."""
+    installed = PACKAGE / "conf"
+    return installed if installed.is_dir() else PACKAGE.parent / "conf"
+
+
+def listed(folders: Iterable[Path] = ()) -> dict[str, str]:
+    """Names of scores and their import paths, from every ``select/*.yaml`` of ``conf/`` and of ``folders``.
+
+    Args:
+        folders: more folders laid out like ``conf/`` (``--config-dir``).
+
+    >>> listed()["entropy"]
+    'da_wa.select.scores.entropy'
+
+    Raises:
+        ConfigError: a file that is not a mapping of names to import paths, or a name that is given twice.
+    """
+    found: dict[str, str] = {}
+    files: dict[str, Path] = {}
+    for folder in (conf_dir(), *folders):
+        for file in sorted((folder / "select").glob("*.yaml")):
+            for name, path in _read(file).items():
+                if name in found:
+                    raise ConfigError(f"{file}: the score {name!r} is already in {files[name]}; choose another name")
+                found[name], files[name] = path, file
+    return found
+
+
+def load(names: Sequence[str] | None = None, folders: Iterable[Path] = ()) -> dict[str, Score]:
+    """Scores by name, imported.
+
+    Args:
+        names: which; default: all that are listed.
+        folders: as for :func:`listed`.
+
+    >>> scores = load(["im", "entropy"])
+    >>> round(scores["im"](Saved(target_logits=[[100.0, 0.0], [0.0, 100.0]])), 6)
+    0.693147
+
+    Raises:
+        ConfigError: a name that is not listed, or an import path that does not lead to a function.
+    """
+    paths = listed(folders)
+    for name in names or ():
+        if name not in paths:
+            raise ConfigError(f"unknown score {name!r}. {nearest(name, paths)}")
+    return {name: _imported(name, paths[name]) for name in (paths if names is None else names)}
+
+
+def evaluate(scores: Mapping[str, Score], saved: Saved) -> dict[str, float]:
+    """Every score of one candidate. A score that needs an array that was not saved is NaN.
+
+    >>> evaluate(load(["im", "source_val"]), Saved(target_logits=[[0.0, 0.0]]))
+    {'im': 0.0, 'source_val': nan}
+
+    Raises:
+        ConfigError: a score that does not return a number; the message names it.
+    """
+    return {name: _value(name, score, saved) for name, score in scores.items()}
+
+
+def _value(name: str, score: Score, saved: Saved) -> float:
+    try:
+        return float(score(saved))
+    except NotSaved:
+        return float("nan")
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the score {name!r} failed: {error}") from error
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(t, str) for line in content.items() for t in line):
+        raise ConfigError(f"{file} must hold lines of the form `name: package.module.function`")
+    return content
+
+
+def _imported(name: str, path: str) -> Score:
+    try:
+        score = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"the score {name!r} cannot be imported from {path}: {error}") from error
+    if not callable(score):
+        raise ConfigError(f"the score {name!r}: {path} is not a function of Saved")
+    loaded: Score = score
+    return loaded
