@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from da_wa.select import atc as _atc
 from da_wa.select import clusters, confidence, importance
-from da_wa.select.saved import Floats, Saved
+from da_wa.select.saved import Floats, NotSaved, Saved
 
 
 def source_val(saved: Saved) -> float:
@@ -55,8 +55,10 @@ def devn(saved: Saved) -> float:
 def class_ami(saved: Saved) -> float:
     """:func:`da_wa.select.clusters.class_ami`."""
     features, rows = saved.featured("target")
-    predicted = saved.target_logits[rows].argmax(axis=1)
-    return clusters.class_ami(predicted, features, saved.target_logits.shape[1])
+    classes = saved.target_logits.shape[1]
+    if len(features) < classes:
+        raise NotSaved(f"needs features of at least {classes} target images; {len(features)} were saved")
+    return clusters.class_ami(saved.target_logits[rows].argmax(axis=1), features, classes)
 
 
 def atc(saved: Saved) -> float:

@@ -38,6 +38,11 @@ def test_regret_in_points_is_counted_from_the_best_of_all_candidates():
     assert [v.regret for v in verdicts(True)] == pytest.approx([0, 20, 5, 10, math.nan], nan_ok=True)
 
 
+def test_a_good_candidate_that_cannot_be_chosen_counts_as_regret():
+    assert judge([1, 2], [0.75, 0.5], shares=[0.9, 0.1], guard=True).regret == 25  # rejected by the guard
+    assert judge([math.nan, 2], [0.75, 0.5]).regret == 25  # without a score
+
+
 def test_harm_and_collapse():
     assert [v.below_source for v in verdicts(False)] == [False, True, True, True, None]
     assert [v.below_source for v in verdicts(True)] == [False, True, False, True, None]

@@ -184,7 +184,7 @@ def test_atc_of_a_source_that_is_all_wrong_or_all_right():
 
 
 def test_atc_tells_confidences_apart_that_round_to_one():
-    source = np.array([[100.0, 0], [90, 0], [80, 0], [70, 0]])  # max softmax is 1.0 for all of them
+    source = 1e4 * np.array([[1.0, 0], [0.9, 0], [0.8, 0], [0.7, 0]])  # max softmax is 1.0 for all, at any T searched
     assert atc.atc(source, source, np.array([0, 0, 0, 1])) == 0.75
 
 
@@ -248,9 +248,14 @@ def test_density_ratio_weights_no_image_by_a_classifier_that_saw_it():
     assert abs((log_w > 0).mean() - 0.5) < 0.25
 
 
-def test_density_ratio_stays_finite_under_a_large_shift():
-    w = importance.density_ratio(np.zeros((20, 2)) + RNG.normal(size=(20, 2)) * 1e-9, np.ones((30, 2)) * 1e6)
-    assert np.isfinite(w).all() and (w > 0).all()
+@pytest.mark.parametrize("sign", [1, -1])
+def test_density_ratio_of_an_outlier_is_finite(sign):
+    rng = np.random.default_rng(0)
+    source, target = rng.normal(0, 1, (40, 1)), rng.normal(2, 1, (40, 1))
+    source[3] = sign * 1e6
+    w = importance.density_ratio(source, target)
+    assert w[3] == pytest.approx(math.exp(sign * 50))
+    assert math.isfinite(importance.dev(np.ones(40), w))
 
 
 # Clusters
@@ -262,6 +267,12 @@ def test_class_ami_of_separate_clusters():
     noisy = np.where(RNG.random(40) < 0.3, 0, labels)
     assert clusters.class_ami(labels, f, 4) == pytest.approx(1)
     assert clusters.class_ami(noisy, f, 4) == pytest.approx(adjusted_mutual_info_score(noisy, labels))
+
+
+def test_class_ami_of_a_sample_smaller_than_the_number_of_classes():
+    few = Saved(target_logits=Z, target_features=FEATURES[: K - 1], target_rows=np.arange(K - 1))
+    with pytest.raises(NotSaved, match="at least 7 target images; 6 were saved"):
+        catalogue.class_ami(few)
 
 
 def test_class_ami_of_chance():
@@ -360,6 +371,15 @@ def test_the_density_ratio_of_one_candidate_is_not_used_for_another():
     first, second = everything(), other
     values = [catalogue.dev(first), catalogue.dev(second), catalogue.dev(first)]
     assert values[0] == values[2] != values[1]
+
+
+def test_three_scores_share_one_density_ratio(monkeypatch):
+    calls = []
+    fit = importance.density_ratio
+    monkeypatch.setattr(importance, "density_ratio", lambda *given: calls.append(1) or fit(*given))
+    saved = everything()
+    catalogue.iwv(saved), catalogue.dev(saved), catalogue.devn(saved)
+    assert len(calls) == 1
 
 
 # No target labels
