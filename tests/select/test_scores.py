@@ -248,6 +248,12 @@ def test_density_ratio_weights_no_image_by_a_classifier_that_saw_it():
     assert abs((log_w > 0).mean() - 0.5) < 0.25
 
 
+def test_density_ratio_is_near_one_without_a_shift_in_many_dimensions():
+    rng = np.random.default_rng(0)
+    log_w = np.log(importance.density_ratio(rng.normal(size=(160, 256)), rng.normal(size=(1000, 256))))
+    assert log_w.std() < 0.7
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_density_ratio_of_an_outlier_is_finite(sign):
     rng = np.random.default_rng(0)
