@@ -110,7 +110,7 @@ def load(out: str | Path) -> Results:
 
     >>> load("no/such/folder")
     Traceback (most recent call last):
-    da_wa.errors.DataError: There are no runs to report in no/such/folder/runs. ...
+    da_wa.errors.DataError: There are no runs to report in no/such/folder/runs...
     """
     results = Results(Path(out))
     _ = results.facts

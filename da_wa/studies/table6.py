@@ -292,7 +292,7 @@ def _cost(folder: Path) -> dict[str, Any]:
     """Units, seconds and model-FLOPs utilisation of one experiment, from its records."""
     costs = [record.cost for run in Store(folder).runs() if (record := run.record()) and record.cost]
     seconds = sum(cost["total_s"] for cost in costs)
-    bound = sum(cost.get("compute_bound_s", 0.0) for cost in costs)
+    bound = sum(cost["flops"] / cost["matrix_rate"] for cost in costs)
     name = folder.parent.name + "/" + folder.name if folder.parent.name == "search" else folder.name
     return {
         "experiment": name,

@@ -74,7 +74,7 @@ def test_every_stage_and_nothing_twice(tmp_path, domains_root, cifar_root, monke
     ]
     stages = rows(out / "stages.csv")
     assert sum(int(row["units"]) for row in stages) == len(done)
-    assert all(0 < float(row["mfu"]) < 1 for row in stages)
+    assert all(0 < float(row["mfu"]) < 1 for row in stages), stages
     with tarfile.open(out / "records.tar.gz") as archive:
         assert sum(name.endswith("record.json") for name in archive.getnames()) == len(done)
 

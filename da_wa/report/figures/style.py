@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from da_wa.errors import printable
 
 if TYPE_CHECKING:
@@ -91,8 +93,6 @@ def rendered(figure: Figure, kind: str) -> bytes:
 
 def compact(png: bytes) -> bytes:
     """A PNG with a palette of 256 colours, a third of the size: for embedding in a page."""
-    from PIL import Image
-
     with Image.open(io.BytesIO(png)) as image:
         small = image.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
