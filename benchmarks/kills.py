@@ -69,6 +69,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it, and so would its children
     rng = random.Random(arguments.seed)
     hit: collections.Counter[str] = collections.Counter()
     different = hung = kills = experiments = 0
