@@ -28,6 +28,7 @@ da-wa [run] [option=value …]     run an experiment and write its report
        da-wa export out=DIR to=DIR      records small enough to publish
        da-wa list GROUP                 names for model=, norms=, data=, …
        da-wa migrate DIR                rename pre-trained networks of an earlier version
+       da-wa conform                    losses of adaptation methods against float64 oracles
 
   experiment=demo | quick | …   a ready-made experiment          study=table6 scope=full | small | smoke
   data=office31 | folders | lists | digits      data.root=PATH  data.size=32  +data.extra.C=PATH
@@ -42,6 +43,10 @@ Nothing was started. Choose one:
   da-wa experiment=demo                          three domains of digits, nothing to download, minutes on two cores
   da-wa experiment=quick data.root=PATH          Office-31 at 32×32 with the shipped ResNet20, minutes on two cores
   da-wa run                                      the experiment above; downloads missing images"""
+
+
+CONFORMS = 1e-10
+"""Largest difference of a loss from its oracle that ``da-wa conform`` accepts."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,6 +152,15 @@ def _migrate(words: Sequence[str], console: Console) -> int:
     return 0
 
 
+def _conform(words: Sequence[str], console: Console) -> int:
+    from da_wa.adapt.conformance import rows  # imports torch
+
+    found = rows()
+    for row in found:
+        console.print(f"{row.difference:9.1e}  {row.name:<28} {row.oracle}", highlight=False, markup=False)
+    return 0 if all(row.difference < CONFORMS for row in found) else 1
+
+
 def _preview(console: Console) -> int:
     """What a bare ``da-wa`` would run and what it costs; starts nothing."""
     from da_wa.launchers.estimate import estimate  # imports torch
@@ -204,6 +218,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "export": _export,
     "list": _list,
     "migrate": _migrate,
+    "conform": _conform,
     "--version": _version,
     "-h": _help,
     "--help": _help,

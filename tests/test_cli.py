@@ -300,3 +300,10 @@ def test_a_command_that_is_cut_off_goes_on_from_there(experiment, tmp_path, how)
     assert main([*options, f"out={tmp_path / 'undisturbed'}"]) == 0
     for name in ("accuracy.csv", "matrix.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+def test_losses_of_methods_conform_to_their_oracles(capsys):
+    assert main(["conform"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 15
+    assert all(float(line.split()[0]) < 1e-10 for line in lines)

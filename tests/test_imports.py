@@ -31,7 +31,7 @@ KNOWS = {
     "studies": {"launchers", "runs", "records", "config", "data", "models", "report"},
     "api": {"launchers", "runs", "records", "config", "data", "report"},
     "__main__": {"cli"},
-    "cli": {"api", "studies", "launchers", "runs", "records", "config", "data", "report"},
+    "cli": {"api", "adapt", "studies", "launchers", "runs", "records", "config", "data", "report"},
 }
 """The rooms that each room knows beside itself and the leaves."""
 

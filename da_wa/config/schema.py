@@ -7,142 +7,57 @@ called. Anything that needs torch, the device or the data is checked later, befo
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
-    GetCoreSchemaHandler,
     Tag,
-    ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
 
 from da_wa.config import choices
-from da_wa.errors import nearest
-
-
-class Allowed:
-    """The words for what a type allows; they replace pydantic's own messages."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_wrap_validator_function(self._check, handler(source))
-
-    def _check(self, value: Any, handler: Callable[[Any], Any]) -> Any:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise PydanticCustomError("allowed", f"must be {self.text}") from error
-
-
-class OneOf(Allowed):
-    """One of some names."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(f"one of {', '.join(names)}")
-        self.names = tuple(names)
-
-    def _check(self, value: Any, handler: Callable[[Any], Any]) -> Any:
-        if not isinstance(value, str) or value not in self.names:
-            hint = nearest(str(value).lower(), self.names)
-            raise PydanticCustomError(
-                "allowed",
-                f"must be {self.text}{f'. {hint}' if hint.startswith('Did') else ''}",
-            )
-        return value
+from da_wa.config.types import (
+    Allowed,
+    AutoFlag,
+    Below1,
+    Between0and1,
+    Checkpoint,
+    Count,
+    Counts,
+    Flag,
+    Folder,
+    Fraction,
+    Fractions,
+    Mean,
+    ModelNames,
+    NormNames,
+    OneOf,
+    OtherExperiments,
+    Paths,
+    Pixels,
+    Positive,
+    Rates,
+    Seed,
+    Seeds,
+    Several,
+    Sizes,
+    Sources,
+    Std,
+    Text,
+    _Bool,
+    _Float,
+    _Int,
+    _Str,
+)
 
 
 def _rule(text: str) -> PydanticCustomError:
     """Options that do not fit together; the text starts with one of them."""
     return PydanticCustomError("rule", text)
-
-
-def _usable_folder(path: str) -> str:
-    """No part longer than file systems allow, with room for the files inside; not an existing file."""
-    if not path.strip() or "\0" in path or len(os.fsencode(path)) > 3500:
-        raise ValueError
-    if any(len(os.fsencode(part)) > 255 for part in Path(path).parts) or Path(path).is_file():
-        raise ValueError
-    return path
-
-
-def _existing(path: str) -> str:
-    if not Path(path).expanduser().exists():
-        raise ValueError
-    return path
-
-
-def _existing_folder(path: str) -> str:
-    if not Path(path).is_dir():
-        raise ValueError
-    return path
-
-
-def _unit(text: str) -> Any:
-    return Allowed(f"three numbers {text}, for red, green and blue of images in 0…1 (divide values of 0…255 by 255)")
-
-
-_Int = Annotated[int, Field(strict=True)]
-_Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Str = Annotated[str, Field(strict=True, min_length=1)]
-_Auto = Annotated[str, Field(strict=True, pattern="^auto$")]
-_Bool = Annotated[bool, Field(strict=True)]
-_AtLeastOne = Annotated[_Int, Field(ge=1)]
-_SeedInt = Annotated[_Int, Field(ge=0, lt=2**32)]
-
-Text = Annotated[_Str, Allowed("text; put quotes around a number")]
-Flag = Annotated[_Bool, Allowed("true or false")]
-AutoFlag = Annotated[_Bool | _Auto, Allowed("true, false or auto")]
-Count = Annotated[_AtLeastOne, Allowed("a whole number, 1 or more")]
-Counts = Annotated[list[_AtLeastOne], Field(min_length=1), Allowed("a list of whole numbers, 1 or more, e.g. [3,3,3]")]
-Pixels = Annotated[_AtLeastOne, Field(le=4096), Allowed("a whole number of pixels, 1 to 4096")]
-Several = Annotated[Annotated[_AtLeastOne, Field(le=1024)] | _Auto, Allowed("auto or a whole number, 1 to 1024")]
-Seed = Annotated[_SeedInt, Allowed("a whole number, 0 or more")]
-Seeds = Annotated[
-    list[_SeedInt], Field(min_length=1), Allowed("a list of whole numbers, 0 or more, e.g. seeds=[0,1,2]")
-]
-Positive = Annotated[_Float, Field(ge=0), Allowed("a number, 0 or more")]
-Fraction = Annotated[_Float, Field(ge=0, le=1), Allowed("a number from 0 to 1")]
-Fractions = Annotated[list[Annotated[_Float, Field(ge=0, le=1)]], Allowed("a list of numbers from 0 to 1")]
-Below1 = Annotated[_Float, Field(ge=0, lt=1), Allowed("a number, 0 or more and less than 1")]
-Between0and1 = Annotated[_Float, Field(gt=0, lt=1), Allowed("a number between 0 and 1, e.g. 0.1")]
-Mean = Annotated[list[Annotated[_Float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3), _unit("from 0 to 1")]
-Std = Annotated[
-    list[Annotated[_Float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3), _unit("above 0 and up to 1")
-]
-NormNames = Annotated[
-    list[_Str], Field(min_length=1), Allowed("a list of names of norms, e.g. norms=[bn,bn_wa]; see `da-wa list norms`")
-]
-ModelNames = Annotated[
-    list[_Str], Field(min_length=1), Allowed("a list of names of models, e.g. models=[resnet20,resnet18], or null")
-]
-Sources = Annotated[
-    list[_Str] | Annotated[str, Field(strict=True, pattern="^all$")],
-    Allowed("all or a list of domains, e.g. sources=[A,W]"),
-]
-Paths = Annotated[dict[_Str, _Str], Allowed("names and paths, e.g. {C: data/caltech}; {} for none")]
-Sizes = Annotated[dict[_Str, _AtLeastOne], Allowed("a number of images for each domain, e.g. {A:415,D:73,W:130}")]
-Rates = Annotated[dict[_Str, Positive], Allowed("a learning rate for each of some norms, e.g. {wa: 0.05}")]
-Folder = Annotated[
-    _Str,
-    AfterValidator(_usable_folder),
-    Allowed("a folder to write to, no part of its path longer than 255 bytes; a number needs ./ before it"),
-]
-Checkpoint = Annotated[_Str, AfterValidator(_existing), Allowed("a .safetensors file or a folder of them that exists")]
-OtherExperiments = Annotated[
-    list[Annotated[_Str, AfterValidator(_existing_folder)]],
-    Allowed("a list of existing out folders of other experiments, e.g. [out/first,out/second]; [] for none"),
-]
 
 
 class Node(BaseModel):
