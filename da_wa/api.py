@@ -1,10 +1,10 @@
-"""The command from Python.
+"""The command line as Python functions.
 
 >>> from da_wa import api
 >>> results = api.run(["experiment=demo", "norms=[bn,bn_wa]"])  # doctest: +SKIP
 >>> results.matrix()  # doctest: +SKIP
 
-:func:`run` takes the overrides of the command line; :func:`load` reads the results of an earlier command.
+:func:`run` takes the overrides of the command line; :func:`load` reads the results of an earlier run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """The results below one ``out`` folder.
+    """The results in one ``out`` folder.
 
     Attributes:
         out: the folder.
@@ -42,10 +42,10 @@ class Results:
 
     @cached_property
     def facts(self) -> Facts:
-        """Everything that the report is made of.
+        """Everything that the report reads.
 
         Raises:
-            DataError: there are no runs, or they cannot be compared.
+            DataError: there are no runs, or their results are not comparable.
         """
         return load_facts(self.out)
 
@@ -57,31 +57,31 @@ class Results:
     def matrix(
         self, rows: Sequence[str] = ("label",), columns: Sequence[str] = ("source", "target"), selection: str = "last"
     ) -> pd.DataFrame:
-        """Mean accuracy as fractions over any two factors, ``Avg`` last.
+        """Mean accuracy as fractions over two sets of factors; each cell is the mean over seeds, labels and pairs.
 
         Args:
-            rows: columns of :attr:`frame` whose levels are the rows.
-            columns: columns of :attr:`frame` whose levels are the columns.
-            selection: which epoch counts: ``last``, ``source_val``, ``target_oracle``.
+            rows: columns of :attr:`frame` whose levels are the rows, e.g. ``["weight"]``.
+            columns: columns of :attr:`frame` whose levels are the columns, e.g. ``["activation"]``.
+            selection: the epoch: ``last``, ``source_val``, ``target_oracle``.
         """
         return pivot(self.facts.frame, tuple(rows), tuple(columns), selection=selection).mean / 100
 
     def effect(self, factor: str = "weight") -> pd.DataFrame:
-        """What each level of a factor changes on average over the pairs, in points, with interval and test.
+        """Effect of each level of a factor, averaged over pairs, in points, with interval and test.
 
         Args:
-            factor: ``weight`` compares with ``plain``, ``method`` with ``none``, all else being equal.
+            factor: ``weight`` (compared with ``plain``) or ``method`` (compared with ``none``); all else is equal.
 
         Raises:
-            ConfigError: another factor.
+            ConfigError: ``factor`` has another value.
         """
         return self.facts.effects(factor)
 
     def figure(self, name: str = "heatmap") -> Figure:
-        """A figure of the report by the name of its file, e.g. ``heatmap`` or ``effect``.
+        """A figure of the report by its file name, e.g. ``heatmap`` or ``effect``.
 
         Raises:
-            ConfigError: there is no such figure; names those that there are.
+            ConfigError: there is no such figure; the message lists the nearest names.
         """
         figures = {
             part.name: part.figure
@@ -95,18 +95,18 @@ class Results:
 
     @property
     def missing(self) -> list[str]:
-        """Planned results that do not exist, and why."""
+        """Planned results that do not exist, with the reason."""
         return [*map(str, self.facts.missing), *self.facts.unreadable]
 
 
 def load(out: str | Path) -> Results:
-    """The results of earlier commands.
+    """Load the results of an earlier run.
 
     Args:
-        out: the folder that was ``out=DIR``.
+        out: its folder, ``out=DIR``.
 
     Raises:
-        DataError: there are no runs, or they cannot be compared.
+        DataError: there are no runs, or their results are not comparable.
 
     >>> load("no/such/folder")
     Traceback (most recent call last):
@@ -118,18 +118,18 @@ def load(out: str | Path) -> Results:
 
 
 def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: bool = False) -> Results:
-    """Run an experiment, or what is missing of it, and write its report; as the command does.
+    """Run an experiment and write its report, like the command. Finished runs are kept.
 
     Args:
-        overrides: the words of the command line, e.g. ``["experiment=demo", "norms=[bn,bn_wa]"]``.
-        config_dir: a folder with options of your own and their code.
-        quiet: show no progress.
+        overrides: as on the command line, e.g. ``["experiment=demo", "norms=[bn,bn_wa]"]``.
+        config_dir: a folder with your own options and code.
+        quiet: do not show progress.
 
     Returns:
         The results; :attr:`Results.missing` names what failed.
 
     Raises:
-        UserError: an option, the data or a file is wrong; says what, where, and what to do next.
+        UserError: an option, the data or a file is wrong; the message names the next step.
     """
     experiment = compose(overrides, None if config_dir is None else Path(config_dir))
     console = Console(soft_wrap=True, quiet=quiet)
@@ -141,10 +141,10 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
 
 
 def write_results(planned: Planned, console: Console) -> list[str]:
-    """Write the report of an experiment and show its table; returns what is missing.
+    """Write the report of an experiment and print its table; returns what is missing.
 
     Raises:
-        DataError: results that cannot be compared, or a folder that cannot be written.
+        DataError: results are not comparable, or the folder cannot be written.
     """
     options = planned.experiment.cfg["report"]
     domains = planned.inputs.decoded if planned.inputs is not None and options["images"] else []

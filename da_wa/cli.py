@@ -1,4 +1,4 @@
-"""The command: ``da-wa``, and ``run_office31.py``, which is ``da-wa run``."""
+"""The command line: ``da-wa``, and ``run_office31.py`` in a clone."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from da_wa.runs.status import status
 from da_wa.studies.run import is_study, run_study
 
 USAGE = """\
-da-wa [run] [option=value …]     run an experiment and write its report
-       da-wa report out=DIR             write the report again   (compare=[DIR,…] puts others beside it)
-       da-wa status out=DIR             what is done, running and failed
-       da-wa export out=DIR to=DIR      records small enough to publish
-       da-wa list GROUP                 names for model=, norms=, data=, …
+da-wa [run] [option=value …]     run an experiment or a study, write its report
+       da-wa report out=DIR             write the report again (compare=[DIR,…]: add other experiments)
+       da-wa status out=DIR             count done, running, waiting and failed runs
+       da-wa export out=DIR to=DIR      copy records, small enough to publish
+       da-wa list GROUP                 list names: norms, models, data, pretrain, …
        da-wa migrate DIR                rename pre-trained networks of an earlier version
        da-wa conform                    losses of adaptation methods against float64 oracles
 
-  experiment=demo | quick | …   a ready-made experiment          study=table6 scope=full | small | smoke
+  experiment=demo | quick | table6              study=table6 | pretraining  scope=full | small | smoke
   data=office31 | folders | lists | digits      data.root=PATH  data.size=32  +data.extra.C=PATH
   model=NAME | models=[NAME,…]                  norms=[bn,bn_wa]  sources=all | [A,W]  seeds=[0,1,2]
   pretrain=cifar100 | cifar10 | none            pretrain.root=PATH  pretrain.checkpoint=PATH
   finetune.epochs=30  protocol=full | paper     launcher.workers=2  out=DIR
 
-Rerun a command to resume it: finished runs are kept, and the report is written again."""
+Rerun a command to resume it; finished runs are kept."""
 
 NEXT = """\
-Nothing was started. Choose one:
-  da-wa experiment=demo                          three domains of digits, nothing to download, minutes on two cores
+Nothing was run. Choose one:
+  da-wa experiment=demo                          three domains of digits, no download, minutes on two cores
   da-wa experiment=quick data.root=PATH          Office-31 at 32×32 with the shipped ResNet20, minutes on two cores
-  da-wa run                                      the experiment above; downloads missing images"""
+  da-wa run                                      the default experiment; downloads missing data"""
 
 
 CONFORMS = 1e-10
@@ -50,10 +50,10 @@ CONFORMS = 1e-10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status.
+    """Run a command and return its exit status.
 
-    0: everything that was asked for is in the table. 1: some of it is missing, and named. 2: the command or the data is
-    wrong. 130: interrupted; rerun the command to resume.
+    0: success. 1: some results are missing; they are listed. 2: an option or the data is wrong. 130: interrupted; rerun
+    the command to resume.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -79,7 +79,7 @@ def _run(words: Sequence[str], console: Console) -> int:
         usage=USAGE, epilog=_listing(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="option=value", help="see conf/ for all options")
-    parser.add_argument("--config-dir", type=Path, help="a folder with options of your own and their code")
+    parser.add_argument("--config-dir", type=Path, help="a folder with your own options and code")
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     parser.add_argument("--version", action="version", version=f"da-wa {version('da-wa')}")
     arguments = parser.parse_intermixed_args(words)
@@ -101,7 +101,7 @@ def run(experiment: Experiment, console: Console) -> int:
     """Plan, run and report one experiment; returns the exit status.
 
     Raises:
-        UserError: anything wrong with options or data.
+        UserError: an option or the data is wrong.
     """
     planned = prepare(experiment, console)
     launch(planned, console)
@@ -139,7 +139,7 @@ def _export(words: Sequence[str], console: Console) -> int:
 
 def _list(words: Sequence[str], console: Console) -> int:
     if not words or words[0] not in GROUPS:
-        raise ConfigError(f"da-wa list needs one of: {', '.join(GROUPS)}.")
+        raise ConfigError(f"da-wa list needs a group: {', '.join(GROUPS)}.")
     for name, description in available(GROUPS[words[0]]):
         console.print(f"{name:<16} {description}", highlight=False, markup=False)
     return 0
@@ -162,7 +162,7 @@ def _conform(words: Sequence[str], console: Console) -> int:
 
 
 def _preview(console: Console) -> int:
-    """What a bare ``da-wa`` would run and what it costs; starts nothing."""
+    """Describe the default experiment and its cost; run nothing."""
     from da_wa.launchers.estimate import estimate  # imports torch
 
     console.print(estimate(compose([])), highlight=False)
@@ -187,7 +187,7 @@ def _options(words: Sequence[str], known: dict[str, str | None]) -> dict[str, st
         if not equals and position == 0:
             key, value = "out", word
         if key not in known:
-            raise ConfigError(f"There is no option {key!r} here. {nearest(key, known)}")
+            raise ConfigError(f"there is no option {key!r} of this command. {nearest(key, known)}")
         found[key] = value
     if missing := [key for key, value in found.items() if not value]:
         raise ConfigError(f"{missing[0]} is not set; write {missing[0]}=DIR.")
@@ -195,7 +195,7 @@ def _options(words: Sequence[str], known: dict[str, str | None]) -> dict[str, st
 
 
 def _listing() -> str:
-    """Every name that can be chosen, for ``--help``."""
+    """All available names, for ``--help``."""
     lines = [f"{title}: {', '.join(name for name, _ in available(group))}" for title, group in GROUPS.items()]
     return "\n".join(lines)
 
@@ -209,7 +209,7 @@ GROUPS = {
     "loggers": "logger",
     "studies": "study",
 }
-"""What ``da-wa list`` lists, and where."""
+"""Groups of ``da-wa list`` and their folders in ``conf/``."""
 
 COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "run": _run,

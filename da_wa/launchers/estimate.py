@@ -1,4 +1,4 @@
-"""What the default experiment costs at the least, before anything is started."""
+"""A lower bound of the cost of the default experiment."""
 
 from __future__ import annotations
 
