@@ -249,7 +249,7 @@ def test_a_place_for_networks_that_cannot_be_written_is_told(experiment, cifar_r
         ("protocol.holdout=0.01", "no class has enough images"),
         ("trainer.precision=bf17", "trainer.precision=bf17"),
         ("trainer.compile=reduce_overhead", "Did you mean 'reduce-overhead'"),
-        ("trainer.accelerator=cuda", "trainer.accelerator=cuda: there is none here"),
+        ("trainer.accelerator=cuda", "trainer.accelerator=cuda: this machine has none"),
         ("seeds=[]", "seeds=[0,1,2]"),
     ],
 )

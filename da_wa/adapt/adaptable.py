@@ -1,4 +1,4 @@
-"""The parameters that test-time methods train: affine parameters of any normalisation, found by their role."""
+"""The parameters that test-time methods train: the affine parameters of any normalisation."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     True
 
 :mod:`da_wa.adapt.oracles` needs NumPy only, and :func:`golden` writes plain arrays: both can check the losses of
-another package. Here it is a CORAL with n in place of n - 1:
+another package. Here it is a CORAL with n instead of n - 1:
 
     >>> def other(source, target):
     ...     difference = np.cov(source.T, bias=True) - np.cov(target.T, bias=True)

@@ -1,6 +1,6 @@
-"""Labels of target images that a network gives itself: confidence, distribution alignment, centroids.
+"""Pseudo-labels of target images: confidence, distribution alignment, centroids.
 
-Logits are (n, K) and finite. Everything that makes a label carries no gradient.
+Logits are (n, K) and finite. No gradient flows through labels.
 """
 
 from __future__ import annotations

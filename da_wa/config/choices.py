@@ -1,4 +1,4 @@
-"""Names that an option may take, known without importing torch. A test compares them with torch and Lightning."""
+"""Allowed names of options, without importing torch. A test compares them with torch and Lightning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command line → experiment: Hydra composes the tree once, norms and models are read from their files."""
+"""Command line → experiment. Hydra composes the tree once; norms and models are read from their files."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experime
         raise ConfigError(_explain(error, words, where)) from error
     for group in REQUIRED:
         if group not in tree:
-            raise ConfigError(f"{group}=null: an experiment needs one. Known: {', '.join(options(group, where))}.")
+            raise ConfigError(
+                f"{group}=null: an experiment needs a {group}. Known: {', '.join(options(group, where))}."
+            )
     try:
         return _experiment(tree, words, where)
     except OmegaConfBaseException as error:
@@ -98,7 +100,9 @@ def _experiment(tree: DictConfig, words: Sequence[str], where: Sequence[Path]) -
         models = models[::-1] or [_resolved(tree, "model", tree.model)]
     named = {str(model.get("name")): model for model in models}
     if len(named) < len(models):
-        raise ConfigError(f"models={shown(_names(tree, 'models'))}: two have the same `name` in their files")
+        raise ConfigError(
+            f"models={shown(_names(tree, 'models'))}: two of these files have the same `name`; change one"
+        )
     for recipe in RECIPES:
         _canonical(OmegaConf.select(tree, recipe))
     cfg = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)

@@ -1,4 +1,4 @@
-"""Are the packages of the chosen loggers installed?"""
+"""Check that the packages of the chosen loggers are installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_loggers(loggers: Mapping[str, Any]) -> None:
     """Check for the packages of the loggers without importing them.
 
     Args:
-        loggers: the ``logger`` node of an experiment, by name; loggers of the user's own are not checked.
+        loggers: the ``logger`` node of an experiment, by name; the user's own loggers are not checked.
 
     >>> check_loggers({"csv": {}})
 

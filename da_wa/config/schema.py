@@ -1,8 +1,8 @@
 """Types of a whole experiment: the options, their types, ranges and names.
 
-Every type says in words what it allows; :mod:`da_wa.config.validate` puts option and value before it. Nodes
-of the user's own (a ``_target_`` outside ``da_wa``) may have further keys, which their target checks when it is
-called. Anything that needs torch, the device or the data is checked later, before the first job.
+Every type describes the allowed values in words; :mod:`da_wa.config.validate` adds option and value. The user's own
+nodes (with a ``_target_`` outside ``da_wa``) may have further keys, which the target checks when it is called. What
+depends on torch, the device or the data is checked later, before the first job.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Part(BaseModel):
 
 
 def _kind(*path: str) -> Discriminator:
-    """Tell nodes of the package from the user's own, by the ``_target_`` found at ``path``."""
+    """Distinguish nodes of the package from the user's own, by the ``_target_`` at ``path``."""
 
     def kind(node: Any) -> str:
         for key in path:

@@ -1,4 +1,4 @@
-"""The folders of YAML files: where they are, what they offer, and one file of a group as a configuration node."""
+"""The folders of YAML files: find them, list their options, read one file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folders(extra_dir: Path | None = None) -> list[Path]:
     if extra_dir is None:
         return [conf_dir()]
     if not extra_dir.is_dir():
-        raise ConfigError(f"--config-dir {extra_dir} is not a folder")
+        raise ConfigError(f"--config-dir {extra_dir} is not a folder; check the path")
     return [conf_dir(), extra_dir.resolve()]
 
 
@@ -91,7 +91,7 @@ def read_node(group: str, name: str, where: Sequence[Path]) -> DictConfig:
     except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{known[name]} is not valid YAML: {error}") from error
     if not isinstance(node, DictConfig):
-        raise ConfigError(f"{known[name]} must hold options, one `name: value` a line")
+        raise ConfigError(f"{known[name]} must contain options, one `name: value` per line")
     defaults = list(node.pop("defaults", []))
     order = defaults if "_self_" in defaults else [*defaults, "_self_"]
     if name in order or not all(isinstance(entry, str) for entry in order):

@@ -1,4 +1,4 @@
-"""Check a composed experiment against its types; every mistake is named as on the command line."""
+"""Check a composed experiment against its types; report all mistakes in terms of the command line."""
 
 from __future__ import annotations
 

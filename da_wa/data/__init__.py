@@ -1,1 +1,1 @@
-"""Images on disk → batches. Knows nothing else of ``da_wa`` but its errors."""
+"""Images on disk → batches. Imports nothing else of ``da_wa`` but ``errors``."""

@@ -1,7 +1,7 @@
 """Augmentation of whole batches on the device: crop, flip, erase, then normalize.
 
-All randomness comes from torch's global generator of the batch's device, so that an epoch that starts
-from a known seed can be repeated.
+All randomness comes from torch's global generator of the batch's device, so an epoch can be repeated
+from its seed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How evenly a domain's images spread over its classes."""
+"""Class balance of a domain."""
 
 from __future__ import annotations
 

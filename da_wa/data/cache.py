@@ -8,8 +8,8 @@ Two stages use the cache. The main process prepares it::
 A worker then opens domains by their digest, without the images: ``DomainCache(cache_dir).open(name, digest, size)``.
 
 Layout of ``cache_dir``: ``<digest>-<size>/`` pixels (:mod:`~da_wa.data.entry`), ``manifests/`` labels and classes
-(:mod:`~da_wa.data.manifest`), ``digests/`` the digest of image files that did not change since they were hashed.
-Everything is verified when it is read; anything may be deleted at any time.
+(:mod:`~da_wa.data.manifest`), ``digests/`` digests of image files, valid while a file is unchanged.
+Everything is verified when it is read and can be deleted at any time.
 """
 
 from __future__ import annotations

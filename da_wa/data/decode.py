@@ -1,4 +1,4 @@
-"""Decode a whole set of images into one ``.npy`` file, in threads, in order, with the memory of a few images."""
+"""Decode a set of images into one ``.npy`` file, in threads and in order, with memory for a few images only."""
 
 from __future__ import annotations
 

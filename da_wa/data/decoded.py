@@ -1,7 +1,7 @@
-"""Index files: datasets without their image files, for machines that have only the pixel cache.
+"""Index files: datasets without image files, for machines that have only the pixel cache.
 
-An index holds names, labels, classes and the images' digests. With it and the entries of ``cache_dir`` an
-experiment runs elsewhere, and its runs keep their ids, since the digests are the same.
+An index holds names, labels, classes and digests of the images. An experiment runs elsewhere with the index and the
+entries of ``cache_dir``, with the same run ids, because the digests are the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Named domains over one class list.
 
-A :class:`Domain` is *n* images and their labels; a :class:`DomainSet` is several of them that agree on
-what label 0, 1, … mean. Nothing is decoded here: :mod:`da_wa.data.cache` does that, once.
+A :class:`Domain` is *n* images and their labels; a :class:`DomainSet` is several domains with the
+same classes. :mod:`da_wa.data.cache` decodes the images.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One folder of the pixel cache: a set of images, decoded at one size.
 
-``<digest>-<size>/`` holds ``pixels.npy`` (n, 3, size, size) and ``meta.json``. The folder appears whole or not
-at all. Reading verifies it, so that a torn, truncated, exchanged or foreign file is noticed.
+``<digest>-<size>/`` holds ``pixels.npy`` (n, 3, size, size) and ``meta.json``. The folder is written
+atomically. Reading verifies it and detects truncated, damaged or exchanged files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of the cache that appear whole or not at all."""
+"""Atomic writes of cache files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Images that are not decoded yet: files, arrays, or a selection of either.
+"""Undecoded images: files, arrays, or a subset of either.
 
-A digest of their content identifies them, so that :mod:`da_wa.data.cache` decodes each set once.
+A digest of their content identifies them; :mod:`da_wa.data.cache` decodes each set once.
 """
 
 from __future__ import annotations

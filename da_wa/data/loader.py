@@ -1,4 +1,4 @@
-"""Batches of a decoded domain: straight from a resident tensor, or by a torch DataLoader when it does not fit."""
+"""Batches of a decoded domain: from a tensor in device memory, or from a DataLoader if the domain does not fit."""
 
 from __future__ import annotations
 

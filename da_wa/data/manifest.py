@@ -1,7 +1,7 @@
-"""Manifests: what a domain holds, without its pixels.
+"""Manifests: labels, classes and digest of a domain, without its pixels.
 
-Planning reads manifests only. ``cache_dir/manifests/<digest>.json`` keeps the labels and classes of a domain, so
-that a worker opens it from the cache alone (:func:`~da_wa.data.cache.open_decoded`), with no access to the images.
+Planning reads manifests only. ``cache_dir/manifests/<digest>.json`` stores the labels and classes of a domain. A worker
+opens the domain from the cache (:func:`~da_wa.data.cache.open_decoded`) and does not need the images.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which images train and which are evaluated: seeded hold-outs and the two protocols.
+"""Splits into training and evaluation images: seeded hold-outs and the two protocols.
 
-``full`` is the field's convention. ``paper`` follows the paper's Table VI, whose percentages are multiples of
+``full`` is the usual protocol of Office-31. ``paper`` follows the paper's Table VI, whose percentages are multiples of
 1/415, 1/73 and 1/130: random 15 % subsets of the domains.
 """
 

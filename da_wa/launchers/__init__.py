@@ -1,1 +1,1 @@
-"""Where jobs run: a launcher starts workers, and every worker runs the same loop."""
+"""Launchers start workers; every worker runs the same loop over the jobs."""

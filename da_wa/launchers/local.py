@@ -1,4 +1,4 @@
-"""Workers as processes of this machine."""
+"""Run jobs in worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: flo
                 raise UserError(event.message)
             if event.kind in ("done", "failed"):
                 if event.job in finished:
-                    continue  # every worker finds out
+                    continue  # reported by another worker
                 finished.add(event.job)
             emit(event)
-    except BaseException:  # Ctrl-C, or a terminal that is gone: what the workers lose is at most an epoch or two
+    except BaseException:  # Ctrl-C or a closed terminal: workers lose at most an epoch or two
         for process in processes:
             process.kill()
         raise
@@ -102,15 +102,15 @@ def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: flo
     lost = [job.id for job in jobs if job.id not in finished]
     if lost and time.time() < until:
         raise UserError(
-            f"every worker process ended before {len(lost)} of {len(jobs)} jobs, the first {lost[0]} "
-            "(out of memory, or killed?). Rerun the command to resume, with launcher.workers=1 if it recurs."
+            f"all worker processes ended with {len(lost)} of {len(jobs)} jobs unfinished, the first {lost[0]} "
+            "(out of memory, or killed?). Rerun the command to resume; if this happens again, set launcher.workers=1."
         )
 
 
 def _context() -> Any:
-    """How processes start: forked from a helper that has imported everything and started no threads.
+    """Start method: fork from a server process that has imported everything and started no threads.
 
-    So many workers wait for one import. Where there is no such helper (Windows) each imports for itself.
+    All workers share one import. Without a fork server (Windows), each worker imports on its own.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -134,7 +134,7 @@ def _worker(
 
 
 def _die_with_parent() -> None:
-    """So that a command that was killed leaves nobody who holds its runs."""
+    """Exit with the parent process, so that a killed command leaves no locked runs."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -142,7 +142,7 @@ def _die_with_parent() -> None:
 
 
 def _choose_gpu(number: int) -> None:
-    """Give workers a GPU each, in turn; does nothing where there is at most one."""
+    """Assign GPUs to workers in turn; do nothing if there is at most one GPU."""
     import torch
 
     count = torch.cuda.device_count()

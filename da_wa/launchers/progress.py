@@ -1,4 +1,4 @@
-"""Which job of how many, its epoch, and the time left: live on a terminal, plain lines elsewhere."""
+"""Progress: job, epoch and remaining time; a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tally:
         self._started = time.monotonic()
 
     def update(self, event: Event) -> None:
-        """Take note of an event."""
+        """Update the counts with an event."""
         if event.job not in self._share:
             return
         if event.kind == "epoch":
@@ -42,7 +42,7 @@ class Tally:
             self.finished += 1
 
     def left(self) -> str:
-        """A few words on the time that is left."""
+        """The remaining time in words."""
         done = sum(self.cost[j] * (share - self._first.get(j, 0.0)) for j, share in self._share.items())
         ahead = sum(self.cost[j] * (1 - share) for j, share in self._share.items())
         if not ahead:

@@ -1,6 +1,6 @@
-"""The loop that every worker runs. Workers share nothing but the disk: each takes the next job that nobody holds.
+"""The loop of a worker. Workers share only the disk: each takes the next job that no other process has locked.
 
-So one process, several, or the same command started twice on a shared folder do the same work once.
+Therefore several workers, or the same command started twice on a shared folder, divide the work.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Event:
     """Something a worker did.
 
     Attributes:
-        kind: ``start`` of a job, end of an ``epoch``, ``done``, ``failed``; ``lost``: the worker had to give up.
+        kind: ``start`` of a job, end of an ``epoch``, ``done``, ``failed``; ``lost``: the worker cannot continue.
         job: the job's id.
         epoch: epochs done, of ``epochs``.
         message: why it failed.
@@ -56,10 +56,10 @@ def work(jobs: Sequence[Job], execute: Execute, emit: Emit, since: float, until:
         execute: runs one of them.
         emit: called with every event.
         since: when this launch began, in seconds of the epoch; what failed later is not tried again.
-        until: when no further job and no further epoch is begun, in seconds of the epoch.
+        until: the deadline in seconds since 1970; no job or epoch starts after it.
     """
     pending = {job.id: job for job in jobs}
-    failed: dict[str, str] = {}  # and why
+    failed: dict[str, str] = {}  # id -> reason
     while pending and time.time() < until:
         progress = False
         for job in list(pending.values()):

@@ -20,7 +20,7 @@ HEAD = "head."
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, damaged, or of another network."""
+    """A checkpoint is missing, damaged, or does not match the network."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torc
         if stored.is_floating_point():
             stored = stored.to(dtype)
             if not stored.isfinite().all():
-                raise CheckpointError(f"{key} has values that are not finite as {dtype}; save as torch.float32")
+                raise CheckpointError(f"{key} has non-finite values in {dtype}; save as torch.float32")
         state[key] = stored
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -88,7 +88,7 @@ def read_header(path: Path) -> Header:
             f"{path} is not a valid safetensors file ({error}); delete it to train the network again"
         ) from error
     if "recipe" in metadata:
-        raise CheckpointError(f"{path} is of an earlier version; convert it with: da-wa migrate {path.parent}")
+        raise CheckpointError(f"{path} was written by an earlier version; convert it with: da-wa migrate {path.parent}")
     if not {"facts", "result"} <= metadata.keys():
         raise CheckpointError(f"{path} has no facts in its header; write checkpoints with da_wa.models.checkpoint.save")
     return Header(json.loads(metadata["facts"]), json.loads(metadata["result"]))
@@ -128,7 +128,7 @@ def load_backbone(path: Path, model: nn.Module) -> None:
     ]
     if problems:
         raise CheckpointError(
-            f"{path} is of another architecture or norm: {'; '.join(problems)}. Check model= and norms="
+            f"{path} does not match the architecture or norm: {'; '.join(problems)}. Check model= and norms="
         )
     model.load_state_dict(stored, strict=False)
 

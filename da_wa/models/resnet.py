@@ -200,7 +200,7 @@ def _block(block: Any) -> type[Block]:
     if isinstance(block, type) and issubclass(block, Block):
         return block
     if not isinstance(block, str) or block not in BLOCKS:
-        raise ConfigError(f"model.build.block={block} is not a block. {nearest(str(block), BLOCKS)}")
+        raise ConfigError(f"model.build.block={block} is unknown. {nearest(str(block), BLOCKS)}")
     return BLOCKS[block]
 
 

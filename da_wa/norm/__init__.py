@@ -1,4 +1,4 @@
-"""Normalisation: of weights, of activations, and how to give it to any network.
+"""Normalisation of weights and activations, and conversion of existing networks.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Folding: a network with plain convolutions that gives the same outputs in evaluation."""
+"""Folding: convert to plain convolutions with the same outputs in evaluation mode."""
 
 from __future__ import annotations
 

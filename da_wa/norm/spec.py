@@ -1,4 +1,4 @@
-"""How a network normalises: a pair of a convolution and an activation norm.
+"""The norm of a network: a pair of a convolution and an activation norm.
 
 A :class:`Norm` is two factories. ``bn_wa`` is the pair (``WeightAlignConv2d``, ``BatchNorm2d``), ``none`` is the pair
 (``nn.Conv2d``, nothing). A third factory replaces the ReLU for norms that define their own non-linearity.
@@ -41,7 +41,7 @@ class Norm:
         conv: makes a convolution; a subclass of ``nn.Conv2d`` may re-parameterise its weight.
         activation: makes the layer after a convolution, or ``None`` for networks without activation norms
             (residual networks then use Fixup blocks, see ``models/fixup.py``).
-        nonlinearity: makes the non-linearity of a network in place of its ReLUs. Filter Response Norm uses the TLU;
+        nonlinearity: makes the non-linearity of a network instead of its ReLUs. Filter Response Norm uses the TLU;
             EvoNorm-S0 needs none, since it contains a gate.
         factors: the levels that tables and contrasts compare, e.g. ``{"weight": "align", "activation": "bn"}``.
             Norms with the same ``weight`` (or ``activation``) are grouped, whatever their labels.

@@ -1,1 +1,1 @@
-"""What was planned and what came out: typed records, saved outputs, identities. Never imports torch."""
+"""Typed records, saved outputs and identities of runs. Never imports torch."""

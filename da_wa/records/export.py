@@ -1,4 +1,4 @@
-"""Copy finished units without what is large, so that results can be committed or sent to somebody."""
+"""Copy finished units without large arrays, to commit or share results."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Names of units and networks: hashes of declared facts.
 
 A fact is a name, a parameter, a seed, or a digest of images or weights. Display labels, class paths and file layout are
-no facts: a class that moves or a norm that is relabelled changes no name. Code of the user's own has a ``version`` that
-is raised when the code changes what it computes.
+not facts: moving a class or relabelling a norm does not change a name. The user increases ``version`` when their own
+code changes what it computes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Schema 1 read as schema 2: records, plans, predictions, and the headers of pre-trained networks.
+"""Read schema 1 as schema 2: records, plans, predictions, and headers of pre-trained networks.
 
-In schema 1 a run was a source, results stood in the record beside the evaluations they follow from, arrays were
-numbered by domain, and names were hashes of class paths and labels.
+In schema 1 a run was one source, a record held results and the evaluations they derive from, arrays were numbered by
+domain, and names were hashes of class paths and labels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Pre-trained networks of schema 1, whose names were hashes of class paths and labels, renamed once.
+"""Rename pre-trained networks of schema 1, whose names were hashes of class paths and labels.
 
-Only the header of a file changes; the bytes of its weights are copied as they are.
+Only the header of a file changes; its weights are copied unchanged.
 """
 
 from __future__ import annotations

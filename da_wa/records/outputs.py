@@ -1,8 +1,8 @@
-"""``outputs.npz``: what a network said of every evaluated image.
+"""``outputs.npz``: outputs of a network for every evaluated image.
 
-Arrays are kept by domain name. Logits are float16, rounded so that the predicted class stays what it was in full
-precision: counts from stored logits equal counts from the logits themselves. Where logits are too large to be kept,
-predicted classes are kept instead, see :func:`trimmed`.
+Arrays are stored by domain name. Logits are float16, rounded such that the predicted class is the same as in full
+precision, so counts from stored logits are exact. If logits are too large to store, predicted classes are stored
+instead, see :func:`trimmed`.
 """
 
 from __future__ import annotations

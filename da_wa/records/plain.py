@@ -1,4 +1,4 @@
-"""Values as JSON and YAML can hold them."""
+"""Convert values to types that JSON and YAML can store."""
 
 from __future__ import annotations
 

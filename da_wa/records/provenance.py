@@ -1,4 +1,4 @@
-"""Versions, processor, commit and command: kept in every record, so that a number can be traced and repeated."""
+"""Versions, processor, commit and command: stored in every record to reproduce its numbers."""
 
 from __future__ import annotations
 

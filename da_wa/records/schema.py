@@ -1,7 +1,7 @@
-"""``record.json``, schema 2: what one unit of work was and what came of it, as frozen, validated types.
+"""``record.json``, schema 2: settings, results and provenance of one unit, as frozen, validated types.
 
-A record holds facts. Whatever follows from them is computed when it is asked for: results under a selection rule
-from the evaluations, accuracies from counts. Numbers of images are counts, accuracies fractions, times seconds.
+A record holds facts. Derived values are computed on request: results under a selection rule from the evaluations,
+accuracies from counts. Numbers of images are counts, accuracies fractions, times seconds.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Checksum(_Frozen):
 
 
 class Record(_Frozen):
-    """What one unit was, what came of it, what it cost and what it ran on.
+    """Settings, results, cost and environment of one unit.
 
     Attributes:
         id: the name of the unit and of its directory.

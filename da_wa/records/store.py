@@ -4,15 +4,14 @@
 ``config.yaml``           the plan of the unit, written before it runs
 ``last.ckpt``             the training state after the last epoch, while the unit is running
 ``outputs.npz``           logits or predictions of every evaluated image, see ``outputs.py``
-``weights.safetensors``   the trained network, where it was asked to be kept
+``weights.safetensors``   the trained network, with ``keep=[weights]``
 ``record.json``           everything else, see ``schema.py``; appears last: a unit with a record is finished
 ``failure.json``          why the last attempt failed; the unit is tried again by the next command
 ``lock``                  held by the process that works on the unit
 ========================  =====================================================================================
 
-Every file is written beside its place and then moved there: a crash at any moment leaves the old file or the new one.
-What is read is checked, and a record that cannot be trusted counts as missing. Records of schema 1 are migrated as they
-are read.
+Files are written atomically: after a crash there is either the old file or the new one. Files are checked when they are
+read; an invalid record counts as missing. Records of schema 1 are migrated when they are read.
 """
 
 from __future__ import annotations

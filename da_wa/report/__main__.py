@@ -1,4 +1,4 @@
-"""``python -m da_wa.report OUT``: write the tables and figures of ``OUT`` without running anything."""
+"""``python -m da_wa.report OUT``: write the report of ``OUT``, like ``da-wa report``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings: targets on which accuracy alone misleads, and units that predict one class for almost every image."""
+"""Warnings about imbalanced targets and collapsed predictions."""
 
 from __future__ import annotations
 

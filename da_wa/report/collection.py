@@ -1,4 +1,4 @@
-"""Records of an ``out`` folder -> comparable records, what is missing, and the row of the table each belongs to."""
+"""Read the records of an ``out`` folder: check that they are comparable, list missing ones, assign table rows."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def collect(store: Store) -> Collection:
         except DataError as error:
             unreadable.append(f"{run.id}: {error}")
     if not (records or failed or awaited):
-        details = "\n".join(unreadable) or "Give the folder that was out=DIR of the command."
+        details = "\n".join(unreadable) or "Check out=DIR: it must be the folder of an earlier command."
         raise DataError(f"There are no runs to report in {store.path}.\n{details}")
     _refuse_mixture(store, records)
     units = [*records, *(unit for unit, _ in failed), *(plan for plan, _, _ in awaited)]

@@ -1,4 +1,4 @@
-"""What a section of the report is made of. Every format (page, LaTeX, CSV, PNG) is written from these."""
+"""The parts of a report section. Every format (page, LaTeX, CSV, PNG) is written from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NONE = "–"
-"""Stands where there is no number."""
+"""Placeholder for a missing number."""
 
 WIDE = 13
 """A table with more columns than this (12 pairs, which is four domains, and their average) is transposed."""

@@ -1,4 +1,4 @@
-"""Effects of one factor: rows of the table that differ in it alone, paired over seeds, sources, targets and images."""
+"""Effects of one factor: compare table rows that differ only in it, paired over seeds, sources, targets and images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cost of the runs, the hardware and software they used, and what it takes to reproduce them."""
+"""Cost, hardware, software and reproduction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does it help? Weight normalisation, and adaptation, each against the same without it."""
+"""Effect of weight normalisation and of adaptation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that a section of the report may read, from one ``out`` folder. Each file of outputs is read once."""
+"""The data of a report, from one ``out`` folder. Each file of outputs is read once."""
 
 from __future__ import annotations
 

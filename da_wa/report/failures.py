@@ -1,4 +1,4 @@
-"""Where networks fail: confusions, worst classes, and the images that were most confidently wrong."""
+"""Errors of the networks: confusions, worst classes, and confidently misclassified images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a unit predicted for the images of one domain."""
+"""Predictions of a unit for one domain."""
 
 from __future__ import annotations
 

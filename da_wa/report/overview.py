@@ -1,4 +1,4 @@
-"""Which row of the table transfers best, with every interval and what it is based on."""
+"""The best row of the table, with intervals and their basis."""
 
 from __future__ import annotations
 

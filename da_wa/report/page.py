@@ -1,6 +1,6 @@
-"""One HTML page with everything in it: no script, no font, no image from elsewhere.
+"""One self-contained HTML page, without scripts or external resources.
 
-Every section begins with its answer; notes, further tables and statistics are folded away in ``<details>``.
+Every section starts with its result; notes, further tables and statistics are in ``<details>``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the paper prints (Shi, Li, Liu & van Gemert, ICPR 2020, arXiv 2010.07160), as data.
+"""Results of the paper (Shi, Li, Liu & van Gemert, ICPR 2020, arXiv 2010.07160), as data.
 
 Numbers are kept as printed, as strings, because trailing zeros show their precision.
 """

@@ -1,4 +1,4 @@
-"""How the selection of the epoch changes the numbers, and by how much target labels would have raised them."""
+"""Effect of the epoch selection rule, and the gain from using target labels."""
 
 from __future__ import annotations
 

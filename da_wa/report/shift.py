@@ -1,4 +1,4 @@
-"""The domain shift in the features, from the fixed sample of every domain that runs save."""
+"""Domain shift of the features, from a fixed sample of every domain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several experiments in one table. Nothing is averaged over them, and differing settings are named first."""
+"""Compare several experiments in one table, without averaging over them; differing settings are listed first."""
 
 from __future__ import annotations
 

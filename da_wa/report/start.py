@@ -1,4 +1,4 @@
-"""Accuracy of the pre-trained networks and accuracy after transfer."""
+"""Accuracy after pre-training and after transfer."""
 
 from __future__ import annotations
 

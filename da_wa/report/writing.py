@@ -1,4 +1,4 @@
-"""Writes the files of a report, removes those of an earlier one, and knows whether a report is current."""
+"""Write the files of a report, remove those of an earlier one, and check whether a report is current."""
 
 from __future__ import annotations
 

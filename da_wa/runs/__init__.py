@@ -1,1 +1,1 @@
-"""From an experiment to its jobs, and from a job to its outcome."""
+"""Plan the jobs of an experiment and run them."""

@@ -1,4 +1,4 @@
-"""Carry out a job: the only place where plain data becomes networks and tensors, and where outcomes are written."""
+"""Run a job: build networks and tensors from plain data, train, write the results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WEIGHTS = "weights.safetensors"
 
 @singledispatch
 def execute(job: Job, notify: Notify) -> None:
-    """Run a job and leave its outcome on disk, whole.
+    """Run a job and write its result to disk atomically.
 
     Args:
         job: what to run.
@@ -154,7 +154,7 @@ def _unit(job: UnitJob, notify: Notify) -> None:
 
 
 def _evaluations(outputs: Outputs, source: str) -> list[Evaluation]:
-    """The counts of every domain and evaluated epoch: the one place where a record's counts are made."""
+    """The counts of every domain and evaluated epoch for the record."""
     return [
         Evaluation(
             domain=name,

@@ -1,4 +1,4 @@
-"""The images that an experiment names: first as manifests, for planning, then decoded."""
+"""The images of an experiment: manifests for planning, then decoded pixels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Inputs:
         for name, path in self.data["extra"].items():
             domains = domains.with_folder(name, path)
         if len(domains.domains) < 2:
-            raise ConfigError(f"{domains.name} has one domain, {domains.names[0]}; a transfer needs two or more.")
+            raise ConfigError(
+                f"{domains.name} has only one domain, {domains.names[0]}; add a second one to transfer to."
+            )
         return domains
 
     @cached_property

@@ -1,7 +1,6 @@
-"""Jobs as plain data: pre-train a network, run one unit of the table.
+"""Jobs as plain data: pre-train a network, or run one unit of the table.
 
-A job can be pickled, and its state is found on disk: any process may ask for it, and any process may take the job up.
-Jobs do not run themselves; ``execute.py`` runs them.
+A job can be pickled. Its state is on disk, so any process can read the state and run the job. ``execute.py`` runs jobs.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints"
 
 @dataclass(frozen=True)
 class Waiting:
-    """It starts from the outcome of another job, which is not there yet."""
+    """It needs the result of an unfinished job."""
 
     job: str
 
@@ -89,15 +88,15 @@ class Job:
         raise NotImplementedError
 
     def outcome(self) -> Done | Diverged | None:
-        """How it ended, None while it has not."""
+        """Its result; None if it is unfinished."""
         raise NotImplementedError
 
     def waits_for(self) -> str | None:
-        """The job whose outcome it needs and lacks."""
+        """The id of the unfinished job that it needs, if any."""
         return None
 
     def register(self) -> None:
-        """Make the place for its outcome.
+        """Create the folder of its result.
 
         Raises:
             DataError: the folder cannot be written.
@@ -105,7 +104,7 @@ class Job:
         raise NotImplementedError
 
     def state(self) -> State:
-        """What can be seen of it on disk.
+        """Its state on disk.
 
         Raises:
             DataError: a file cannot be read.
@@ -123,12 +122,12 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether it ended, be it by divergence."""
+        """Whether it is finished; a diverged job is finished."""
         return self.outcome() is not None
 
     @contextmanager
     def claim(self) -> Iterator[bool]:
-        """Hold the job: gives False at once when another process holds it.
+        """Lock the job; yields False at once if another process has locked it.
 
         Raises:
             DataError: the lock cannot be written.
@@ -137,7 +136,7 @@ class Job:
             yield mine
 
     def fail(self, reason: str) -> None:
-        """Note why an attempt failed.
+        """Record why an attempt failed.
 
         Raises:
             DataError: the note cannot be written.
@@ -194,7 +193,7 @@ class PretrainJob(Job):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(
-                f"Pre-trained networks cannot be kept in {self.path.parent}: {error.strerror}. "
+                f"Cannot write pre-trained networks to {self.path.parent}: {error.strerror}. "
                 "Choose another folder with checkpoint_dir=DIR, then rerun the command."
             ) from error
 

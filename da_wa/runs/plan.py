@@ -1,4 +1,4 @@
-"""An experiment -> its jobs, pre-training before fine-tuning, each with a stable name."""
+"""Turn an experiment into jobs with stable names, pre-training before fine-tuning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 
 
 def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, checkpoint_dir: Path) -> list[Job]:
-    """All jobs of an experiment; jobs that are finished already are among them.
+    """All jobs of an experiment, including finished ones.
 
     A pre-trained network is shared by all sources and seeds of its norm. The facts that a job's numbers depend on are
     hashed into its name; where and how it is computed (``trainer``, ``launcher``, folders) is not.
@@ -122,7 +122,7 @@ def _at_rate(recipe: Mapping[str, Any], rate: float | None) -> Mapping[str, Any]
 
 
 def _computing(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Where and how: no part of a job's name."""
+    """Where and how to compute; not part of a job's name."""
     return {"trainer": cfg["trainer"], "cache_dir": cfg["cache_dir"]}
 
 
@@ -203,7 +203,7 @@ def _unit(
 
 
 def _refuse_other_settings(store: Store, planned: Sequence[UnitJob]) -> None:
-    """Raise before anything is trained whose results could not be compared with those that are there."""
+    """Raise if the results would not be comparable with those in ``out``."""
     if not planned:
         return
     wanted, ids = planned[0].config, {job.id for job in planned}
@@ -269,7 +269,9 @@ def _given(pretrain: Mapping[str, Any], norm: str) -> Path | None:
     found = sorted(path.glob(f"*-{norm}-*.safetensors"))
     if len(found) != 1:
         listed = ", ".join(f.name for f in found) or "none"
-        raise ConfigError(f"pretrain.checkpoint={path} needs one file *-{norm}-*.safetensors; found: {listed}.")
+        raise ConfigError(
+            f"pretrain.checkpoint={path} must contain exactly one file *-{norm}-*.safetensors; found: {listed}."
+        )
     return found[0]
 
 

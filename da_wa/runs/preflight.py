@@ -1,4 +1,4 @@
-"""Find what would fail before the first job: every object is made once, networks without memory."""
+"""Fail before the first job: create every object once, networks without memory for weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from da_wa.train.recipe import make_recipe
 
 
 def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: Sequence[Job]) -> None:
-    """Raise for anything that would fail only inside a job.
+    """Raise errors that would otherwise appear only inside a job.
 
     Args:
         experiment: what was asked for.
@@ -56,7 +56,7 @@ def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any]) -> B
         try:
             made: Backbone = make(model["build"])(make(norm), 2)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{model['name']} cannot be made with norm {name}: {error}") from error
+            raise ConfigError(f"{model['name']} cannot be built with norm {name}: {error}") from error
     return made
 
 
@@ -67,7 +67,7 @@ def _check_size(cfg: Mapping[str, Any], name: str, model: Backbone) -> None:
     for key, size in sizes.items():
         if size < model.min_size:
             raise ConfigError(
-                f"{key}={size} is too small for {name}, which needs images of {model.min_size} pixels a side or more."
+                f"{key}={size} is too small for {name}, which needs images of {model.min_size} pixels or more."
             )
 
 
@@ -107,5 +107,5 @@ def _check_checkpoint(path: Path, config: Mapping[str, Any]) -> None:
         factors = config["unit"]["factors"]
         raise CheckpointError(
             f"{path} cannot be used for {factors['model']} with norm {factors['norm']}: "
-            f"it was trained with another {' and '.join(differ)}."
+            f"it was trained with another {' and '.join(differ)}. Choose another file with pretrain.checkpoint=PATH."
         )

@@ -1,4 +1,4 @@
-"""What is done, running, waiting and failed in an ``out`` folder, read from disk alone."""
+"""The state of every run in an ``out`` folder, read from disk only."""
 
 from __future__ import annotations
 
@@ -52,5 +52,7 @@ def status(out: Path) -> Status:
         job = UnitJob(run.id, {}, 0.0, run, None if start is None else Path(start))
         states[run.id] = job.state()
     if not states:
-        raise DataError(f"There are no runs in {store.path}. Give the folder that was out=DIR of the command.")
+        raise DataError(
+            f"There are no runs in {store.path}. Check out=DIR: it must be the folder of an earlier command."
+        )
     return Status(states)

@@ -1,4 +1,4 @@
-"""Choosing without target labels: scores of saved outputs, how good they choose, and how many seeds are enough.
+"""Model selection without target labels: scores of saved outputs, their regret, and anytime-valid stopping.
 
 ::
 

@@ -1,4 +1,4 @@
-"""How many seeds are enough: tests of paired contrasts that stay valid when one looks after every seed.
+"""Anytime-valid tests of paired contrasts: valid at any number of seeds, also when testing after every seed.
 
 The null hypothesis of a contrast is that differences are Gaussian with mean 0 and unknown variance. ``E_n`` is the
 Bayes factor of an effect/sd drawn from N(0, g) against 0, a function of the t statistic alone (Gönen et al. 2005,

@@ -1,4 +1,4 @@
-"""How good a score is at choosing: regret, harm, collapse, rank correlation.
+"""Quality of a score: regret, harm, collapse, rank correlation.
 
 A family is the set of candidates among which one choice is made: evaluated epochs × weights of the method, at one
 norm, method, pair and seed. Accuracies on the target appear here to judge a choice; :func:`choose` never sees them.

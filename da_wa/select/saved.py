@@ -1,4 +1,4 @@
-"""What a score may look at: saved arrays of one candidate. There is no field for target labels."""
+"""Inputs of a score: saved arrays of one candidate, without target labels."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Experiments in stages: a question that takes several experiments, each built on the results of those before."""
+"""Studies: experiments in stages, each based on the results of earlier stages."""

@@ -1,8 +1,8 @@
-"""Starting networks for a comparison of norms: the same budget for every norm, each at a learning rate of its own.
+"""Pre-train every norm with the same budget and its own learning rate.
 
-One rate for all norms favours the norm that it suits. So the rate of each norm is selected by its accuracy on held-out
-*training* images of CIFAR after a short training; test images are not used. Then several seeds of every norm are
-trained at the rate of their norm. Stages:
+A single rate for all norms favours some of them. The study selects a rate per norm by accuracy on held-out *training*
+images of CIFAR after a short training; test images are not used. Then it trains several seeds of every norm at the
+selected rate. Stages:
 
 ==========  =========================================================================
 search      every norm at every rate on most training images; ``rates.csv``
@@ -121,7 +121,9 @@ class Pretraining:
     def _final(self, bench: Bench, scope: Scope, norm: str, seed: int) -> Planned:
         rates = _selected(bench.out)
         if norm not in rates:
-            raise UserError(f"{norm} diverged at every rate of the search; leave it out of `norms` of the study.")
+            raise UserError(
+                f"{norm} diverged at every rate of the search; remove it from `norms` in the file of the study."
+            )
         return bench.prepare(
             "networks",
             [
@@ -196,5 +198,5 @@ def _selected(out: Path) -> dict[str, float]:
     try:
         found: dict[str, float] = json.loads((out / SELECTED).read_text())
     except FileNotFoundError:
-        raise UserError(f"{out} has no {SELECTED} yet: finish stage=search first.") from None
+        raise UserError(f"{out} has no {SELECTED} yet: run stage=search first.") from None
     return found

@@ -1,4 +1,4 @@
-"""``study=NAME``: carry out the stages of a study, or as many as there is time for."""
+"""``study=NAME``: run the stages of a study, up to a time limit."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def is_study(words: Sequence[str]) -> bool:
 
 
 def run_study(words: Sequence[str], console: Console, config_dir: Path | None = None) -> list[str]:
-    """Carry out a study.
+    """Run a study.
 
     Args:
         words: ``study=NAME scope=… stage=… minutes=… out=DIR`` and overrides for all its experiments.
         console: shows progress.
-        config_dir: a folder with options of the user's own; ``study/NAME.yaml`` in it defines a study.
+        config_dir: a folder with the user's own options; ``study/NAME.yaml`` in it defines a study.
 
     Returns:
         The ids of jobs that failed.
 
     Raises:
-        UserError: an unknown study, scope or stage, or something wrong with an experiment.
+        UserError: an unknown study, scope or stage, or a wrong option of an experiment.
     """
     chosen = {**OPTIONS, **dict(word.split("=", 1) for word in words if word.split("=", 1)[0] in OPTIONS)}
     study = _study(chosen["study"], config_dir)
@@ -75,5 +75,5 @@ def _minutes(text: str) -> float:
     except ValueError:
         minutes = math.nan
     if not minutes > 0:
-        raise ConfigError(f"minutes={text} is not a positive number.")
+        raise ConfigError(f"minutes={text} must be a positive number, e.g. minutes=9.")
     return minutes

@@ -1,4 +1,4 @@
-"""What every study has: experiments below one folder, a deadline that all of them share, and a list of failures."""
+"""The basis of all studies: experiments in one folder, a common deadline, and a list of failures."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class Study(Protocol):
         """
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
-        """The stages of a scope in the order in which they are carried out."""
+        """The stages of a scope, in order."""
 
     def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
-        """Stages that are carried out only when they are asked for."""
+        """Stages that run only on request."""
 
 
 @dataclass
 class Bench:
-    """Carries out experiments below one folder until a moment.
+    """Runs experiments in one folder until a deadline.
 
     Attributes:
         out: the folder of the study.
         options: overrides for every experiment.
         console: shows progress.
-        ends: of ``time.monotonic()``; nothing is begun after it.
-        config_dir: a folder with options of the user's own.
+        ends: the deadline, a value of ``time.monotonic()``; nothing starts after it.
+        config_dir: a folder with the user's own options.
         failed: ids of jobs that failed or diverged.
     """
 
@@ -59,12 +59,12 @@ class Bench:
     failed: list[str] = field(default_factory=list)
 
     def prepare(self, folder: str, options: Sequence[str] = ()) -> Planned:
-        """Decode and plan the experiment whose results are in ``folder``."""
+        """Decode and plan the experiment with its results in ``folder``."""
         places = [f"out={self.out / folder}", f"checkpoint_dir={self.out / 'networks'}"]
         return prepare(compose([*self.options, *places, *options], self.config_dir), self.console)
 
     def run(self, planned: Planned, jobs: Sequence[Job] | None = None) -> None:
-        """Run what is not finished, or as much as there is time for.
+        """Run unfinished jobs until the deadline.
 
         Raises:
             Paused: the time is up before all jobs are done.

@@ -1,16 +1,16 @@
 """The paper's Table VI with statistics: pre-train, search the recipe, fine-tune, report.
 
-What the paper leaves open of the fine-tuning (image size, epochs, schedule) is searched on held-out *source* images;
-target accuracies are not used. Stages:
+The paper does not state image size, epochs and schedule of the fine-tuning. The study searches them on held-out
+*source* images; target accuracies are not used. Stages:
 
 ==============  =======================================================================================
 pretrain        one network per norm on CIFAR-100, the most informative norm first
 search          recipes compared by accuracy on held-out source images
 table           the selected recipe; protocol ``full``, then ``paper``
-paper-recipe    the recipe nearest to the paper's text
-gain-init       WA alone once more, with Fixup's factors on its gains
+paper-recipe    the recipe closest to the text of the paper
+gain-init       WA alone again, with Fixup's factors on its gains
 report          reports, Table I, cost and MFU per stage, all records in one archive
-pack            (only when asked for) decode everything that any scope needs, for a machine without the images
+pack            (only with ``stage=pack``) decode all images, to run on a machine without the image files
 ==============  =======================================================================================
 """
 
@@ -173,7 +173,9 @@ class Table6:
                 options = [f"norms=[{','.join(self.searched)}]", "seeds=[0]", *recipe.options]
                 units = self._finetune(bench, f"search/{recipe}", options)
                 if not all(unit.done for unit in units):
-                    raise UserError(f"The search stopped: runs of {recipe} failed or their networks are missing.")
+                    raise UserError(
+                        f"search of {recipe}: runs failed, or their networks are missing. Run stage=pretrain."
+                    )
                 found = _last_accuracies(units)
                 held_out = found[found["role"] == "source"]
                 score[recipe] = float(held_out["accuracy"].mean())
@@ -257,7 +259,7 @@ def _selected(out: Path) -> Recipe:
         found = json.loads((out / "selected.json").read_text())
         return Recipe(found["size"], found["lr"], found["schedule"], found["epochs"])
     except FileNotFoundError:
-        raise UserError(f"{out} has no selected.json yet: finish stage=search first.") from None
+        raise UserError(f"{out} has no selected.json yet: run stage=search first.") from None
 
 
 def _last_accuracies(units: Sequence[UnitJob]) -> pd.DataFrame:

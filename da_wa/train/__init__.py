@@ -1,1 +1,1 @@
-"""One job: data and a model go in, trained weights and predictions come out."""
+"""Training: takes data and a model, returns trained weights and predictions."""

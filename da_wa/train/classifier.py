@@ -1,4 +1,4 @@
-"""The LightningModule behind every training."""
+"""The LightningModule of every training."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The least time that a training can take: its arithmetic over the matrix rate of the device.
+"""Lower bound of the training time: arithmetic operations over the matrix rate of the device.
 
-Counted are convolutions and matrix products, a multiply-add as two operations; what is left out (norms,
-activations, augmentation) moves memory rather than multiplies. The share of this least time in the time
-that was taken is the model-FLOPs utilisation, MFU (Chowdhery et al. 2022, PaLM, appendix B).
+Convolutions and matrix products are counted, a multiply-add as two operations. Norms, activations and augmentation are
+not counted; they are limited by memory. The lower bound over the measured time is the model-FLOPs utilisation, MFU
+(Chowdhery et al. 2022, PaLM, appendix B).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Flops:
 
 
 def count_flops(model: nn.Module, image: Sequence[int]) -> Flops:
-    """Count without computing: shapes alone pass through the network.
+    """Count operations on the meta device, without computing.
 
     Args:
         model: images (n, c, h, w) -> logits (n, classes); left as it is.

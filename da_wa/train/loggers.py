@@ -1,4 +1,4 @@
-"""Lightning's loggers for services that keep many runs in one place: each run goes by the name of its folder."""
+"""Lightning's loggers for Weights & Biases and MLflow; a run has the name of its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lightning callbacks that every training has: a clock, and the state that an interrupted training resumes from."""
+"""Lightning callbacks of every training: a clock, and saved state to resume from."""
 
 from __future__ import annotations
 

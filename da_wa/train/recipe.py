@@ -68,7 +68,7 @@ def make_recipe(node: Mapping[str, Any]) -> Recipe:
 
     ``optimizer`` and ``schedule`` have a ``name`` (see :data:`OPTIMIZERS` and
     :data:`~da_wa.train.schedule.SCHEDULES`), ``augment`` has the options of :class:`~da_wa.data.augment.Augment`.
-    A callable of the user's own has a ``_target_``, its import path, instead. Other keys are its arguments.
+    The user's own callable has a ``_target_``, its import path, instead. Other keys are its arguments.
 
     >>> recipe = make_recipe({
     ...     "epochs": 30,
@@ -100,7 +100,7 @@ def _callable(key: str, node: Mapping[str, Any], known: Mapping[str, Callable[..
     options = {str(name): value for name, value in node.items() if name != "name"}
     name = node["name"]
     if name not in known:
-        raise ConfigError(f"{key}.name={name}: there is no such {key}. {nearest(name, known)}")
+        raise ConfigError(f"{key}.name={name} is unknown. {nearest(name, known)}")
     accepted = inspect.signature(known[name]).parameters
     if others := [option for option in options if option not in accepted]:
         raise ConfigError(f"{key}.name={name}: {name} has no option {others[0]!r}; remove it with ~….{key}.{others[0]}")

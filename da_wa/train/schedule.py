@@ -1,4 +1,4 @@
-"""Learning-rate schedules: factors on the base rate of every parameter group, one per training step."""
+"""Learning-rate schedules: factors of the base rate of every parameter group, per training step."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How a training is computed: device, precision, memory layout, and how often its state is saved.
+"""Trainer settings: device, precision, memory layout, compilation, and how often the state is saved.
 
-Nothing here is part of the question that an experiment asks; the same recipe gives the same numbers,
-up to rounding, under any of these settings, and exactly the same under equal ones.
+These settings are not part of an experiment's identity: results agree up to rounding under different settings, and
+exactly under equal settings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Auto = Literal["auto"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to compute. ``auto`` stands for what was measured to be fastest on the device (see ``resolve``).
+    """Trainer settings. ``auto`` selects the fastest measured value for the device (see ``resolve``).
 
     Attributes:
         accelerator: the kind of device: auto, cpu, gpu (or cuda), mps.
@@ -88,11 +88,11 @@ class Settings:
         )
 
     def check_device(self) -> None:
-        """Raise a ConfigError when this machine does not have the accelerator."""
+        """Raise a ConfigError if this machine does not have the accelerator."""
         cuda = torch.cuda.is_available()
         here = {"cuda": cuda, "gpu": cuda, "mps": torch.backends.mps.is_available()}
         if not here.get(self.accelerator, True):
-            raise ConfigError(f"trainer.accelerator={self.accelerator}: there is none here; write auto or cpu")
+            raise ConfigError(f"trainer.accelerator={self.accelerator}: this machine has none; use auto or cpu")
 
     def prepare(self, model: nn.Module) -> None:
         """Set the memory layout of ``model`` and compile it, as these settings say."""

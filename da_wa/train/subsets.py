@@ -1,4 +1,4 @@
-"""Which images a training learns from, and which it is evaluated on."""
+"""The images to train on and to evaluate."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def pretraining(train: DecodedDomain, test: DecodedDomain, holdout: float = 0.0)
     Args:
         train: the training images.
         test: the test images.
-        holdout: hold out this fraction of every class of the training images, and evaluate these in place of the test
+        holdout: hold out this fraction of every class of the training images, and evaluate these instead of the test
             images: for choosing a recipe.
     """
     if holdout:

@@ -1,4 +1,4 @@
-"""One training, whatever it is for: model, images, objective and recipe go in, outputs and cost come out."""
+"""One training, for pre-training and fine-tuning: model, images and recipe in, outputs and cost out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if sys.platform != "win32":
 
 @dataclass(frozen=True)
 class Cost:
-    """Time and arithmetic of a training, including what was spent before an interruption.
+    """Time and arithmetic of a training, including time before an interruption.
 
     Attributes:
         settings: how it was computed, without any ``auto``.
@@ -65,12 +65,12 @@ class Cost:
 
     @property
     def compute_bound_s(self) -> float:
-        """The least seconds that training and evaluation could take on this device."""
+        """Lower bound of the seconds for training and evaluation on this device."""
         return self.flops / self.matrix_rate
 
     @property
     def mfu(self) -> float:
-        """Model-FLOPs utilisation: the share of these in the seconds that were taken."""
+        """Model-FLOPs utilisation: this lower bound over the measured seconds."""
         return self.compute_bound_s / max(self.train_s + self.eval_s, 1e-9)
 
     def values(self) -> dict[str, float]:
@@ -131,7 +131,7 @@ def train(
     loggers: Sequence[Logger] = (),
     logged: Mapping[str, Any] | None = None,
 ) -> Trained:
-    """Train ``model``, evaluate it on the way, and extract features at the end.
+    """Train ``model``, evaluate it during training, and extract features at the end.
 
     Args:
         model: with a head for the classes of the training images.
@@ -235,7 +235,7 @@ def _outputs(module: Classifier, subsets: Subsets, features: Sequence[np.ndarray
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt for Ctrl-C: Lightning makes it a SystemExit and ignores every later one."""
+    """Raise KeyboardInterrupt for Ctrl-C: Lightning turns it into a SystemExit and ignores later ones."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -254,7 +254,7 @@ def _per_loader(trainer: pl.Trainer, module: Classifier, data: DomainDataModule)
 
 
 def _epochs_in(path: Path) -> int:
-    """Epochs behind a saved training state; 0 when there is none that can be read."""
+    """Finished epochs of a saved training state; 0 if no state can be read."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return len(state["history"]["curve"]) if "logits" in state["history"] else 0
@@ -282,7 +282,7 @@ def _peak_memory_mb(accelerator: str) -> float:
 
 
 def _quieten() -> None:
-    """Silence Lightning's banners and the advice that does not apply here."""
+    """Silence Lightning's banners and irrelevant hints."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",

@@ -145,7 +145,7 @@ def test_files_of_the_users_own(tmp_path):
     ("text", "said"),
     [
         ("label: [", "not valid YAML"),
-        ("- a\n- b\n", "must hold options"),
+        ("- a\n- b\n", "must contain options"),
         ("_target_: a.B\n", "norm mine: label is missing"),
         ("label: X\n", "norm mine: _target_ is missing"),
         (NORM.format(label=5), "norm mine: label=5: must be text"),
@@ -181,7 +181,7 @@ def test_options_are_listed_with_a_description(tmp_path):
     norms = dict(available("norm", tmp_path))
     assert norms["rms"] == "Root mean square."
     assert norms["bn_wa"] == "BN + WA"
-    assert dict(available("experiment"))["demo"].startswith("Nothing to download")
+    assert dict(available("experiment"))["demo"].startswith("No download")
     assert {"office31", "folders"} <= dict(available("data")).keys()
     with pytest.raises(ConfigError, match="Did you mean 'norm'"):
         available("norms")

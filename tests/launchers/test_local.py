@@ -204,7 +204,7 @@ def test_what_a_deadline_leaves_is_no_error(tmp_path, workers):
 
 def test_workers_that_all_die_are_reported(tmp_path):
     jobs = [fake("a", tmp_path, trouble="death"), fake("b", tmp_path, trouble="death")]
-    with pytest.raises(UserError, match="every worker process ended before 2 of 2 jobs"):
+    with pytest.raises(UserError, match="all worker processes ended with 2 of 2 jobs unfinished"):
         Local(workers=2, threads=1)(jobs, lambda event: None)
 
 

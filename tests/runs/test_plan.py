@@ -149,7 +149,7 @@ def test_mistakes_are_told(composed, tmp_path, key, value, said):
 
 
 def test_a_folder_of_checkpoints_needs_one_for_each_norm(composed, tmp_path):
-    with pytest.raises(ConfigError, match=r"needs one file \*-none-\*\.safetensors; found: none"):
+    with pytest.raises(ConfigError, match=r"must contain exactly one file \*-none-\*\.safetensors; found: none"):
         planned(changed(composed, "pretrain.checkpoint", str(tmp_path)), tmp_path)
 
 

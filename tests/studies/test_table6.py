@@ -90,7 +90,7 @@ def test_every_stage_and_nothing_twice(tmp_path, domains_root, cifar_root, monke
         (["study=table6", "stage=serach"], "Did you mean 'search'"),
         (["study=table6", "minutes=soon"], "minutes=soon"),
         (["study=table6", "minutes=nan"], "minutes=nan"),
-        (["study=table6", "stage=table"], "finish stage=search first"),
+        (["study=table6", "stage=table"], "run stage=search first"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(words, said, tmp_path, capsys):

@@ -44,6 +44,6 @@ def test_cuda_is_another_name_of_the_gpu(monkeypatch) -> None:
     assert Settings(accelerator="cuda").resolve(model) == Settings(accelerator="gpu").resolve(model)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("cuda", "gpu"):
-        with pytest.raises(ConfigError, match=f"trainer.accelerator={name}: there is none here"):
+        with pytest.raises(ConfigError, match=f"trainer.accelerator={name}: this machine has none"):
             Settings(accelerator=name).check_device()
     Settings(accelerator="cpu").check_device()

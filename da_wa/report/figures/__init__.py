@@ -1,4 +1,4 @@
-"""Figures, one function each. Matplotlib is imported where it draws: it costs a second."""
+"""Figures, one function each. Matplotlib is imported only to draw, because the import is slow."""
 
 from da_wa.report.figures.dots import Panel, dots
 from da_wa.report.figures.heatmap import heatmap, matrix_heatmap

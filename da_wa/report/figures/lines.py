@@ -1,4 +1,4 @@
-"""Accuracy as training goes on."""
+"""Accuracy over epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all figures share: a canvas, colours that differ for the colour-blind and in grey, and files."""
+"""Common parts of all figures: canvas, colour-blind-safe colours, and files."""
 
 from __future__ import annotations
 
