@@ -1,4 +1,4 @@
-"""Every source-target pair, every norm, one table: ``python run_office31.py --help``."""
+"""Compare norms on every source-target pair; see ``python run_office31.py --help``."""
 
 import sys
 

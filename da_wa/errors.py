@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 _UNDECODABLE = re.compile(r"[\ud800-\udfff]")
-"""What Python puts in place of bytes of a file name that are not valid text (PEP 383)."""
+"""Surrogates: Python's substitute for undecodable bytes in file names (PEP 383)."""
 
 
 class UserError(Exception):
@@ -26,19 +26,19 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """A dataset, an image or a cache that cannot be used as it is."""
+    """A dataset, an image or a cache that cannot be used."""
 
 
 class ConfigError(UserError):
-    """An option, a name or a combination that makes no sense."""
+    """An invalid option, name or combination of options."""
 
 
 class Diverged(UserError):
-    """A training loss that is no longer a finite number.
+    """The training loss is not finite.
 
     Attributes:
-        epoch: the first in which it was not, from 1.
-        curve: the epochs before, see :class:`~da_wa.train.classifier.Classifier`.
+        epoch: the first epoch with such a loss, from 1.
+        curve: the earlier epochs, see :class:`~da_wa.train.classifier.Classifier`.
     """
 
     def __init__(self, message: str, epoch: int, curve: Sequence[Mapping[str, float]]) -> None:
@@ -47,7 +47,7 @@ class Diverged(UserError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """One sentence that offers the known names closest to ``name``, else all of them."""
+    """A sentence with the known names closest to ``name``, or with all known names."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:

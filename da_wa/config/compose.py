@@ -119,7 +119,7 @@ def _names(tree: DictConfig, key: str) -> list[str]:
 
 
 def _resolved(tree: DictConfig, key: str, node: Any) -> dict[str, Any]:
-    """``node`` as it is at ``key`` of the tree, where it stays."""
+    """``node`` resolved at ``key`` of the tree; it stays there."""
     tree[key] = node
     resolved = OmegaConf.to_container(tree[key], resolve=True, throw_on_missing=True)
     if not isinstance(resolved, dict):
@@ -162,7 +162,7 @@ def _canonical(recipe: Any) -> None:
 
 
 def rejoin(words: Sequence[str]) -> list[str]:
-    """Put together what the shell split at spaces inside brackets.
+    """Join words that the shell split at spaces inside brackets.
 
     >>> rejoin(["norms=[bn,", "bn_wa]", "seeds=[0]"])
     ['norms=[bn, bn_wa]', 'seeds=[0]']

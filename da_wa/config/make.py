@@ -11,7 +11,7 @@ from da_wa.errors import ConfigError, UserError
 
 
 def make(node: Any) -> Any:
-    """Instantiate what a configuration node describes: call its ``_target_`` with the other keys.
+    """Instantiate a configuration node: call its ``_target_`` with the other keys.
 
     >>> make({"_target_": "collections.Counter", "a": 2})
     Counter({'a': 2})

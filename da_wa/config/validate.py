@@ -24,7 +24,7 @@ def validate(cfg: Mapping[str, Any], norms: Mapping[str, Any], models: Mapping[s
         models: the node of each model, by name.
 
     Raises:
-        ConfigError: one line per wrong option: its name, the value, and what is allowed.
+        ConfigError: one line per wrong option: its name, the value, and the allowed values.
     """
     mistakes = list(_mistakes(Config, cfg))
     for name, node in norms.items():
@@ -62,7 +62,7 @@ def _explain(option: str, kind: str, message: str, value: Any, node: Any) -> str
 
 
 def unknown(option: str, known: Sequence[str]) -> str:
-    """There is no such option: offer the same word elsewhere, preferably in the same group, or one like it."""
+    """Message for an unknown option: suggest the same name in another group, or a similar name."""
     group, leaf = option.split(".")[0], option.rsplit(".", 1)[-1]
     same = sorted((k for k in known if k.rsplit(".", 1)[-1] == leaf), key=lambda k: k.split(".")[0] != group)
     beside = [k for k in same if k.split(".")[0] == group]

@@ -38,7 +38,7 @@ class Planned:
 
     @property
     def unfinished(self) -> list[Job]:
-        """Jobs without the outcome that was asked for: not run, failed or diverged."""
+        """Jobs without a result: not run, failed or diverged."""
         return [job for job in self.jobs if not isinstance(job.outcome(), Done)]
 
 
@@ -46,7 +46,7 @@ def prepare(experiment: Experiment, console: Console) -> Planned:
     """Read the manifests of the domains and plan the jobs; nothing is decoded.
 
     Raises:
-        UserError: anything wrong with options or data; says what, where, and what to do next.
+        UserError: an option or the data is wrong; the message names the next step.
     """
     cfg = experiment.cfg
     user_cache = Path(platformdirs.user_cache_dir("da_wa"))
@@ -62,7 +62,7 @@ def prepare(experiment: Experiment, console: Console) -> Planned:
 
 
 def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None) -> None:
-    """Check, decode, then run what is not finished with the experiment's launcher.
+    """Check, decode, then run unfinished jobs with the launcher of the experiment.
 
     Args:
         planned: see :func:`prepare`.
@@ -70,7 +70,7 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
         jobs: only these, in this order.
 
     Raises:
-        UserError: something that would fail inside a job, or every worker died.
+        UserError: a check failed, or all workers died.
     """
     jobs = planned.jobs if jobs is None else jobs
     pending = [job for job in jobs if not job.done]
@@ -88,7 +88,7 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
 
 
 def _decode(planned: Planned, pending: Sequence[Job], console: Console) -> None:
-    """Decode what the jobs need, once, ahead of all workers."""
+    """Decode the images of all jobs once, before the workers start."""
     cfg = planned.experiment.cfg
     with steps(console) as progress:
         if planned.inputs is not None and any(isinstance(job, UnitJob) for job in pending):

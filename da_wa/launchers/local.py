@@ -20,15 +20,15 @@ from da_wa.runs.jobs import Job
 
 @dataclass(frozen=True)
 class Local:
-    """Processes of this machine.
+    """Worker processes on this machine.
 
     Attributes:
         workers: how many; ``auto`` is one per core, or one per GPU where there is one. One worker is this
             process itself.
-        threads: of each worker; ``auto`` is the share of the cores of one of ``auto`` workers, however many
-            there are: the last digits of a sum depend on how many threads add it up.
-        deadline_s: seconds after which no further job and no further epoch is begun. Rerun the
-            command to resume; a run that is cut off loses at most ``trainer.save_every_s``.
+        threads: of each worker; ``auto`` is the number of cores per worker with ``workers=auto``. It does not depend
+            on ``workers``, because rounding depends on the number of threads.
+        deadline_s: seconds after which no job or epoch starts. Rerun the command to resume; an interrupted run
+            loses at most ``trainer.save_every_s``.
     """
 
     workers: int | Literal["auto"] = "auto"
@@ -46,10 +46,10 @@ class Local:
             raise ConfigError(f"launcher.deadline_s is {self.deadline_s!r}; it must be null or a number of seconds")
 
     def __call__(self, jobs: Sequence[Job], emit: Emit) -> None:
-        """Run all jobs, or those that there is time for.
+        """Run all jobs until the deadline.
 
         Raises:
-            UserError: every worker died before the jobs were done.
+            UserError: all workers died before the jobs were done.
         """
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         parallel = _parallel(cores)

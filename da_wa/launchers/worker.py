@@ -41,7 +41,7 @@ Emit = Callable[[Event], None]
 
 
 class OutOfTime(Exception):
-    """Ends a job between two epochs; the same command resumes it."""
+    """Ends a job between two epochs; rerunning the command resumes it."""
 
 
 Execute = Callable[[Job, Callable[[int, int], None]], None]
@@ -49,13 +49,13 @@ Execute = Callable[[Job, Callable[[int, int], None]], None]
 
 
 def work(jobs: Sequence[Job], execute: Execute, emit: Emit, since: float, until: float = math.inf) -> None:
-    """Run every job that is neither done nor held by another process, until none or no time is left.
+    """Run every job that is neither done nor locked by another process, until the deadline.
 
     Args:
         jobs: in the order to try them.
         execute: runs one of them.
         emit: called with every event.
-        since: when this launch began, in seconds of the epoch; what failed later is not tried again.
+        since: start of this launch, in seconds since 1970; jobs that failed after it are not tried again.
         until: the deadline in seconds since 1970; no job or epoch starts after it.
     """
     pending = {job.id: job for job in jobs}

@@ -43,7 +43,7 @@ def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torc
     """Write the state of ``model`` atomically, with floating-point tensors converted to ``dtype``.
 
     Raises:
-        CheckpointError: a value is not finite as ``dtype``, or the file cannot be written.
+        CheckpointError: a value is not finite in ``dtype``, or the file cannot be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +98,7 @@ def load_backbone(path: Path, model: nn.Module) -> None:
     """Load a checkpoint into ``model`` except for the head, converted to the floating-point type of ``model``.
 
     Raises:
-        CheckpointError: the keys or shapes differ, so it is of another architecture or norm; nothing is loaded.
+        CheckpointError: the keys or shapes do not match the architecture or norm; nothing is loaded.
 
     >>> import tempfile
     >>> from da_wa.models.resnet import ResNet

@@ -192,7 +192,7 @@ def _provenance(trained: Trained) -> dict[str, Any]:
 
 @lru_cache
 def _cache(cache_dir: str) -> DomainCache:
-    """One for each process: a domain is opened and verified once, however many jobs use it."""
+    """One cache per process: a domain is opened and verified once for all jobs."""
     return DomainCache(cache_dir)
 
 

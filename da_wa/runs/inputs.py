@@ -37,7 +37,7 @@ class Inputs:
         """Image files and labels.
 
         Raises:
-            UserError: anything wrong with the data; says what and where.
+            UserError: the data is wrong; the message says what and where.
         """
         domains: DomainSet = make(self.data["domains"])
         for name, path in self.data["extra"].items():
@@ -53,22 +53,22 @@ class Inputs:
         """Labels and digests; no image is decoded.
 
         Raises:
-            UserError: anything wrong with the data; says what and where.
+            UserError: the data is wrong; the message says what and where.
         """
         return read_manifests(self.domains, self.data["size"], self.cache_dir, self.data["on_bad"], self.progress)
 
     @cached_property
     def decoded(self) -> Sequence[DecodedDomain]:
-        """Pixels, decoded where they are not in the cache.
+        """Pixels; decoded if they are not in the cache.
 
         Raises:
-            UserError: images that cannot be decoded; names them.
+            UserError: images cannot be decoded; the message lists them.
         """
         return decode_domains(self.domains, self.data["size"], self.cache_dir, self.data["on_bad"], self.progress)
 
 
 def forget() -> None:
-    """Read pre-training images again when they are next needed: between two commands they may have changed."""
+    """Clear the cache of pre-training images, which may change between two commands."""
     _pretraining.clear()
 
 
@@ -78,7 +78,7 @@ def load_pretraining(
     """The decoded training and test images of a configuration's ``pretrain.data``; loaded once per process.
 
     Raises:
-        UserError: anything wrong with the data; says what and where.
+        UserError: the data is wrong; the message says what and where.
     """
     key = json.dumps([data, size, str(cache_dir)])
     if key not in _pretraining:

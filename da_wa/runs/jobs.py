@@ -42,12 +42,12 @@ class Running:
 
 @dataclass(frozen=True)
 class Done:
-    """Its outcome is there."""
+    """Its result exists."""
 
 
 @dataclass(frozen=True)
 class Diverged:
-    """Its training loss stopped being finite; it is not tried again, since it would diverge again."""
+    """Its training loss became non-finite; it is not repeated."""
 
     reason: str
 
@@ -68,7 +68,7 @@ class Job:
     """Something to run once.
 
     Attributes:
-        id: its name, and that of the file or folder it leaves.
+        id: its name, also of its file or folder.
         config: what ``execute`` needs, as nested plain values.
         cost: image passes, for estimating the remaining time.
     """
@@ -84,7 +84,7 @@ class Job:
 
     @property
     def lock_file(self) -> Path:
-        """The file that a process holds while it works on the job."""
+        """The file that a process locks while it works on the job."""
         raise NotImplementedError
 
     def outcome(self) -> Done | Diverged | None:
@@ -147,7 +147,7 @@ class Job:
             os.utime(self.failure_file, ns=(now, now))
 
     def failed(self, since: float = 0.0) -> Failed | None:
-        """How the last attempt failed, if it did so at or after ``since`` (seconds of the epoch)."""
+        """The failure of the last attempt, if at or after ``since`` (seconds since 1970)."""
         try:
             noted = self.failure_file.stat().st_mtime
         except OSError:
@@ -158,10 +158,10 @@ class Job:
 
 @dataclass(frozen=True)
 class PretrainJob(Job):
-    """Trains a network and leaves a checkpoint; one that is shipped with the package counts as done.
+    """Pre-train a network and write a checkpoint. A checkpoint shipped with the package counts as done.
 
-    A training that diverges leaves a ``.diverged.json`` instead. It is not tried again: the same recipe would diverge
-    again, and another recipe has another name.
+    A diverged training writes ``.diverged.json`` instead. It is not repeated: the same recipe would diverge again, and
+    another recipe has another name.
 
     Attributes:
         path: of the checkpoint.
@@ -224,7 +224,7 @@ class PretrainJob(Job):
 
 @dataclass(frozen=True)
 class UnitJob(Job):
-    """Runs one unit and leaves a record.
+    """Run one unit and write a record.
 
     Attributes:
         directory: where its files are.

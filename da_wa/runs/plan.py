@@ -21,14 +21,14 @@ from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, checkpoint_dir: Path) -> list[Job]:
     """All jobs of an experiment, including finished ones.
 
-    A pre-trained network is shared by all sources and seeds of its norm. The facts that a job's numbers depend on are
-    hashed into its name; where and how it is computed (``trainer``, ``launcher``, folders) is not.
+    A pre-trained network is shared by all sources and seeds of its norm. The name of a job is a hash of the
+    facts that its numbers depend on, without ``trainer``, ``launcher`` and folders.
 
     Args:
-        experiment: what was asked for.
+        experiment: the composed experiment.
         domains: manifests in display order; empty for pre-training alone.
         out: the folder of the experiment.
-        checkpoint_dir: where pre-trained networks are kept.
+        checkpoint_dir: folder of pre-trained networks.
 
     Raises:
         ConfigError: a source that is not a domain, a checkpoint that cannot be read, or ``out`` contains finished runs
@@ -79,7 +79,7 @@ def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, c
 
 
 def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, int | None], PretrainJob]:
-    """The pre-training of every (model, norm, seed); nothing where networks are given or start untrained."""
+    """The pre-training of every (model, norm, seed); empty if networks are given or untrained."""
     cfg = experiment.cfg
     pretrain = cfg["pretrain"]
     if not _trains(pretrain):
@@ -127,7 +127,7 @@ def _computing(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _trains(pretrain: Mapping[str, Any]) -> bool:
-    """Whether networks are pre-trained, and not given or untrained."""
+    """Whether networks are pre-trained here, neither given nor untrained."""
     return pretrain["recipe"] is not None and pretrain["checkpoint"] is None
 
 

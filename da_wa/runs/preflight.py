@@ -23,9 +23,9 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
     """Raise errors that would otherwise appear only inside a job.
 
     Args:
-        experiment: what was asked for.
+        experiment: the composed experiment.
         domains: manifests of the domains.
-        jobs: what is planned.
+        jobs: the planned jobs.
 
     Raises:
         ConfigError: an object that cannot be made as configured, a device that is not available, images too small for

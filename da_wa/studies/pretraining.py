@@ -34,7 +34,7 @@ SELECTED = "selected.json"
 
 @dataclass(frozen=True)
 class Scope:
-    """How much is computed.
+    """The size of a study.
 
     Attributes:
         search_epochs: of every training of the search.
@@ -50,7 +50,7 @@ class Scope:
 
 
 class Pretraining:
-    """The study; see the module's text.
+    """The study; see the module docstring.
 
     Args:
         experiment: the file in ``conf/experiment`` that all trainings start from.

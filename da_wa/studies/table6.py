@@ -44,7 +44,7 @@ NOT_USED = "not used: "
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the paper leaves open: image size, learning rate, schedule, epochs.
+    """A fine-tuning recipe: image size, learning rate, schedule, epochs.
 
     >>> print(Recipe(32, 0.01, "cosine", 30))
     32px-lr0.01-cosine-30ep
@@ -71,13 +71,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Scope:
-    """How much is computed.
+    """The size of a study.
 
     Attributes:
         options: overrides for every experiment.
         start: the recipe that the search starts from.
-        axes: varied one after the other, each from the best recipe so far.
-        paper: the recipe nearest to the paper's text.
+        axes: varied in turn, each starting from the best recipe so far.
+        paper: the recipe closest to the text of the paper.
         protocols: under which the tables are made, the headline first.
     """
 
@@ -94,7 +94,7 @@ class Scope:
 
 
 class Table6:
-    """The study; see the module's text.
+    """The study; see the module docstring.
 
     Args:
         experiment: the file in ``conf/experiment`` that all its experiments start from.
@@ -139,7 +139,7 @@ class Table6:
         }
 
     def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
-        """Stages that are carried out only when they are asked for."""
+        """Stages that run only on request."""
         return {"pack": self._pack}
 
     def _pretrain(self, bench: Bench, options: Sequence[str]) -> None:
@@ -159,7 +159,7 @@ class Table6:
         return units
 
     def _search(self, bench: Bench, scope: Scope) -> None:
-        """Vary one axis after the other from the best recipe so far.
+        """Vary the axes in turn, each starting from the best recipe so far.
 
         The score is the mean accuracy on held-out source images; of equal recipes the cheaper one is selected.
         """
@@ -208,7 +208,7 @@ class Table6:
         bench.console.print(f"The report is in {bench.out}", highlight=False)
 
     def _table_i(self, bench: Bench) -> None:
-        """Error on CIFAR-100 in percent beside the paper's; WA alone once more with Fixup's factors on its gains."""
+        """Error on CIFAR-100 in percent and the paper's; WA alone also with Fixup's factors on its gains."""
         from da_wa.models.checkpoint import read_header  # imports torch
 
         rows, curves = [], []
@@ -234,7 +234,7 @@ class Table6:
         bench.write_csv("pretraining_curves.csv", pd.DataFrame(curves))
 
     def _pack(self, bench: Bench) -> None:
-        """Decode everything that any scope needs, and write index files that stand in for the images."""
+        """Decode the images of all scopes, and write index files to use instead of the images."""
         for size in sorted({size for scope in self.scopes.values() for size in scope.sizes}):
             planned = bench.prepare("table", [f"data.size={size}", "pretrain=none"])
         pretrain = bench.prepare("table", ["sources=[]"]).experiment.cfg["pretrain"]

@@ -32,7 +32,7 @@ def count_flops(model: nn.Module, image: Sequence[int]) -> Flops:
     """Count operations on the meta device, without computing.
 
     Args:
-        model: images (n, c, h, w) -> logits (n, classes); left as it is.
+        model: images (n, c, h, w) -> logits (n, classes); unchanged.
         image: (c, h, w).
     """
     state = {
@@ -57,8 +57,8 @@ def matrix_type(precision: str) -> torch.dtype:
 def matrix_rate(device: str, dtype: torch.dtype, threads: int) -> float:
     """Operations per second of this device in a large matrix product, measured once per process.
 
-    The best of several: whatever else runs on the device can only slow it down. A GPU's float32 products are
-    exact here while its convolutions are TF32 by default: their share of this rate can be more than 1.
+    The best of several measurements, because other processes only slow it down. On a GPU, float32 products are exact
+    here but convolutions use TF32 by default, so MFU can exceed 1.
 
     Args:
         device: ``cpu``, ``cuda``, …

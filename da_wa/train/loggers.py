@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import MLFlowLogger, WandbLogger
 
 
 def wandb(save_dir: Path, **options: Any) -> WandbLogger:
-    """Weights & Biases; a process that makes several runs keeps them apart.
+    """Weights & Biases, with a separate run for every job of a process.
 
     Args:
         save_dir: the run's folder.
@@ -27,7 +27,7 @@ def mlflow(save_dir: Path, **options: Any) -> MLFlowLogger:
         save_dir: the run's folder.
         options: of ``MLFlowLogger``, e.g. ``experiment_name`` and ``tracking_uri``.
     """
-    LightningEnvironment().set_global_rank(0)  # one process, whatever number SLURM gives the task
+    LightningEnvironment().set_global_rank(0)  # a single process, also as a SLURM task
     with FileLock(save_dir.parent / "mlflow.lock"):  # the first of all runs makes the database and the experiment
         logger = MLFlowLogger(run_name=save_dir.name, **options)
         _ = logger.experiment

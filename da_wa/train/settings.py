@@ -26,13 +26,13 @@ class Settings:
         accelerator: the kind of device: auto, cpu, gpu (or cuda), mps.
         precision: Lightning's name, e.g. ``32-true`` or ``bf16-mixed``.
         channels_last: memory layout of convolution weights.
-        compile: ``torch.compile`` the training step; a name is its mode or backend: ``reduce-overhead`` makes
-            kernels and replays them as CUDA graphs, ``cudagraphs`` replays torch's own, without minutes of
-            compiling. Networks of one architecture and norm share the compiled code within a process, and through
-            inductor's cache on disk (``TORCHINDUCTOR_CACHE_DIR``) between processes. Evaluation, in few and
-            large batches of several sizes, is not compiled.
+        compile: ``torch.compile`` the training step; a name is its mode or backend: ``reduce-overhead`` compiles
+            kernels and replays them as CUDA graphs, ``cudagraphs`` replays torch's kernels without compiling.
+            Networks of one architecture and norm share the compiled code within a process, and through inductor's
+            cache on disk (``TORCHINDUCTOR_CACHE_DIR``) between processes. Evaluation is not compiled: it has few,
+            large batches of several sizes.
         fused: an optimiser step in one kernel, for optimisers that offer it.
-        deterministic: only kernels that repeat bit by bit.
+        deterministic: use deterministic kernels only.
         save_every_s: seconds between checkpoints to resume from; they are written at the end of an epoch.
         resident_gb: domains up to this size are held in the memory of the device, larger ones are streamed.
 
@@ -66,10 +66,9 @@ class Settings:
     def resolve(self, model: nn.Module) -> Settings:
         """Replace every ``auto`` by a value.
 
-        bfloat16 wherever the processor multiplies it natively; channels_last unless the network has a norm of
-        several groups or of single channels of a sample, whose kernels are slow in it (measured by
-        ``benchmarks/settings.py``, numbers in ``results/benchmarks``); fused
-        optimisers on a GPU, where a small step waits for the launches of its kernels.
+        bfloat16 if the processor supports it natively. channels_last unless the network has InstanceNorm or a
+        GroupNorm with several groups, which are slow in this layout (measured by ``benchmarks/settings.py``, numbers in ``results/benchmarks``). Fused
+        optimisers on a GPU, where kernel launches limit small steps.
         """
         accelerator = "gpu" if self.accelerator == "cuda" else self.accelerator
         if accelerator == "auto":

@@ -42,7 +42,7 @@ class Cost:
     """Time and arithmetic of a training, including time before an interruption.
 
     Attributes:
-        settings: how it was computed, without any ``auto``.
+        settings: trainer settings with every ``auto`` resolved.
         device: the name of the GPU, or the kind of device.
         train_s: seconds in training steps.
         eval_s: seconds in evaluations.
@@ -102,7 +102,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of a training; the trained weights are in the model.
+    """The result of a training; the trained weights are in the model.
 
     Attributes:
         curve: one row an epoch: epoch, loss, accuracy, lr.
@@ -143,13 +143,13 @@ def train(
         seed: of order, augmentation and dropout.
         state: the file of the training state; a training resumes from it where it exists.
         notify: called after every epoch.
-        loggers: Lightning's.
-        logged: hyperparameters for them.
+        loggers: Lightning loggers.
+        logged: hyperparameters for the loggers.
 
     Raises:
-        Diverged: the training loss is not finite; no state is left to resume from.
+        Diverged: the training loss is not finite; there is no state to resume from.
         ConfigError: fewer training images than one batch.
-        KeyboardInterrupt: Ctrl-C; the state is left to resume from.
+        KeyboardInterrupt: Ctrl-C; the saved state is kept to resume from.
     """
     _quieten()
     settings = settings.resolve(model)
@@ -260,7 +260,7 @@ def _epochs_in(path: Path) -> int:
         return len(state["history"]["curve"]) if "logits" in state["history"] else 0
     except FileNotFoundError:
         return 0
-    except Exception as error:  # whatever is wrong with it, the run starts over and loses only time
+    except Exception as error:  # an unreadable state: start from the first epoch
         warnings.warn(f"{path} cannot be read ({error}); the run starts from its first epoch", stacklevel=2)
         return 0
 
