@@ -28,7 +28,7 @@ da-wa [run] [option=value …]     run an experiment or a study, write its repor
        da-wa export out=DIR to=DIR      copy records, small enough to publish
        da-wa list GROUP                 list names: norms, models, data, pretrain, …
        da-wa migrate DIR                rename pre-trained networks of an earlier version
-       da-wa conform                    losses of adaptation methods against float64 oracles
+       da-wa conform                    compare adaptation losses with their float64 references
 
   experiment=demo | quick | table6              study=table6 | pretraining  scope=full | small | smoke
   data=office31 | folders | lists | digits      data.root=PATH  data.size=32  +data.extra.C=PATH

@@ -1,4 +1,4 @@
-"""Types of single options. Each says in words what it allows; the words replace pydantic's own messages."""
+"""Types of single options. Each describes the allowed values in words, which replace pydantic's messages."""
 
 from __future__ import annotations
 

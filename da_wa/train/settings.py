@@ -67,8 +67,8 @@ class Settings:
         """Replace every ``auto`` by a value.
 
         bfloat16 if the processor supports it natively. channels_last unless the network has InstanceNorm or a
-        GroupNorm with several groups, which are slow in this layout (measured by ``benchmarks/settings.py``, numbers in ``results/benchmarks``). Fused
-        optimisers on a GPU, where kernel launches limit small steps.
+        GroupNorm with several groups, which are slow in this layout (measured by ``benchmarks/settings.py``, numbers in
+        ``results/benchmarks``). Fused optimisers on a GPU, where kernel launches limit small steps.
         """
         accelerator = "gpu" if self.accelerator == "cuda" else self.accelerator
         if accelerator == "auto":
