@@ -1,4 +1,4 @@
-"""The command line: ``da-wa``, and ``run_office31.py`` in a clone."""
+"""The command line: ``da-wa``, and ``run_office31.py``, which is ``da-wa run``."""
 
 from __future__ import annotations
 
