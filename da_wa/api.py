@@ -21,6 +21,7 @@ from rich.console import Console
 from da_wa.config.compose import compose
 from da_wa.errors import ConfigError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
+from da_wa.launchers.progress import phase
 from da_wa.report import sections_of, write_report
 from da_wa.report.content import Plot
 from da_wa.report.facts import Facts, load_facts
@@ -148,13 +149,13 @@ def write_results(planned: Planned, console: Console) -> list[str]:
     """
     options = planned.experiment.cfg["report"]
     domains = planned.inputs.decoded if planned.inputs is not None and options["images"] else []
-    with console.status("Writing the report") as line:
+    with phase(console, "Writing the report") as progress:
         report = write_report(
             planned.out,
             images={domain.name: domain.pixels for domain in domains} or None,
             compare=[Path(other) for other in options["compare"]],
             spread=options["spread"],
-            progress=lambda phase: line.update(f"Writing the report: {phase}"),
+            progress=progress,
         )
     console.print(report.summary(), highlight=False, markup=False)
     console.print(f"The report is in {planned.out}", highlight=False)

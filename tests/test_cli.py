@@ -300,3 +300,41 @@ def test_a_command_that_is_cut_off_goes_on_from_there(experiment, tmp_path, how)
     assert main([*options, f"out={tmp_path / 'undisturbed'}"]) == 0
     for name in ("accuracy.csv", "matrix.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+def test_words_that_are_no_command(tmp_path, capsys):
+    assert main(["reprot", "out=x"]) == 2
+    assert "Did you mean 'report'" in capsys.readouterr().err
+    assert main(["report", "one", "two"]) == 2
+    assert "'two': write option=value" in capsys.readouterr().err
+    for words, said in (
+        ([], "needs the folder"),
+        ([str(tmp_path / "none")], "There is no folder"),
+    ):
+        assert main(["migrate", *words]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["migrate", str(tmp_path)]) == 0
+    assert "no network of an earlier version" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["run", "status", "report", "export", "list", "migrate"])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "da-wa status out=DIR" in capsys.readouterr().out
+
+
+def test_mistakes_that_need_no_data_come_before_a_download(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("da_wa.config.loggers.find_spec", lambda package: None)
+    office = ["data=office31", f"data.root={tmp_path / 'office31'}"]
+    for option, said in (("sources=[X]", "there is no domain 'X'"), ("logger=wandb", 'pip install "da-wa[wandb]"')):
+        assert main([*office, option]) == 2
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_phases_are_lines_where_output_is_not_a_terminal(experiment, capsys):
+    assert main([*experiment, "norms=[bn]", "sources=[paper]"]) == 0
+    said = capsys.readouterr().out
+    assert said.index("Loading PyTorch") < said.index("[1/1]") < said.index("Writing the report")
