@@ -338,3 +338,34 @@ def test_phases_are_lines_where_output_is_not_a_terminal(experiment, capsys):
     assert main([*experiment, "norms=[bn]", "sources=[paper]"]) == 0
     said = capsys.readouterr().out
     assert said.index("Loading PyTorch") < said.index("[1/1]") < said.index("Writing the report")
+
+
+def test_a_script_needs_no_guard(experiment, tmp_path):
+    """Workers do not run the calling script again."""
+    options = [*experiment, "norms=[bn]", "sources=[paper]", "seeds=[0,1]", "finetune.epochs=2", "launcher.workers=2"]
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from da_wa import api\n"
+        "print('script runs')\n"
+        f"print(len(api.run({options!r}, quiet=True).frame['run_id'].unique()), 'units')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split("\n")[:2] == ["script runs", "2 units"]
+
+
+@pytest.mark.parametrize("entry", ["run_module('da_wa', run_name='__main__')", "run_path('run_office31.py')"])
+def test_ctrl_c_while_modules_are_imported(entry):
+    interrupted = f"""
+import runpy, sys
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == "da_wa.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+runpy.{entry}
+"""
+    ended = subprocess.run([sys.executable, "-c", interrupted], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert ended.stderr == "\nInterrupted.\n"

@@ -126,7 +126,7 @@ def _live(tally: Tally, console: Console) -> Iterator[Emit]:
 
 @contextmanager
 def phase(console: Console, text: str) -> Iterator[Callable[[str], None]]:
-    """Shows a phase without a known length: a spinner on a terminal, a line elsewhere; yields a function for its steps."""
+    """Shows a phase of unknown length: a spinner on a terminal, a line elsewhere; yields a function for its steps."""
     if not console.is_terminal:
         console.print(text, highlight=False, markup=False)
         yield lambda step: None
