@@ -8,5 +8,7 @@ except KeyboardInterrupt:  # imports take seconds on a cold disk
     print("\nInterrupted.", file=sys.stderr)
     sys.exit(130)
 
+__all__ = ["main"]
+
 if __name__ == "__main__":
     sys.exit(main())

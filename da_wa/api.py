@@ -58,13 +58,19 @@ class Results:
     def matrix(
         self, rows: Sequence[str] = ("label",), columns: Sequence[str] = ("source", "target"), selection: str = "last"
     ) -> pd.DataFrame:
-        """Mean accuracy as fractions over any two factors, ``Avg`` last.
+        """Mean accuracy on targets, as fractions, over any two factors.
 
         Args:
             rows: columns of :attr:`frame` whose levels are the rows.
             columns: columns of :attr:`frame` whose levels are the columns.
             selection: which epoch counts: ``last``, ``source_val``, ``target_oracle``.
+
+        Raises:
+            ConfigError: another factor or selection.
         """
+        known = list(map(str, self.frame["selection"].unique()))
+        if selection not in known:
+            raise ConfigError(f"{selection!r} is not a selection. {nearest(selection, known)}")
         return pivot(self.facts.frame, tuple(rows), tuple(columns), selection=selection).mean / 100
 
     def effect(self, factor: str = "weight") -> pd.DataFrame:
@@ -132,6 +138,8 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
     Raises:
         UserError: an option, the data or a file is wrong; says what, where, and what to do next.
     """
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides is one text; write a list of them: [{overrides!r}].")
     experiment = compose(overrides, None if config_dir is None else Path(config_dir))
     console = Console(soft_wrap=True, quiet=quiet)
     planned = prepare(experiment, console)
