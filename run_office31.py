@@ -2,7 +2,7 @@
 
 import sys
 
-from da_wa.cli import main
+from da_wa.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main(["run", *sys.argv[1:]]))

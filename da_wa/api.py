@@ -21,6 +21,7 @@ from rich.console import Console
 from da_wa.config.compose import compose
 from da_wa.errors import ConfigError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
+from da_wa.launchers.progress import phase
 from da_wa.report import sections_of, write_report
 from da_wa.report.content import Plot
 from da_wa.report.facts import Facts, load_facts
@@ -57,13 +58,19 @@ class Results:
     def matrix(
         self, rows: Sequence[str] = ("label",), columns: Sequence[str] = ("source", "target"), selection: str = "last"
     ) -> pd.DataFrame:
-        """Mean accuracy as fractions over two sets of factors; each cell is the mean over seeds, labels and pairs.
+        """Mean accuracy on targets, as fractions, over any two factors.
 
         Args:
-            rows: columns of :attr:`frame` whose levels are the rows, e.g. ``["weight"]``.
-            columns: columns of :attr:`frame` whose levels are the columns, e.g. ``["activation"]``.
-            selection: the epoch: ``last``, ``source_val``, ``target_oracle``.
+            rows: columns of :attr:`frame` whose levels are the rows.
+            columns: columns of :attr:`frame` whose levels are the columns.
+            selection: which epoch counts: ``last``, ``source_val``, ``target_oracle``.
+
+        Raises:
+            ConfigError: another factor or selection.
         """
+        known = list(map(str, self.frame["selection"].unique()))
+        if selection not in known:
+            raise ConfigError(f"{selection!r} is not a selection. {nearest(selection, known)}")
         return pivot(self.facts.frame, tuple(rows), tuple(columns), selection=selection).mean / 100
 
     def effect(self, factor: str = "weight") -> pd.DataFrame:
@@ -131,6 +138,8 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
     Raises:
         UserError: an option, the data or a file is wrong; the message names the next step.
     """
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides is one text; write a list of them: [{overrides!r}].")
     experiment = compose(overrides, None if config_dir is None else Path(config_dir))
     console = Console(soft_wrap=True, quiet=quiet)
     planned = prepare(experiment, console)
@@ -148,13 +157,13 @@ def write_results(planned: Planned, console: Console) -> list[str]:
     """
     options = planned.experiment.cfg["report"]
     domains = planned.inputs.decoded if planned.inputs is not None and options["images"] else []
-    with console.status("Writing the report") as line:
+    with phase(console, "Writing the report") as progress:
         report = write_report(
             planned.out,
             images={domain.name: domain.pixels for domain in domains} or None,
             compare=[Path(other) for other in options["compare"]],
             spread=options["spread"],
-            progress=lambda phase: line.update(f"Writing the report: {phase}"),
+            progress=progress,
         )
     console.print(report.summary(), highlight=False, markup=False)
     console.print(f"The report is in {planned.out}", highlight=False)

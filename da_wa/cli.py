@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not words:
             return _preview(console)
+        if {"-h", "--help"} & set(words):
+            return _run(["--help"], console)
         if words[0] in COMMANDS:
             return COMMANDS[words[0]](words[1:], console)
         return _run(words, console)
@@ -83,6 +85,9 @@ def _run(words: Sequence[str], console: Console) -> int:
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     parser.add_argument("--version", action="version", version=f"da-wa {version('da-wa')}")
     arguments = parser.parse_intermixed_args(words)
+    if arguments.overrides and not set(arguments.overrides[0]) & set("=~"):
+        word = arguments.overrides[0]
+        raise ConfigError(f"{word!r} is neither a command nor option=value. {nearest(word, NAMES)}")
     if arguments.config_dir is not None:
         sys.path.insert(0, str(arguments.config_dir.resolve()))  # inherited by workers
     if is_study(arguments.overrides):
@@ -120,6 +125,7 @@ def _report(words: Sequence[str], console: Console) -> int:
     others = [Path(text.strip()) for text in given["compare"].strip("[]").split(",") if text.strip()]
     report = write_report(Path(given["out"]), compare=others, spread=given["spread"])  # type: ignore[arg-type]
     console.print(report.summary(), highlight=False, markup=False)
+    console.print(f"The report is in {given['out']}", highlight=False, markup=False)
     return 1 if report.missing else 0
 
 
@@ -138,17 +144,24 @@ def _export(words: Sequence[str], console: Console) -> int:
 
 
 def _list(words: Sequence[str], console: Console) -> int:
-    if not words or words[0] not in GROUPS:
-        raise ConfigError(f"da-wa list needs a group: {', '.join(GROUPS)}.")
+    if len(words) != 1 or words[0] not in GROUPS:
+        raise ConfigError(f"da-wa list needs one of: {', '.join(GROUPS)}.")
     for name, description in available(GROUPS[words[0]]):
         console.print(f"{name:<16} {description}", highlight=False, markup=False)
     return 0
 
 
 def _migrate(words: Sequence[str], console: Console) -> int:
-    for folder in words:
-        for old, new in rename_networks(Path(folder)).items():
-            console.print(f"{old} -> {new.name}", highlight=False)
+    if not words:
+        raise ConfigError("da-wa migrate needs the folder with the pre-trained networks; write da-wa migrate DIR.")
+    for folder in map(Path, words):
+        if not folder.is_dir():
+            raise ConfigError(f"There is no folder {folder}. Give the one with the pre-trained networks.")
+        renamed = rename_networks(folder)
+        for old, new in renamed.items():
+            console.print(f"{old} -> {new.name}", highlight=False, markup=False)
+        if not renamed:
+            console.print(f"{folder}: no network of an earlier version", highlight=False, markup=False)
     return 0
 
 
@@ -175,10 +188,6 @@ def _version(words: Sequence[str], console: Console) -> int:
     return 0
 
 
-def _help(words: Sequence[str], console: Console) -> int:
-    return _run(["--help"], console)
-
-
 def _options(words: Sequence[str], known: dict[str, str | None]) -> dict[str, str]:
     """``key=value`` words of a subcommand; a first word without ``=`` is ``out``."""
     found = dict(known)
@@ -186,6 +195,8 @@ def _options(words: Sequence[str], known: dict[str, str | None]) -> dict[str, st
         key, equals, value = word.partition("=")
         if not equals and position == 0:
             key, value = "out", word
+        elif not equals:
+            raise ConfigError(f"{word!r}: write option=value. Known: {', '.join(known)}.")
         if key not in known:
             raise ConfigError(f"there is no option {key!r} of this command. {nearest(key, known)}")
         found[key] = value
@@ -220,6 +231,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "migrate": _migrate,
     "conform": _conform,
     "--version": _version,
-    "-h": _help,
-    "--help": _help,
 }
+
+NAMES = [name for name in COMMANDS if not name.startswith("-")]
+"""Commands as words."""

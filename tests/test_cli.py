@@ -302,8 +302,70 @@ def test_a_command_that_is_cut_off_goes_on_from_there(experiment, tmp_path, how)
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
-def test_losses_of_methods_conform_to_their_oracles(capsys):
-    assert main(["conform"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) > 15
-    assert all(float(line.split()[0]) < 1e-10 for line in lines)
+def test_words_that_are_no_command(tmp_path, capsys):
+    assert main(["reprot", "out=x"]) == 2
+    assert "Did you mean 'report'" in capsys.readouterr().err
+    assert main(["report", "one", "two"]) == 2
+    assert "'two': write option=value" in capsys.readouterr().err
+    for words, said in (
+        ([], "needs the folder"),
+        ([str(tmp_path / "none")], "There is no folder"),
+    ):
+        assert main(["migrate", *words]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["migrate", str(tmp_path)]) == 0
+    assert "no network of an earlier version" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["run", "status", "report", "export", "list", "migrate"])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "da-wa status out=DIR" in capsys.readouterr().out
+
+
+def test_mistakes_that_need_no_data_come_before_a_download(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("da_wa.config.loggers.find_spec", lambda package: None)
+    office = ["data=office31", f"data.root={tmp_path / 'office31'}"]
+    for option, said in (("sources=[X]", "there is no domain 'X'"), ("logger=wandb", 'pip install "da-wa[wandb]"')):
+        assert main([*office, option]) == 2
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_phases_are_lines_where_output_is_not_a_terminal(experiment, capsys):
+    assert main([*experiment, "norms=[bn]", "sources=[paper]"]) == 0
+    said = capsys.readouterr().out
+    assert said.index("Loading PyTorch") < said.index("[1/1]") < said.index("Writing the report")
+
+
+def test_a_script_needs_no_guard(experiment, tmp_path):
+    """Workers do not run the calling script again."""
+    options = [*experiment, "norms=[bn]", "sources=[paper]", "seeds=[0,1]", "finetune.epochs=2", "launcher.workers=2"]
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from da_wa import api\n"
+        "print('script runs')\n"
+        f"print(len(api.run({options!r}, quiet=True).frame['run_id'].unique()), 'units')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split("\n")[:2] == ["script runs", "2 units"]
+
+
+@pytest.mark.parametrize("entry", ["run_module('da_wa', run_name='__main__')", "run_path('run_office31.py')"])
+def test_ctrl_c_while_modules_are_imported(entry):
+    interrupted = f"""
+import runpy, sys
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == "da_wa.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+runpy.{entry}
+"""
+    ended = subprocess.run([sys.executable, "-c", interrupted], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert ended.stderr == "\nInterrupted.\n"

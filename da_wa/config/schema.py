@@ -161,6 +161,7 @@ class ShippedData(Data):
     folders: Paths | None = None
     lists: Paths = {}
     class_names: Text | None = None
+    codes: list[Text] | None = None
 
 
 class Model(BaseModel):

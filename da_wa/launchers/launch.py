@@ -10,11 +10,12 @@ import platformdirs
 from rich.console import Console
 
 from da_wa.config.compose import Experiment
+from da_wa.config.loggers import check_loggers
 from da_wa.config.make import make
-from da_wa.launchers.progress import shown, steps
+from da_wa.launchers.progress import phase, shown, steps
 from da_wa.runs.inputs import Inputs, forget, load_pretraining
 from da_wa.runs.jobs import Done, Job, PretrainJob, UnitJob
-from da_wa.runs.plan import plan
+from da_wa.runs.plan import chosen_sources, plan
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,11 @@ def prepare(experiment: Experiment, console: Console) -> Planned:
     cfg["cache_dir"] = str(cfg["cache_dir"] or user_cache / "pixels")
     networks = Path(cfg["checkpoint_dir"] or user_cache / "checkpoints")
     forget()
+    check_loggers(cfg["logger"])
     if not cfg["sources"]:
         return Planned(experiment, None, plan(experiment, [], Path(cfg["out"]), networks))
+    if (known := cfg["data"].get("codes")) is not None:
+        chosen_sources(cfg["sources"], [*known, *cfg["data"]["extra"]])  # before the images are downloaded
     with steps(console) as progress:
         inputs = Inputs(cfg["data"], Path(cfg["cache_dir"]), progress)
         jobs = plan(experiment, inputs.manifests, Path(cfg["out"]), networks)
@@ -76,7 +80,7 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
     pending = [job for job in jobs if not job.done]
     if not pending:
         return
-    with console.status("loading PyTorch"):
+    with phase(console, "Loading PyTorch"):
         from da_wa.runs.preflight import preflight  # imports torch
 
     preflight(planned.experiment, planned.inputs.manifests if planned.inputs else [], jobs)

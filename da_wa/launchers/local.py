@@ -9,8 +9,10 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 from da_wa.errors import ConfigError, UserError
@@ -76,8 +78,9 @@ def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: flo
         context.Process(target=_worker, args=(number, jobs, events, since, until, threads, sys.argv))
         for number in range(workers)
     ]
-    for process in processes:
-        process.start()
+    with _without_main():
+        for process in processes:
+            process.start()
     try:
         finished: set[str] = set()
         while any(process.is_alive() for process in processes) or not events.empty():
@@ -117,6 +120,17 @@ def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["da_wa.runs.execute"])
     return context
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the calling script: workers would import it, and so run it again where it has no ``__main__`` guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _worker(

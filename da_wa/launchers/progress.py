@@ -125,6 +125,17 @@ def _live(tally: Tally, console: Console) -> Iterator[Emit]:
 
 
 @contextmanager
+def phase(console: Console, text: str) -> Iterator[Callable[[str], None]]:
+    """Shows a phase of unknown length: a spinner on a terminal, a line elsewhere; yields a function for its steps."""
+    if not console.is_terminal:
+        console.print(text, highlight=False, markup=False)
+        yield lambda step: None
+        return
+    with console.status(text) as line:
+        yield lambda step: line.update(f"{text}: {step}")
+
+
+@contextmanager
 def steps(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """Yields the callback for steps that come before the first job, such as ``Decoding A``: (step, done, total)."""
     rows: dict[str, TaskID] = {}

@@ -173,8 +173,8 @@ def notes(matrix: Matrix, spread: Spread = "interval") -> list[str]:
 
 
 def _spread_note(matrix: Matrix, spread: Spread) -> str:
-    most, networks = matrix.most_seeds, int(matrix.runs.to_numpy().max(initial=0))
-    runs = counted(most, "seed") + (f", {networks} networks" if networks > most else "")
+    most, starts = matrix.most_seeds, len(matrix.setting.pretraining_seeds) if matrix.setting else 0
+    runs = counted(most, "seed") + (f" of each of {starts} pre-trained networks" if starts > 1 else "")
     known = spread_of(matrix, spread).notna().any(axis=None)
     if spread == "interval" and known and most > 1:
         return f"Mean over {runs} ± half of the 95 % interval over seeds and images."

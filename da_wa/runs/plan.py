@@ -38,7 +38,7 @@ def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, c
     networks = _pretraining(experiment, checkpoint_dir)
     jobs: list[Job] = list(networks.values())
     store, shared = Store(out), _shared(cfg, domains) if domains else {}
-    sources = _sources(cfg["sources"], [domain.name for domain in domains]) if domains else []
+    sources = chosen_sources(cfg["sources"], [domain.name for domain in domains]) if domains else []
     for seed, network_seed in product(dict.fromkeys(cfg["seeds"]), _network_seeds(cfg["pretrain"])):
         for (model, model_node), (norm, norm_node), source in product(
             experiment.models.items(), experiment.norms.items(), sources
@@ -250,7 +250,19 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def _sources(wanted: Any, names: Sequence[str]) -> list[str]:
+def chosen_sources(wanted: Any, names: Sequence[str]) -> list[str]:
+    """The domains to train on.
+
+    Args:
+        wanted: ``all`` or their names.
+        names: of all domains.
+
+    >>> chosen_sources(["W", "W"], ["A", "W", "D"])
+    ['W']
+
+    Raises:
+        ConfigError: one is not a domain.
+    """
     if wanted == "all":
         return list(names)
     for source in wanted:

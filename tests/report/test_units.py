@@ -68,6 +68,7 @@ def test_pretraining_seeds_are_replicates(experiment: Any) -> None:
     assert list(facts.matrix.mean.index) == ["BN", "BN + WA"]
     assert (facts.matrix.seeds == 3).all(axis=None)
     assert (facts.matrix.runs == 6).all(axis=None)
+    assert "Mean over 3 seeds of each of 2 pre-trained networks ±" in tables.markdown(facts.matrix)
     values = facts.resamples._observed["BN", "A", "W"]
     assert len(values) == 6
     estimate = facts.resamples.estimate([(1.0, ("BN", "A", "W"))])

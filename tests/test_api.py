@@ -1,0 +1,31 @@
+"""The command from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from da_wa import api
+from da_wa.errors import ConfigError
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "office31_resnet20"
+
+
+def test_any_factors_make_a_matrix():
+    results = api.load(RESULTS)
+    frame = results.frame[(results.frame["role"] == "target") & (results.frame["selection"] == "last")]
+    plain = frame[(frame["weight"] == "plain") & (frame["target"] == "W")]
+    assert results.matrix(["weight"], ["target"]).at["plain", "W"] == pytest.approx(plain["accuracy"].mean())
+
+
+def test_wrong_names_are_named():
+    results = api.load(RESULTS)
+    with pytest.raises(ConfigError, match=r"'best' is not a selection. Did you mean 'last'"):
+        results.matrix(selection="best")
+    with pytest.raises(ConfigError, match=r"'wieght' is not a factor. Did you mean 'weight'"):
+        results.matrix(["wieght"])
+    with pytest.raises(ConfigError, match=r"no figure 'efect'. Did you mean 'effect'"):
+        results.figure("efect")
+    with pytest.raises(ConfigError, match="write a list"):
+        api.run("experiment=demo")
