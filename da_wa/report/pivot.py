@@ -45,12 +45,15 @@ def pivot(
         setting: what all numbers share.
 
     Raises:
-        ConfigError: ``rows`` or ``columns`` name no column of ``frame``.
+        ConfigError: ``rows`` or ``columns`` name no column of ``frame``, or one that a cell averages over (seeds).
     """
     for name in (*rows, *columns):
         if name not in frame.columns:
             raise ConfigError(f"{name!r} is not a factor. {nearest(name, map(str, frame.columns))}")
     results = frame[(frame["selection"] == selection) & (frame["role"] == "target")]
+    for name in {*rows, *columns} - {"source", "target"}:
+        if results.groupby("label")[name].nunique(dropna=False).gt(1).any():
+            raise ConfigError(f"{name!r} differs within a cell, which is a mean over it; group `frame` by it instead.")
     values = _values(results, value)
     pairs = list(dict.fromkeys((s, t) for _, s, t in values)) if pairs is None else pairs
     spans: dict[tuple[_Level, _Level], dict[str, None]] = {}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from da_wa.errors import DataError
+from da_wa.errors import ConfigError, DataError
 from da_wa.report import write_report
 from da_wa.report.checkpoints import checkpoints
 from da_wa.report.facts import load_facts
@@ -254,3 +254,11 @@ def test_checkpoints_are_listed_once(experiment: Any) -> None:
     assert rows["label"].tolist() == ["WA", "BN"]
     assert rows["error"].tolist() == pytest.approx([100 * (1 - 6002 / 10_000)] * 2)
     assert rows["checkpoint"].tolist() == ["resnet20-cifar100-wa-ab12cd34", "resnet20-cifar100-bn-ab12cd34"]
+
+
+@pytest.mark.parametrize("factor", ["seed", "run_id"])
+def test_what_a_cell_averages_over_is_no_factor_of_a_table(experiment, factor):
+    experiment.fill(["bn", "bn_wa"], seeds=[0, 1])
+    facts = load_facts(experiment.out)
+    with pytest.raises(ConfigError, match=f"'{factor}' differs within a cell"):
+        facts.pivot(["norm"], [factor])
