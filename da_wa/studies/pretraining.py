@@ -23,11 +23,11 @@ from typing import Any
 
 import pandas as pd
 
-from da_wa.errors import ConfigError, UserError, nearest
+from da_wa.errors import UserError
 from da_wa.launchers.launch import Planned
 from da_wa.records.files import write_bytes, write_json
 from da_wa.runs.jobs import PretrainJob
-from da_wa.studies.study import Bench
+from da_wa.studies.study import Bench, scope_options
 
 SELECTED = "selected.json"
 
@@ -77,9 +77,7 @@ class Pretraining:
         Raises:
             ConfigError: there is no such scope.
         """
-        if scope not in self.scopes:
-            raise ConfigError(f"scope={scope} is unknown. {nearest(scope, self.scopes)}")
-        return [f"experiment={self.experiment}", *self.scopes[scope].options]
+        return scope_options(self.experiment, self.scopes, scope)
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""

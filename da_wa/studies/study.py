@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from da_wa.config.compose import compose
+from da_wa.errors import ConfigError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.records.files import write_bytes
 from da_wa.runs.jobs import Job
@@ -36,6 +37,25 @@ class Study(Protocol):
 
     def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
         """Stages that run only on request."""
+
+
+class HasOptions(Protocol):
+    """A scope: how much a study computes."""
+
+    @property
+    def options(self) -> Sequence[str]:
+        """Overrides for every experiment."""
+
+
+def scope_options(experiment: str, scopes: Mapping[str, HasOptions], scope: str) -> list[str]:
+    """Overrides for every experiment of a scope: the experiment that all start from, and what the scope changes.
+
+    Raises:
+        ConfigError: there is no such scope.
+    """
+    if scope not in scopes:
+        raise ConfigError(f"scope={scope} is unknown. {nearest(scope, scopes)}")
+    return [f"experiment={experiment}", *scopes[scope].options]
 
 
 @dataclass

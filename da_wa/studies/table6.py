@@ -28,7 +28,7 @@ import pandas as pd
 
 from da_wa.config.make import make
 from da_wa.data.decoded import save_index
-from da_wa.errors import ConfigError, UserError, nearest
+from da_wa.errors import UserError
 from da_wa.launchers.launch import Planned
 from da_wa.records.export import export
 from da_wa.records.files import write_json
@@ -36,7 +36,7 @@ from da_wa.records.store import Store
 from da_wa.report.paper import TABLE_I
 from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import PretrainJob, UnitJob
-from da_wa.studies.study import Bench
+from da_wa.studies.study import Bench, scope_options
 
 NOT_USED = "not used: "
 """Heads the columns of ``search.csv`` that hold target accuracies."""
@@ -122,9 +122,7 @@ class Table6:
         Raises:
             ConfigError: there is no such scope.
         """
-        if scope not in self.scopes:
-            raise ConfigError(f"scope={scope} is unknown. {nearest(scope, self.scopes)}")
-        return [f"experiment={self.experiment}", *self.scopes[scope].options]
+        return scope_options(self.experiment, self.scopes, scope)
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
