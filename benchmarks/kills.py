@@ -88,7 +88,9 @@ def main() -> int:
         while kills < arguments.kills:
             experiments += 1
             work = root / f"experiment{experiments}"
+            fresh = True
             while True:
+                began = time.monotonic()
                 log = root / "log.txt"
                 with log.open("w") as out:
                     process = subprocess.Popen(
@@ -96,9 +98,11 @@ def main() -> int:
                     )
                     try:
                         status = process.wait(rng.uniform(0.05, 1.1) * duration)
+                        duration = min(duration, time.monotonic() - began) if fresh else duration
                         break  # finished before it was killed
                     except subprocess.TimeoutExpired:
                         pass
+                    fresh = False
                     if kills >= arguments.kills:
                         status = process.wait()
                         break
