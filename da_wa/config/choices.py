@@ -20,7 +20,11 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 GAIN_INITS = ("one", "fixup")
-METHODS = ("none",)
+STATISTICS = ("joint", "separate", "domain")
+STREAM_ORDERS = ("shuffled", "sorted")
+ACTIVATIONS = ("none", "bn", "gn", "in", "ln", "brn", "evonorm_s0", "frn")
+"""Activation levels of the norms in ``conf/norm``; a norm of the user's own may have another."""
+
 KEEP = ("weights", "logits")
 SPREADS = ("interval", "std", "sem", "none")
 ON_BAD = ("error", "skip")

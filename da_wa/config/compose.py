@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from da_wa.config.choices import OPTIMIZERS, SCHEDULES
+from da_wa.config.methods import method_nodes
 from da_wa.config.tree import folders, groups, options, read_node
 from da_wa.config.validate import keys, shown, unknown, validate
 from da_wa.errors import ConfigError, nearest
@@ -45,11 +46,13 @@ class Experiment:
         cfg: all options.
         norms: the node of each norm to compare, by name.
         models: the node of each model to compare, by its ``name``; ``cfg["model"]`` is the first.
+        methods: the node of each adaptation method, by name; a list of weights is still one node.
     """
 
     cfg: dict[str, Any]
     norms: dict[str, Any]
     models: dict[str, Any]
+    methods: dict[str, Any]
 
 
 def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
@@ -69,6 +72,8 @@ def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experime
     where = folders(extra_dir)
     words = [_present(word, groups(where)) for word in rejoin(overrides)]
     _refuse_lists(words, where)
+    of_methods = [word for word in words if word.lstrip("+").startswith("method.")]
+    words = [word for word in words if word not in of_methods]
     try:
         tree = _compose(words, where)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
@@ -79,7 +84,7 @@ def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experime
                 f"{group}=null: an experiment needs a {group}. Known: {', '.join(options(group, where))}."
             )
     try:
-        return _experiment(tree, words, where)
+        return _experiment(tree, words, of_methods, where)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error, words, where)) from error
 
@@ -91,7 +96,9 @@ def _compose(words: Sequence[str], where: Sequence[Path]) -> DictConfig:
         return hydra_compose("config", [*words, f"hydra.searchpath=[{','.join(quoted)}]"])
 
 
-def _experiment(tree: DictConfig, words: Sequence[str], where: Sequence[Path]) -> Experiment:
+def _experiment(
+    tree: DictConfig, words: Sequence[str], of_methods: Sequence[str], where: Sequence[Path]
+) -> Experiment:
     with open_dict(tree):
         tree.setdefault("logger", {})  # logger=null: none
         norms = {name: _resolved(tree, "norm", read_node("norm", name, where)) for name in _names(tree, "norms")}
@@ -107,8 +114,9 @@ def _experiment(tree: DictConfig, words: Sequence[str], where: Sequence[Path]) -
         _canonical(OmegaConf.select(tree, recipe))
     cfg = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     assert isinstance(cfg, dict)
-    validate(cfg, norms, named)  # type: ignore[arg-type]
-    return Experiment(cfg, norms, named)  # type: ignore[arg-type]
+    methods = method_nodes(_names(tree, "methods"), of_methods, cfg["finetune"], where)  # type: ignore[index]
+    validate(cfg, norms, named, methods)  # type: ignore[arg-type]
+    return Experiment(cfg, norms, named, methods)  # type: ignore[arg-type]
 
 
 def _names(tree: DictConfig, key: str) -> list[str]:
@@ -202,7 +210,7 @@ def _refuse_lists(words: Sequence[str], where: Sequence[Path]) -> None:
     for word in words:
         group, _, value = word.lstrip("+").partition("=")
         if group in groups(where) - {"logger"} and (value.startswith("[") or "," in value):
-            several = f"; compare several with {group}s=[a,b]" if group in ("model", "norm") else ""
+            several = f"; compare several with {group}s=[a,b]" if group in ("method", "model", "norm") else ""
             raise ConfigError(f"{word}: choose one {group}{several}")
 
 

@@ -105,6 +105,11 @@ NormNames = Annotated[
 ModelNames = Annotated[
     list[_Str], Field(min_length=1), Allowed("a list of names of models, e.g. models=[resnet20,resnet18], or null")
 ]
+MethodNames = Annotated[
+    list[_Str],
+    Field(min_length=1),
+    Allowed("a list of names of methods, e.g. methods=[none,mcc]; see `da-wa list methods`"),
+]
 Sources = Annotated[
     list[_Str] | Annotated[str, Field(strict=True, pattern="^all$")],
     Allowed("all or a list of domains, e.g. sources=[A,W]"),

@@ -8,20 +8,23 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from da_wa.config.schema import AnyModel, Config, Norm
+from da_wa.config.schema import AnyMethod, AnyModel, Config, Norm
 from da_wa.errors import ConfigError
 
 LIMIT = 10
 """Mistakes listed at once."""
 
 
-def validate(cfg: Mapping[str, Any], norms: Mapping[str, Any], models: Mapping[str, Any]) -> None:
+def validate(
+    cfg: Mapping[str, Any], norms: Mapping[str, Any], models: Mapping[str, Any], methods: Mapping[str, Any]
+) -> None:
     """Check types, ranges and names of a whole experiment. Needs neither torch nor data.
 
     Args:
         cfg: the composed configuration as nested plain values.
         norms: the node of each norm, by name.
         models: the node of each model, by name.
+        methods: the node of each method, by name.
 
     Raises:
         ConfigError: one line per wrong option: its name, the value, and the allowed values.
@@ -32,6 +35,8 @@ def validate(cfg: Mapping[str, Any], norms: Mapping[str, Any], models: Mapping[s
     for name, node in models.items():
         if node != cfg.get("model"):
             mistakes += _mistakes(AnyModel, node, f"model {name}: ")
+    for name, node in methods.items():
+        mistakes += _mistakes(AnyMethod, node, f"method {name}: ")
     if mistakes:
         more = [f"… and {len(mistakes) - LIMIT} more"] if len(mistakes) > LIMIT else []
         raise ConfigError("\n".join([*mistakes[:LIMIT], *more]))

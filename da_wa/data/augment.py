@@ -7,7 +7,7 @@ from its seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -67,6 +67,30 @@ def random_erase(images: Tensor, probability: float, area: tuple[float, float] =
     return images.masked_fill(inside & (draw[4] < probability), 0)
 
 
+def color_jitter(images: Tensor, strength: float) -> Tensor:
+    """Change brightness, contrast and saturation of every image by factors from [1 - strength, 1 + strength].
+
+    (n, 3, h, w) uint8 -> uint8. Contrast is around the mean gray of an image, saturation around each pixel's gray
+    (ITU-R 601), as in torchvision.
+
+    >>> color_jitter(torch.full((1, 3, 2, 2), 9, dtype=torch.uint8), strength=0.0).unique().item()
+    9
+    """
+    brightness, contrast, saturation = (
+        1 + strength * (2 * torch.rand(3, len(images), 1, 1, 1, device=images.device) - 1)
+    ).unbind()
+    x = (images.float() * brightness).clamp(0, 255)
+    x = torch.lerp(_gray(x).mean((2, 3), keepdim=True), x, contrast).clamp(0, 255)
+    x = torch.lerp(_gray(x), x, saturation)
+    return x.round().clamp(0, 255).to(torch.uint8)
+
+
+def _gray(x: Tensor) -> Tensor:
+    """(n, 3, h, w) -> (n, 1, h, w)."""
+    red, green, blue = x.unbind(1)
+    return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
+
+
 @dataclass(frozen=True)
 class Augment:
     """Augmentation of training images; every operation can be switched off.
@@ -91,6 +115,25 @@ class Augment:
         if self.erase:
             images = random_erase(images, self.erase)
         return images
+
+
+@dataclass(frozen=True)
+class StrongAugment:
+    """A weak augmentation, then color jitter and random erasing: the second view of FixMatch.
+
+    Attributes:
+        weak: uint8 batch -> uint8 batch.
+        jitter: see :func:`color_jitter`.
+        erase: probability of random erasing.
+    """
+
+    weak: Callable[[Tensor], Tensor]
+    jitter: float = 0.5
+    erase: float = 1.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Augment a uint8 batch, (n, 3, h, w) -> (n, 3, h, w)."""
+        return random_erase(color_jitter(self.weak(images), self.jitter), self.erase)
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,11 @@ class DomainDataModule(LightningDataModule):
         """Training steps in an epoch."""
         return len(self.train) // self.batch_size
 
+    @property
+    def images_per_epoch(self) -> int:
+        """Images that are trained on in an epoch."""
+        return self.steps_per_epoch * self.batch_size
+
     def epoch_order(self) -> Tensor:
         """The training images of the current epoch in random order: a function of seed and epoch alone."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0

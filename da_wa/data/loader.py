@@ -13,7 +13,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 """Images (n, 3, h, w) uint8, labels (n,) int64, and the images' numbers in their domain (n,) int64."""
 
 Order = Callable[[], Tensor]
-"""Gives the positions of one epoch, in order: int64."""
+"""Gives the positions of one epoch, in order: int64. A position may occur more than once."""
 
 
 class ResidentBatches:
@@ -40,14 +40,17 @@ class ResidentBatches:
         self.order, self.batch_size, self.drop_last = order, batch_size, drop_last
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.images), self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        return self._batches(len(self.images))
 
     def __iter__(self) -> Iterator[Batch]:
         order = self.order().to(self.images.device)
-        for batch in range(len(self)):
+        for batch in range(self._batches(len(order))):
             picked = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield self.images[picked], self.labels[picked], self.numbers[picked]
+
+    def _batches(self, images: int) -> int:
+        full, rest = divmod(images, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
 
 
 class _Rows(Dataset[Batch]):

@@ -64,6 +64,19 @@ def model_facts(node: Mapping[str, Any]) -> Facts:
     return {"version": 1, **parameters(node)}
 
 
+def method_facts(name: str, node: Mapping[str, Any]) -> Facts:
+    """Name, version and parameters of an adaptation method.
+
+    >>> method_facts("none", {"label": "source only", "phase": "source"})
+    {'name': 'none'}
+    >>> method_facts("mcc", {"label": "MCC", "phase": "joint", "weight": 1.0, "build": {"_target_": "x.M", "T": 2.5}})
+    {'name': 'mcc', 'weight': 1.0, 'build': {'T': 2.5}}
+    """
+    found = {k: v for k, v in node.items() if k not in ("phase", "changes", "recipe")}
+    recipe = recipe_facts(node.get("recipe"))
+    return {"name": name} | parameters(found) | ({"recipe": recipe} if recipe else {})
+
+
 def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:
     """Parameters of a training recipe; a callable given by its path (``_target_``) is known by that path.
 
@@ -157,7 +170,7 @@ def unit_facts(
         source: the domain with labels.
         target: the one target, ``None`` for every other domain.
         seed: of split, order, augmentation and head.
-        start: the name of the pre-trained network, or the digest of a given file.
+        start: the name of the pre-trained network or of the source's unit, or the digest of a given file.
         shared: see :func:`shared_facts`.
     """
     return {

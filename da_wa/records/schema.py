@@ -33,6 +33,7 @@ class Factors(_Frozen):
         weight: how it normalises weights: ``plain``, ``align``, …
         activation: how it normalises activations: ``none``, ``bn``, ``gn``, …
         method: the adaptation method; ``none`` trains on the source alone.
+        method_weight: what the loss of the method is multiplied by.
         model: the backbone.
         dataset: the display name of the set of domains.
         protocol: which images train and which are evaluated.
@@ -50,6 +51,7 @@ class Factors(_Frozen):
     weight: str = "plain"
     activation: str = "none"
     method: str = "none"
+    method_weight: float | None = None
     model: str
     dataset: str
     protocol: str
@@ -98,12 +100,14 @@ class Result(Evaluation):
 
 
 class EpochCurve(_Frozen):
-    """One epoch of training: mean loss, accuracy on augmented training images (a fraction), learning rate."""
+    """One epoch of training: mean loss, accuracy on augmented labelled images (a fraction), learning rate, and means
+    of what else was logged, such as the terms of the loss."""
 
     epoch: int
     loss: float | None = None
     accuracy: float | None = None
     lr: float | None = None
+    terms: dict[str, float] = {}
 
 
 class Pretraining(_Frozen):
@@ -146,9 +150,13 @@ class Record(_Frozen):
         classes: class names; label *i* means ``classes[i]``.
         images: by domain.
         experiment: a hash of all that units of one table share, see ``identity.py``.
-        versions: declared versions of norm and model, e.g. ``{"norm": 1}``.
+        versions: declared versions of norm, model and method, e.g. ``{"norm": 1}``.
         evaluations: every evaluated epoch × domain.
         curve: one row an epoch.
+        method: name and parameters of the adaptation method, see ``identity.py``.
+        changes: activation norms that the method changes; ``None`` for all. For other norms it is the identity.
+        online: of a stream: predictions made when the images arrived.
+        label_firewall: ``passed`` if the training was repeated with permuted target labels and all weights were equal.
         pretraining: the network it started from.
         parameters: trained numbers.
         cost: seconds, images per second, operations; see ``train/fitting.py``.
@@ -172,6 +180,10 @@ class Record(_Frozen):
     versions: dict[str, int] = {}
     evaluations: list[Evaluation]
     curve: list[EpochCurve] = []
+    method: dict[str, Any] = {}
+    changes: list[str] | None = None
+    online: Evaluation | None = None
+    label_firewall: Literal["passed"] | None = None
     pretraining: Pretraining | None = None
     parameters: int | None = None
     cost: dict[str, Any] = {}

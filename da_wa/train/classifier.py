@@ -51,7 +51,8 @@ class Classifier(LightningModule):
 
     Attributes:
         fused: request the fused kernel of optimisers that have one.
-        curve: one row an epoch: epoch (from 1), loss, accuracy (training images, augmented), lr.
+        curve: one row an epoch: epoch (from 1), loss, accuracy (labelled training images, augmented), lr, terms (by
+            name).
         logits: evaluated epoch -> one tensor a domain, (n, classes) float16 in loader order, see
             :func:`~da_wa.records.outputs.round_logits`.
 
@@ -75,12 +76,13 @@ class Classifier(LightningModule):
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.domains, self.seed = tuple(domains), seed
         self.fused = False
-        self.curve: list[dict[str, float]] = []
+        self.curve: list[dict[str, Any]] = []
         self.logits: dict[int, list[Tensor]] = {}
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_accuracy = accuracy.clone()
         self.domain_accuracy = nn.ModuleList(accuracy.clone() for _ in domains)
+        self.labelled = True  # whether training batches have labels
         self._batches: list[list[Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -90,15 +92,24 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Fixup's scalars learn at a tenth of the rate; everything decays, as in the authors' code."""
-        scalars = scalar_parameters(self.model)
-        ids = {id(p) for p in scalars}
-        others = [p for p in self.model.parameters() if id(p) not in ids]
+        trained = self.trained_parameters()
+        fixup = {id(p) for p in scalar_parameters(self.model)}
+        scalars = [p for p in trained if id(p) in fixup]
+        others = [p for p in trained if id(p) not in fixup]
         fused = {"fused": True} if self.fused and "fused" in signature(self.make_optimizer).parameters else {}
         optimizer = self.make_optimizer([{"params": others}], **fused)
         if scalars:
             optimizer.add_param_group({"params": scalars, "lr": optimizer.defaults["lr"] / 10})
         schedule = self.make_schedule(optimizer, total_steps=self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser trains."""
+        return list(self.model.parameters())
+
+    def take_terms(self) -> dict[str, float]:
+        """Means over the epoch of what else is logged, by name; starts the next epoch."""
+        return {}
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(epoch_seed(self.seed, self.current_epoch, stream=1))
@@ -114,8 +125,13 @@ class Classifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         loss = float(self.train_loss.compute())
         epoch = self.current_epoch + 1
-        lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        accuracy = float(self.train_accuracy.compute())
+        optimizers = self.trainer.optimizers
+        row = {"epoch": epoch, "loss": loss}
+        if self.labelled:
+            row["accuracy"] = float(self.train_accuracy.compute())
+        if optimizers:
+            row["lr"] = float(optimizers[0].param_groups[0]["lr"])
+        terms = self.take_terms()
         self.train_loss.reset()
         self.train_accuracy.reset()
         if not math.isfinite(loss):
@@ -125,8 +141,10 @@ class Classifier(LightningModule):
                 epoch,
                 self.curve,
             )
-        self.curve.append({"epoch": epoch, "loss": loss, "accuracy": accuracy, "lr": lr})
-        self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "lr": lr})
+        self.curve.append(row | ({"terms": terms} if terms else {}))
+        names = {"loss": "train/loss", "accuracy": "train/accuracy", "lr": "lr"}
+        self.log_dict({names[key]: value for key, value in row.items() if key in names})
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
 
     def on_validation_epoch_start(self) -> None:
         self._batches = [[] for _ in self.domains]

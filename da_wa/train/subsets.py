@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,11 +17,19 @@ FEATURES = 200
 
 @dataclass(frozen=True)
 class Subsets:
-    """Images to train on, to evaluate (in this order), and to extract features of after the last epoch."""
+    """Images of a training.
 
-    train: Subset
+    Attributes:
+        train: labelled images to train on; None for methods without source images.
+        evaluate: images to evaluate, in this order.
+        extract: images to extract features of after the last epoch.
+        target: images that an adaptation method sees without labels.
+    """
+
+    train: Subset | None
     evaluate: Sequence[Subset]
     extract: Sequence[Subset] = ()
+    target: Subset | None = None
 
 
 def transfer(domains: Sequence[DecodedDomain], source: str, protocol: Evaluation, seed: int) -> Subsets:
@@ -44,6 +52,25 @@ def transfer(domains: Sequence[DecodedDomain], source: str, protocol: Evaluation
             evaluate.append(Subset(domain, protocol.target(domain.name, domain.labels, seed)))
     assert train is not None, f"{source} is none of {[d.name for d in domains]}"
     return Subsets(train, evaluate, [Subset(domain, feature_sample(domain)) for domain in domains])
+
+
+def adaptation(
+    domains: Sequence[DecodedDomain], source: str, target: str, protocol: Evaluation, seed: int, *, with_source: bool
+) -> Subsets:
+    """Adapt to ``target``: the method sees the images of the target that are evaluated, without labels.
+
+    Args:
+        domains: over one class list, source and target among them.
+        source: the name of the domain with labels.
+        target: the name of the target.
+        protocol: as for :func:`transfer`.
+        seed: of the split.
+        with_source: train on the source's images, too.
+    """
+    pair = [domain for domain in domains if domain.name in (source, target)]
+    whole = transfer(pair, source, protocol, seed)
+    (seen,) = (subset for subset in whole.evaluate if subset.domain.name == target)
+    return replace(whole, train=whole.train if with_source else None, target=seen)
 
 
 def pretraining(train: DecodedDomain, test: DecodedDomain, holdout: float = 0.0) -> Subsets:

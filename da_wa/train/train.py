@@ -21,11 +21,13 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from da_wa.data.augment import Normalize
-from da_wa.data.datamodule import DomainDataModule
+from da_wa.data.augment import Normalize, StrongAugment
+from da_wa.data.datamodule import DomainDataModule, epoch_seed
+from da_wa.data.paired import PairedDataModule
 from da_wa.errors import Diverged
 from da_wa.models.backbone import Backbone
 from da_wa.records.outputs import DomainOutputs, Outputs, from_logits
+from da_wa.train.adaptation import Adaptation, Adapter, Calibrator, Stream
 from da_wa.train.classifier import Classifier, Objective
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 from da_wa.train.progress import Clock, Notify, SaveState
@@ -105,16 +107,18 @@ class Trained:
     """The result of a training; the trained weights are in the model.
 
     Attributes:
-        curve: one row an epoch: epoch, loss, accuracy, lr.
+        curve: one row an epoch: epoch, loss, accuracy, lr, terms.
         outputs: of every evaluated subset, by the name of its domain.
         resumed_from: epochs that an earlier process had finished.
         cost: time and arithmetic.
+        online: of a stream: positions in the target subset (n,) and logits (n, k) from when the images arrived.
     """
 
-    curve: list[dict[str, float]]
+    curve: list[dict[str, Any]]
     outputs: Outputs
     resumed_from: int
     cost: Cost
+    online: tuple[Tensor, Tensor] | None = None
 
 
 def train(
@@ -124,6 +128,7 @@ def train(
     recipe: Recipe,
     settings: Settings,
     *,
+    adaptation: Adaptation | None = None,
     normalize: Normalize,
     seed: int,
     state: Path,
@@ -139,6 +144,7 @@ def train(
         objective: the training loss.
         recipe: epochs, batch size, optimiser, schedule, augmentation, number of evaluations.
         settings: device, precision, memory layout; they change the rounding only.
+        adaptation: the adaptation method; ``subsets`` then has target images.
         normalize: of the images.
         seed: of order, augmentation and dropout.
         state: the file of the training state; a training resumes from it where it exists.
@@ -156,21 +162,10 @@ def train(
     gc.collect()  # an earlier training of this process may be in reference cycles that hold its images
     if settings.accelerator == "gpu":
         torch.cuda.reset_peak_memory_stats()
-    data = DomainDataModule(
-        subsets.train,
-        subsets.evaluate,
-        subsets.extract,
-        seed=seed,
-        batch_size=recipe.batch_size,
-        augment=recipe.augment,
-        normalize=normalize,
-        resident_gb=settings.resident_gb,
-    )
-    names = [subset.domain.name for subset in subsets.evaluate]
-    classes = len(subsets.train.domain.classes)
-    module = Classifier(model, classes, objective, recipe.optimizer, recipe.schedule, names, seed=seed)
+    data = _data(subsets, recipe, settings, adaptation, normalize, seed)
+    module = _module(model, subsets, objective, recipe, adaptation, seed)
     clock = Clock()
-    flops = count_flops(model, subsets.train.domain.pixels.shape[1:])
+    flops = count_flops(model, data.train.domain.pixels.shape[1:])
     settings.prepare(model)
     environment = LightningEnvironment()  # one process, also inside an allocation of several tasks (SLURM)
     environment.set_global_rank(0)  # SLURM's number of the task would silence the loggers
@@ -196,14 +191,15 @@ def train(
     resumed_from = _epochs_in(state)
     with _interruptible():
         try:
-            trainer.fit(module, data, ckpt_path=state if resumed_from else None, weights_only=True)
+            if adaptation is None or adaptation.method.trains:
+                trainer.fit(module, data, ckpt_path=state if resumed_from else None, weights_only=True)
         except Diverged:
             state.unlink(missing_ok=True)
             raise
         if recipe.epochs not in module.logits:
             trainer.validate(module, data, verbose=False)
         features = [torch.cat(batches).float().cpu().numpy() for batches in _per_loader(trainer, module, data)]
-    trained = recipe.epochs * data.steps_per_epoch * data.batch_size
+    trained = data.images_per_epoch * len(module.curve)
     evaluated = len(module.logits) * sum(map(len, subsets.evaluate))
     cost = Cost(
         settings=settings,
@@ -218,7 +214,57 @@ def train(
             trainer.strategy.root_device.type, matrix_type(settings.precision), torch.get_num_threads()
         ),
     )
-    return Trained(module.curve, _outputs(module, subsets, features), resumed_from, cost)
+    online = (module.online_index, module.online) if isinstance(module, Stream) else None
+    return Trained(module.curve, _outputs(module, subsets, features), resumed_from, cost, online)
+
+
+def _data(
+    subsets: Subsets,
+    recipe: Recipe,
+    settings: Settings,
+    adaptation: Adaptation | None,
+    normalize: Normalize,
+    seed: int,
+) -> DomainDataModule:
+    common: dict[str, Any] = {
+        "evaluate": subsets.evaluate,
+        "extract": subsets.extract,
+        "seed": seed,
+        "batch_size": recipe.batch_size,
+        "augment": recipe.augment,
+        "normalize": normalize,
+        "resident_gb": settings.resident_gb,
+    }
+    if adaptation is None:
+        assert subsets.train is not None, "training on the source needs source images"
+        return DomainDataModule(subsets.train, **common)
+    assert subsets.target is not None, "adaptation needs target images"
+    stream = adaptation.method.phase == "stream"
+    strong = StrongAugment(recipe.augment)
+    return PairedDataModule(
+        subsets.train, subsets.target, strong=strong, stream=stream, order=adaptation.order, **common
+    )
+
+
+def _module(
+    model: Backbone,
+    subsets: Subsets,
+    objective: Objective,
+    recipe: Recipe,
+    adaptation: Adaptation | None,
+    seed: int,
+) -> Classifier:
+    names = [subset.domain.name for subset in subsets.evaluate]
+    classes = len(subsets.evaluate[0].domain.classes)
+    common: tuple[Any, ...] = (model, classes, objective, recipe.optimizer, recipe.schedule, names)
+    if adaptation is None:
+        return Classifier(*common, seed=seed)
+    assert subsets.target is not None, "adaptation needs target images"
+    method = adaptation.method
+    torch.manual_seed(epoch_seed(seed, 0, stream=5))
+    method.build(model, classes, len(subsets.target))
+    kind = Stream if method.phase == "stream" else Adapter if method.trains else Calibrator
+    return kind(*common, adaptation=adaptation, target=subsets.target.domain.name, seed=seed)
 
 
 def _outputs(module: Classifier, subsets: Subsets, features: Sequence[np.ndarray]) -> Outputs:
@@ -290,6 +336,7 @@ def _quieten() -> None:
         ".*smaller than the logging interval.*",
         ".*Experiment logs directory.*",  # a resumed run writes its log anew
         ".*isinstance.treespec, LeafSpec.*",
+        ".*configure_optimizers. returned .None.*",  # streams step themselves
         ".*srun.*",  # one process by design, also inside a SLURM allocation
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,0 +1,27 @@
+"""MCC: little confusion between classes on the target."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from da_wa.adapt.losses import mcc
+from da_wa.adapt.method import Method, Phase, Step
+
+
+class MCC(Method):
+    """Jin et al., ECCV 2020, arXiv 1912.03699; see :func:`~da_wa.adapt.losses.mcc`.
+
+    Args:
+        temperature: T.
+    """
+
+    phase: ClassVar[Phase] = "joint"
+
+    def __init__(self, temperature: float = 2.5) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        return {"mcc": mcc(step.target.logits, self.temperature)}

@@ -1,0 +1,80 @@
+"""The nodes of adaptation methods: files of ``conf/method``, changed by ``method.…=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from da_wa.config.tree import read_node
+from da_wa.config.validate import keys, unknown
+from da_wa.errors import ConfigError
+
+CALLABLES = ("optimizer", "schedule", "augment")
+"""Parts of a recipe that are replaced, not merged, where a method names another callable."""
+
+
+def method_nodes(
+    names: Sequence[str], words: Sequence[str], finetune: Mapping[str, Any], where: Sequence[Path]
+) -> dict[str, Any]:
+    """The node of each method.
+
+    ``method.KEY=value`` sets an option of every method that has it, ``method.NAME.KEY=value`` of one method.
+
+    Args:
+        names: of files in ``conf/method``.
+        words: the words of the command line that start with ``method.``.
+        finetune: the recipe of the fine-tuning, which ``recipe`` of a method changes.
+        where: folders with options.
+
+    >>> from da_wa.config.tree import folders
+    >>> nodes = method_nodes(["none", "mcc"], ["method.weight=2.0"], {}, folders())
+    >>> nodes["mcc"]["weight"], nodes["mcc"]["build"]["temperature"]
+    (2.0, 2.5)
+
+    Raises:
+        ConfigError: an unknown method, or an option that none of them has.
+    """
+    nodes = {name: read_node("method", name, where) for name in names}
+    for word in words:
+        _override(nodes, word)
+    resolved = {name: OmegaConf.to_container(node, resolve=True, throw_on_missing=True) for name, node in nodes.items()}
+    return {name: _with_recipe(node, finetune) for name, node in resolved.items() if isinstance(node, dict)}
+
+
+def _override(nodes: Mapping[str, DictConfig], word: str) -> None:
+    override = OverridesParser.create().parse_override(word)
+    key = override.key_or_group.removeprefix("method.")
+    name, _, rest = key.partition(".")
+    chosen, key = ({name: nodes[name]}, rest) if rest and name in nodes else (nodes, key)
+    adds = override.is_add() or override.is_force_add()
+    having = [node for node in chosen.values() if _has(node, key) or (adds and "build" in node)]
+    if not having:
+        known = sorted({option for node in chosen.values() for option in keys(node)})
+        raise ConfigError(f"method: {unknown(key, known)} Chosen: methods=[{','.join(nodes)}]")
+    for node in having:
+        with open_dict(node):
+            OmegaConf.update(node, key, override.value(), force_add=True)
+
+
+def _has(node: DictConfig, key: str) -> bool:
+    """Whether a method has an option; those of its recipe are checked when it is merged."""
+    return key in keys(node) or (key.startswith("recipe.") and "recipe" in node)
+
+
+def _with_recipe(node: dict[Any, Any], finetune: Mapping[str, Any]) -> dict[Any, Any]:
+    """``node`` with a whole recipe where it has one; a stream is one epoch."""
+    own = node.get("recipe")
+    if not isinstance(own, dict):
+        return node
+    recipe = {**finetune, **own}
+    for key in CALLABLES:
+        before, change = finetune.get(key), own.get(key)
+        if isinstance(before, Mapping) and isinstance(change, Mapping) and not {"name", "_target_"} & change.keys():
+            recipe[key] = {**before, **change}
+    if node.get("phase") == "stream":
+        recipe |= {"epochs": 1, "evaluations": 1}
+    return {**node, "recipe": recipe}
