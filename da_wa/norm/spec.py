@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from da_wa.errors import ConfigError
+from da_wa.norm.compiled import fused_group_norm
 
 ConvFactory = Callable[..., nn.Conv2d]
 """Called like ``nn.Conv2d``: ``conv(c_in, c_out, kernel_size, stride=…, padding=…, bias=…)``."""
@@ -89,11 +90,22 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, c, h, w)."""
+        if compiled_on_cpu(input):
+            return fused_group_norm(input, self.weight, self.bias, self.num_groups, self.eps)
         if not input.is_cuda:
             return super().forward(input)
         weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)  # the kernel needs one type
         with torch.autocast("cuda", enabled=False):
             return F.group_norm(input, self.num_groups, weight, bias, self.eps)
+
+
+def compiled_on_cpu(x: Tensor) -> bool:
+    """Whether ``torch.compile`` traces a layer for a map on a processor.
+
+    >>> compiled_on_cpu(torch.zeros(1, 2, 4, 4))
+    False
+    """
+    return torch.compiler.is_compiling() and x.device.type == "cpu"
 
 
 def group_norm(channels: int, groups: int = 32, **kwargs: Any) -> GroupNorm:
@@ -148,6 +160,8 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, c, h, w)."""
         self._check_input_dim(input)
+        if compiled_on_cpu(input):
+            return fused_group_norm(input, self.weight, self.bias, self.num_features, self.eps)
         fast = torch.backends.cudnn.enabled
         return torch.instance_norm(input, self.weight, self.bias, None, None, True, self.momentum or 0, self.eps, fast)
 

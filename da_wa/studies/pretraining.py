@@ -1,11 +1,12 @@
 """Pre-train every norm with the same budget and its own learning rate.
 
 A single rate for all norms favours some of them. The study selects a rate per norm by accuracy on held-out *training*
-images of CIFAR after a short training; test images are not used. Then it trains several seeds of every norm at the
-selected rate. Stages:
+images of CIFAR after a short training; test images are not used. Every norm is trained at the same rates first; while
+its best rate is the smallest or the largest, the rate beyond it is trained too. So the selected rate has worse ones on
+both sides. Then several seeds of every norm are trained at the selected rate. Stages:
 
 ==========  =========================================================================
-search      every norm at every rate on most training images; ``rates.csv``
+search      every norm at several rates on most training images; ``rates.csv``
 train       every norm at its selected rate on all training images, several seeds
 report      ``pretraining.csv`` (test accuracy), ``curves.csv``, ``curves.png``
 ==========  =========================================================================
@@ -27,7 +28,7 @@ from da_wa.errors import UserError
 from da_wa.launchers.launch import Planned
 from da_wa.records.files import write_bytes, write_json
 from da_wa.runs.jobs import PretrainJob
-from da_wa.studies.study import Bench, scope_options
+from da_wa.studies.study import Bench, merged, scope_options
 
 SELECTED = "selected.json"
 
@@ -55,7 +56,8 @@ class Pretraining:
     Args:
         experiment: the file in ``conf/experiment`` that all trainings start from.
         norms: in the order in which they are trained.
-        rates: the learning rates of the search.
+        rates: the learning rates that the search begins with, each twice the one before.
+        limits: the smallest and the largest rate that it may go to.
         holdout: the fraction of training images that the search holds out.
         scopes: plain values of :class:`Scope` by name.
     """
@@ -65,10 +67,12 @@ class Pretraining:
         experiment: str,
         norms: Sequence[str],
         rates: Sequence[float],
+        limits: tuple[float, float],
         holdout: float,
         scopes: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self.experiment, self.norms, self.rates, self.holdout = experiment, norms, rates, holdout
+        self.experiment, self.norms, self.holdout = experiment, norms, holdout
+        self.rates, self.limits = rates, limits
         self.scopes = {name: Scope(**node) for name, node in scopes.items()}
 
     def options(self, scope: str) -> list[str]:
@@ -93,28 +97,46 @@ class Pretraining:
         return {}
 
     def _search(self, bench: Bench, scope: Scope) -> None:
-        """Train every norm at every rate; of equally accurate rates the smaller is selected."""
-        rows: list[dict[str, Any]] = []
-        for norm, rate in product(self.norms, self.rates):
-            planned = bench.prepare(
-                "search",
-                [
-                    f"norms=[{norm}]",
-                    f"pretrain.holdout={self.holdout}",
-                    f"pretrain.recipe.epochs={scope.search_epochs}",
-                    f"pretrain.recipe.optimizer.lr={rate}",
-                ],
-            )
-            bench.run(planned)
-            rows += [{"norm": norm, "lr": rate, **_outcome(job)} for job in _networks(planned)]
-            bench.write_csv("rates.csv", pd.DataFrame(rows))
-        found = pd.DataFrame(rows).sort_values(["accuracy", "lr"], ascending=[False, True], kind="stable")
-        best = found.dropna(subset="accuracy").drop_duplicates("norm").set_index("norm")["lr"]
-        write_json(bench.out / SELECTED, {norm: float(best[norm]) for norm in self.norms if norm in best})
+        """Train every norm at several rates; of equally accurate rates the smaller is selected."""
+        rates = {norm: list(self.rates) for norm in self.norms}
+        accuracies: dict[str, dict[float, float | None]] = {}
+        while wanted := [(n, r) for n in self.norms for r in sorted(rates[n]) if r not in accuracies.get(n, {})]:
+            bench.run(merged([self._trial(bench, scope, norm, rate) for norm, rate in wanted]))
+            found = self._trials(bench, scope, rates)
+            bench.write_csv("rates.csv", found)
+            for norm, of_norm in found.groupby("norm"):
+                accuracies[str(norm)] = {
+                    r: None if pd.isna(a) else a for r, a in zip(of_norm["lr"], of_norm["accuracy"], strict=True)
+                }
+            for norm in self.norms:
+                beyond = next_rate(accuracies[norm])
+                if beyond is not None and self.limits[0] <= beyond <= self.limits[1]:
+                    rates[norm].append(beyond)
+        best = {norm: best_rate(accuracies[norm]) for norm in self.norms}
+        write_json(bench.out / SELECTED, {norm: rate for norm, rate in best.items() if rate is not None})
+
+    def _trial(self, bench: Bench, scope: Scope, norm: str, rate: float) -> Planned:
+        return bench.prepare(
+            "search",
+            [
+                f"norms=[{norm}]",
+                f"pretrain.holdout={self.holdout}",
+                f"pretrain.recipe.epochs={scope.search_epochs}",
+                f"pretrain.recipe.optimizer.lr={rate}",
+            ],
+        )
+
+    def _trials(self, bench: Bench, scope: Scope, rates: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+        return pd.DataFrame(
+            {"norm": norm, "lr": rate, **_outcome(job)}
+            for norm in self.norms
+            for rate in sorted(rates[norm])
+            for job in _networks(self._trial(bench, scope, norm, rate))
+        )
 
     def _train(self, bench: Bench, scope: Scope) -> None:
-        for seed, norm in product(scope.seeds, self.norms):
-            bench.run(self._final(bench, scope, norm, seed))
+        for seed in scope.seeds:
+            bench.run(merged([self._final(bench, scope, norm, seed) for norm in self.norms]))
 
     def _final(self, bench: Bench, scope: Scope, norm: str, seed: int) -> Planned:
         rates = _selected(bench.out)
@@ -148,6 +170,34 @@ class Pretraining:
         figure = learning_curves(_lines(pd.DataFrame(curves)), [f"seed {seed}" for seed in scope.seeds])
         write_bytes(bench.out / "curves.png", rendered(figure, "png"))
         bench.console.print(pd.DataFrame(rows).to_string(index=False), highlight=False, markup=False)
+
+
+def best_rate(accuracies: Mapping[float, float | None]) -> float | None:
+    """The rate of the highest accuracy, the smallest of equal ones; None if all diverged.
+
+    Args:
+        accuracies: of every rate; None where the training diverged.
+
+    >>> best_rate({0.1: 0.3, 0.2: 0.3, 0.4: None})
+    0.1
+    """
+    finite = {rate: accuracy for rate, accuracy in accuracies.items() if accuracy is not None}
+    return max(sorted(finite), key=finite.__getitem__) if finite else None
+
+
+def next_rate(accuracies: Mapping[float, float | None]) -> float | None:
+    """The rate to train next: half the smallest or twice the largest, while that one is the best; else None.
+
+    Args:
+        accuracies: see :func:`best_rate`; if all diverged, the next rate is smaller.
+
+    >>> next_rate({0.1: 0.2, 0.2: 0.3, 0.4: 0.1}), next_rate({0.1: 0.2, 0.2: 0.3}), next_rate({0.1: None, 0.2: None})
+    (None, 0.4, 0.05)
+    """
+    best, smallest, largest = best_rate(accuracies), min(accuracies), max(accuracies)
+    if best is None or best == smallest:
+        return smallest / 2
+    return 2 * largest if best == largest else None
 
 
 def _networks(planned: Planned) -> list[PretrainJob]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +56,11 @@ def scope_options(experiment: str, scopes: Mapping[str, HasOptions], scope: str)
     if scope not in scopes:
         raise ConfigError(f"scope={scope} is unknown. {nearest(scope, scopes)}")
     return [f"experiment={experiment}", *scopes[scope].options]
+
+
+def merged(experiments: Sequence[Planned]) -> Planned:
+    """One launch for the jobs of several experiments, so that all workers have something to do; one or more."""
+    return replace(experiments[0], jobs=[job for planned in experiments for job in planned.jobs])
 
 
 @dataclass

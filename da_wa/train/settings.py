@@ -14,6 +14,7 @@ from torch import nn
 
 from da_wa.config.choices import ACCELERATORS, PRECISIONS
 from da_wa.errors import ConfigError, nearest
+from da_wa.norm.tracing import MAP_NORMS
 
 Auto = Literal["auto"]
 
@@ -30,7 +31,8 @@ class Settings:
             kernels and replays them as CUDA graphs, ``cudagraphs`` replays torch's kernels without compiling.
             Networks of one architecture and norm share the compiled code within a process, and through inductor's
             cache on disk (``TORCHINDUCTOR_CACHE_DIR``) between processes. Evaluation is not compiled: it has few,
-            large batches of several sizes.
+            large batches of several sizes. ``auto`` compiles where it was measured to be faster: networks with
+            activation norms on a processor; it needs a C++ compiler and costs some seconds per network.
         fused: an optimiser step in one kernel, for optimisers that offer it.
         deterministic: use deterministic kernels only.
         save_every_s: seconds between checkpoints to resume from; they are written at the end of an epoch.
@@ -55,7 +57,7 @@ class Settings:
             raise ConfigError(f"trainer.accelerator={self.accelerator} is unknown. {known}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"trainer.precision={self.precision} is unknown. {nearest(self.precision, PRECISIONS)}")
-        if isinstance(self.compile, str) and "mode" in (how := self._how_to_compile()):
+        if isinstance(self.compile, str) and self.compile != "auto" and "mode" in (how := self._how_to_compile()):
             from torch._inductor import list_mode_options
 
             if how["mode"] not in list_mode_options():
@@ -67,8 +69,9 @@ class Settings:
         """Replace every ``auto`` by a value.
 
         bfloat16 if the processor supports it natively. channels_last unless the network has InstanceNorm or a
-        GroupNorm with several groups, which are slow in this layout (measured by ``benchmarks/settings.py``, numbers in
-        ``results/benchmarks``). Fused optimisers on a GPU, where kernel launches limit small steps.
+        GroupNorm with several groups, which are slow in this layout where they are not compiled (measured by
+        ``benchmarks/settings.py``, numbers in ``results/benchmarks``). Fused optimisers on a GPU, where kernel launches
+        limit small steps.
         """
         accelerator = "gpu" if self.accelerator == "cuda" else self.accelerator
         if accelerator == "auto":
@@ -78,11 +81,16 @@ class Settings:
             isinstance(m, nn.InstanceNorm2d) or (isinstance(m, nn.GroupNorm) and m.num_groups > 1)
             for m in model.modules()
         )
+        compile: bool | str | None = self.compile
+        if compile == "auto":
+            compile = accelerator == "cpu" and any(isinstance(m, MAP_NORMS) for m in model.modules())
+        fast = not grouped or (accelerator == "cpu" and bool(compile))
         return replace(
             self,
+            compile=compile,
             accelerator=accelerator,
             precision=("bf16-mixed" if native_bf16 else "32-true") if self.precision == "auto" else self.precision,
-            channels_last=not grouped if self.channels_last == "auto" else self.channels_last,
+            channels_last=fast if self.channels_last == "auto" else self.channels_last,
             fused=accelerator == "gpu" if self.fused == "auto" else self.fused,
         )
 
