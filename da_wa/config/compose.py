@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,17 @@ from da_wa.config.choices import OPTIMIZERS, SCHEDULES
 from da_wa.config.tree import folders, groups, options, read_node
 from da_wa.config.validate import keys, shown, unknown, validate
 from da_wa.errors import ConfigError, nearest
+from da_wa.select.catalogue import chosen
 
 REQUIRED = ("data", "model", "pretrain", "finetune", "protocol", "trainer", "launcher", "report")
 RECIPES = ("finetune", "pretrain.recipe")
 
 OLD_WORDS = (
     (re.compile(r"^([+~]*)normalise(?=[.=]|$)"), r"\1normalize"),
+    (re.compile(r"^select(?==)"), "report.select"),
     (re.compile(r"^((?:finetune|pretrain\.recipe)\.(?:optimizer|schedule|augment)\._\w+_=)"), r"++\1"),
 )
-"""Options of earlier command lines and what they are now. A recipe's ``_target_`` used to be there always."""
+"""Short options and those of earlier command lines, and what they stand for. A recipe always had a ``_target_``."""
 
 OLD_TARGETS = {
     "optimizer": ("torch.optim.", {name: option for option, name in OPTIMIZERS.items()}),
@@ -45,11 +47,13 @@ class Experiment:
         cfg: all options.
         norms: the node of each norm to compare, by name.
         models: the node of each model to compare, by its ``name``; ``cfg["model"]`` is the first.
+        scores: the import path of each label-free score to report, by name.
     """
 
     cfg: dict[str, Any]
     norms: dict[str, Any]
     models: dict[str, Any]
+    scores: dict[str, str] = field(default_factory=dict)
 
 
 def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
@@ -108,7 +112,8 @@ def _experiment(tree: DictConfig, words: Sequence[str], where: Sequence[Path]) -
     cfg = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     assert isinstance(cfg, dict)
     validate(cfg, norms, named)  # type: ignore[arg-type]
-    return Experiment(cfg, norms, named)  # type: ignore[arg-type]
+    scores = chosen(cfg["report"].get("select"), where[1:])
+    return Experiment(cfg, norms, named, scores)  # type: ignore[arg-type]
 
 
 def _names(tree: DictConfig, key: str) -> list[str]:

@@ -41,6 +41,7 @@ from da_wa.config.types import (
     Pixels,
     Positive,
     Rates,
+    Scores,
     Seed,
     Seeds,
     Several,
@@ -278,6 +279,8 @@ class Report(Node):
     images: Flag
     compare: OtherExperiments
     spread: Annotated[str, OneOf(choices.SPREADS)]
+    select: Scores | None = None
+    guard: Flag = True
 
 
 class Normalize(Node):

@@ -105,6 +105,9 @@ NormNames = Annotated[
 ModelNames = Annotated[
     list[_Str], Field(min_length=1), Allowed("a list of names of models, e.g. models=[resnet20,resnet18], or null")
 ]
+Scores = Annotated[
+    list[_Str], Allowed("a list of label-free scores, e.g. select=[entropy,im] ([] for none), or null for all")
+]
 Sources = Annotated[
     list[_Str] | Annotated[str, Field(strict=True, pattern="^all$")],
     Allowed("all or a list of domains, e.g. sources=[A,W]"),
