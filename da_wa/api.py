@@ -166,6 +166,7 @@ def write_results(planned: Planned, console: Console) -> list[str]:
             spread=options["spread"],
             select=imported(planned.experiment.scores),
             guard=options["guard"],
+            contrasts=options["contrasts"],
             progress=progress,
         )
     console.print(report.summary(), highlight=False, markup=False)

@@ -25,7 +25,7 @@ KNOWS = {
     "records": set(),
     "select": set(),
     "train": {"config", "data", "models", "norm", "records"},
-    "runs": {"train", "records", "config", "data", "models"},
+    "runs": {"train", "records", "config", "data", "models", "select"},
     "launchers": {"runs", "train", "records", "config", "data"},  # train: to estimate what jobs cost
     "report": {"records", "select"},
     "studies": {"launchers", "runs", "records", "config", "data", "models", "report"},

@@ -28,6 +28,7 @@ RECIPES = ("finetune", "pretrain.recipe")
 OLD_WORDS = (
     (re.compile(r"^([+~]*)normalise(?=[.=]|$)"), r"\1normalize"),
     (re.compile(r"^select(?==)"), "report.select"),
+    (re.compile(r"^seeds\.max(?==)"), "seeds_max"),
     (re.compile(r"^((?:finetune|pretrain\.recipe)\.(?:optimizer|schedule|augment)\._\w+_=)"), r"++\1"),
 )
 """Short options and those of earlier command lines, and what they stand for. A recipe always had a ``_target_``."""
@@ -48,12 +49,14 @@ class Experiment:
         norms: the node of each norm to compare, by name.
         models: the node of each model to compare, by its ``name``; ``cfg["model"]`` is the first.
         scores: the import path of each label-free score to report, by name.
+        auto: ``seeds=auto``: seeds of ``cfg`` are run one by one, while a comparison is open.
     """
 
     cfg: dict[str, Any]
     norms: dict[str, Any]
     models: dict[str, Any]
     scores: dict[str, str] = field(default_factory=dict)
+    auto: bool = False
 
 
 def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
@@ -113,7 +116,9 @@ def _experiment(tree: DictConfig, words: Sequence[str], where: Sequence[Path]) -
     assert isinstance(cfg, dict)
     validate(cfg, norms, named)  # type: ignore[arg-type]
     scores = chosen(cfg["report"].get("select"), where[1:])
-    return Experiment(cfg, norms, named, scores)  # type: ignore[arg-type]
+    if auto := cfg["seeds"] == "auto":
+        cfg["seeds"] = list(range(cfg["seeds_max"]))
+    return Experiment(cfg, norms, named, scores, auto)  # type: ignore[arg-type]
 
 
 def _names(tree: DictConfig, key: str) -> list[str]:

@@ -32,6 +32,7 @@ from da_wa.config.types import (
     Folder,
     Fraction,
     Fractions,
+    Levels,
     Mean,
     ModelNames,
     NormNames,
@@ -44,6 +45,7 @@ from da_wa.config.types import (
     Scores,
     Seed,
     Seeds,
+    SeedsOrAuto,
     Several,
     Sizes,
     Sources,
@@ -281,6 +283,7 @@ class Report(Node):
     spread: Annotated[str, OneOf(choices.SPREADS)]
     select: Scores | None = None
     guard: Flag = True
+    contrasts: Levels | None = None
 
 
 class Normalize(Node):
@@ -333,7 +336,8 @@ class Config(Node):
         Allowed(f"a list of methods; known: {', '.join(choices.METHODS)}"),
     ]
     sources: Sources
-    seeds: Seeds
+    seeds: SeedsOrAuto
+    seeds_max: Count
     keep: Annotated[
         list[Annotated[str, OneOf(choices.KEEP)]] | None,
         Allowed(f"null or a list of {' and '.join(choices.KEEP)}"),

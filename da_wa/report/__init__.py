@@ -15,6 +15,7 @@ from da_wa.report import (
     cost,
     cube,
     curves,
+    decisions,
     effect,
     failures,
     overview,
@@ -77,6 +78,7 @@ def write_report(
     spread: Spread = "interval",
     select: Mapping[str, Score] | None = None,
     guard: bool = True,
+    contrasts: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Report:
     """Write every table, every figure and the page of ``out``'s records into ``out``.
@@ -91,6 +93,7 @@ def write_report(
         spread: what stands after ± in the headline tables, one of :data:`SPREADS`.
         select: label-free scores by name, see :func:`da_wa.select.load`; default: all that are listed in ``conf/``.
         guard: whether scores reject collapsed candidates where one number per score is shown.
+        contrasts: levels whose comparison with their base is decided; default: WeightAlign and every method.
         progress: receives the name of every phase as it begins.
 
     Raises:
@@ -107,11 +110,11 @@ def write_report(
     report = Report(facts.frame, facts.matrix, absent, notices, spread)
     others = [side_by_side.section(out, facts, compare)] if compare else []
     label_free = load() if select is None else select
-    digest = inputs_digest(facts, spread, others, [*identity(label_free), f"guard {guard}"])
+    digest = inputs_digest(facts, spread, others, [*identity(label_free), f"guard {guard}", f"contrasts {contrasts}"])
     if is_current(out, digest):
         progress("nothing changed")
         return report
-    sections = sections_of(facts, spread, progress, label_free, guard, out) + others
+    sections = sections_of(facts, spread, progress, label_free, guard, out, contrasts) + others
     progress("writing tables and figures")
     networks = checkpoints(facts)
     files = {
@@ -139,6 +142,7 @@ def sections_of(
     select: Mapping[str, Score] | None = None,
     guard: bool = True,
     out: Path | None = None,
+    contrasts: Sequence[str] | None = None,
 ) -> list[Section]:
     """The answers, in reading order; see :func:`write_report`."""
     methods = {record.factors.method for record in facts.records}
@@ -148,6 +152,7 @@ def sections_of(
         ("accuracies", lambda: overview.section(facts, spread)),
         ("effects of weight normalisation", lambda: effect.section(facts)),
         *([("effects of adaptation", lambda: effect.adaptation(facts))] if len(methods) > 1 else []),
+        ("decisions", lambda: decisions.section(facts, contrasts)),
         ("comparison with the paper", lambda: comparison.section(facts)),
         ("pre-training", lambda: start.section(facts)),
         ("selection of the epoch", lambda: selection.section(facts)),
