@@ -38,7 +38,7 @@ def test_each_comparison_is_decided_or_open(runs: Any) -> None:
     after, none = decided_after([bn, ln])
     assert none is None and after is not None
     assert found.loc["BN → BN + WA", "decided_after"] == after
-    assert np.isnan(found["decided_after"].astype(float)["LN → LN + WA"])
+    assert np.isnan(found.loc["LN → LN + WA", "decided_after"])
     assert found.loc["BN → BN + WA", "evidence"] == pytest.approx(e_process(bn)[-1])
     assert found.loc["BN → BN + WA", "effect"] == pytest.approx(bn.mean())
     assert section.summary == f"Decided, accuracy higher: BN → BN + WA ({after} seeds). Open: LN → LN + WA (8)."
@@ -58,9 +58,7 @@ def test_no_pretraining_has_its_own_words(experiment: Any) -> None:
     for norm in ("bn", "bn_wa"):
         for seed in range(3):
             for source in SMALL:
-                experiment.add(
-                    norm, source, seed, network=None, **{k: v for k, v in none.items() if k != "pretraining"}
-                )
+                experiment.add(norm, source, seed, **none)
     assert "new initial weights" in str(decisions.section(load_facts(experiment.out)).parts[-1])
 
 
