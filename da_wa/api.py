@@ -26,6 +26,7 @@ from da_wa.report import sections_of, write_report
 from da_wa.report.content import Plot
 from da_wa.report.facts import Facts, load_facts
 from da_wa.report.pivot import pivot
+from da_wa.select.catalogue import imported
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,7 +93,7 @@ class Results:
         """
         figures = {
             part.name: part.figure
-            for section in sections_of(self.facts)
+            for section in sections_of(self.facts, out=self.out)
             for part in section.everything
             if isinstance(part, Plot)
         }
@@ -163,6 +164,9 @@ def write_results(planned: Planned, console: Console) -> list[str]:
             images={domain.name: domain.pixels for domain in domains} or None,
             compare=[Path(other) for other in options["compare"]],
             spread=options["spread"],
+            select=imported(planned.experiment.scores),
+            guard=options["guard"],
+            contrasts=options["contrasts"],
             progress=progress,
         )
     console.print(report.summary(), highlight=False, markup=False)

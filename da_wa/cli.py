@@ -12,18 +12,20 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from da_wa.config.compose import Experiment, compose
+from da_wa.config.compose import Experiment, compose, rejoin
 from da_wa.config.tree import available
+from da_wa.config.tree import folders as config_folders
 from da_wa.errors import ConfigError, UserError, nearest
 from da_wa.launchers.launch import launch, prepare
 from da_wa.records.export import export
 from da_wa.records.networks import rename_networks
 from da_wa.runs.status import status
+from da_wa.select.catalogue import load
 from da_wa.studies.run import is_study, run_study
 
 USAGE = """\
 da-wa [run] [option=value …]     run an experiment or a study, write its report
-       da-wa report out=DIR             write the report again (compare=[DIR,…]: add other experiments)
+       da-wa report out=DIR             write the report again (compare=[DIR,…], select=[entropy,im])
        da-wa status out=DIR             count done, running, waiting and failed runs
        da-wa export out=DIR to=DIR      copy records, small enough to publish
        da-wa list GROUP                 list names: norms, models, data, pretrain, …
@@ -121,9 +123,18 @@ def run(experiment: Experiment, console: Console) -> int:
 def _report(words: Sequence[str], console: Console) -> int:
     from da_wa.report import write_report  # imports matplotlib
 
-    given = _options(words, {"out": None, "compare": "[]", "spread": "interval"})
-    others = [Path(text.strip()) for text in given["compare"].strip("[]").split(",") if text.strip()]
-    report = write_report(Path(given["out"]), compare=others, spread=given["spread"])  # type: ignore[arg-type]
+    words, folders = _own_folder(rejoin(words))
+    known = {"out": None, "compare": "[]", "spread": "interval", "select": "null", "guard": "true"}
+    given = _options(words, known)
+    if given["guard"] not in ("true", "false"):
+        raise ConfigError(f"guard={given['guard']}: must be true or false")
+    report = write_report(
+        Path(given["out"]),
+        compare=list(map(Path, _names(given["compare"]))),
+        spread=given["spread"],  # type: ignore[arg-type]
+        select=load(None if given["select"] == "null" else _names(given["select"]), folders),
+        guard=given["guard"] == "true",
+    )
     console.print(report.summary(), highlight=False, markup=False)
     console.print(f"The report is in {given['out']}", highlight=False, markup=False)
     return 1 if report.missing else 0
@@ -186,6 +197,22 @@ def _preview(console: Console) -> int:
 def _version(words: Sequence[str], console: Console) -> int:
     print(f"da-wa {version('da-wa')}")
     return 0
+
+
+def _own_folder(words: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """The words without ``--config-dir DIR``, and the folder; Python then imports from it, too."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", type=Path)
+    given, rest = parser.parse_known_args(words)
+    if given.config_dir is None:
+        return rest, []
+    sys.path.insert(0, str(given.config_dir.resolve()))
+    return rest, config_folders(given.config_dir)[1:]
+
+
+def _names(text: str) -> list[str]:
+    """``[a,b]`` as a list."""
+    return [name.strip() for name in text.strip("[]").split(",") if name.strip()]
 
 
 def _options(words: Sequence[str], known: dict[str, str | None]) -> dict[str, str]:

@@ -17,7 +17,7 @@ PACKAGE = Path(da_wa.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEAVES = {"errors"}
 KNOWS = {
-    "config": {"records"},
+    "config": {"records", "select"},
     "norm": set(),
     "data": set(),
     "models": {"norm"},
@@ -25,13 +25,13 @@ KNOWS = {
     "records": set(),
     "select": set(),
     "train": {"config", "data", "models", "norm", "records"},
-    "runs": {"train", "records", "config", "data", "models"},
+    "runs": {"train", "records", "config", "data", "models", "select"},
     "launchers": {"runs", "train", "records", "config", "data"},  # train: to estimate what jobs cost
-    "report": {"records"},
+    "report": {"records", "select"},
     "studies": {"launchers", "runs", "records", "config", "data", "models", "report"},
-    "api": {"launchers", "runs", "records", "config", "data", "report"},
+    "api": {"launchers", "runs", "records", "config", "data", "report", "select"},
     "__main__": {"cli"},
-    "cli": {"api", "adapt", "studies", "launchers", "runs", "records", "config", "data", "report"},
+    "cli": {"api", "adapt", "studies", "launchers", "runs", "records", "config", "data", "report", "select"},
 }
 """The rooms that each room knows beside itself and the leaves."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,18 @@ from da_wa.config.methods import method_nodes
 from da_wa.config.tree import folders, groups, options, read_node
 from da_wa.config.validate import keys, shown, unknown, validate
 from da_wa.errors import ConfigError, nearest
+from da_wa.select.catalogue import chosen
 
 REQUIRED = ("data", "model", "pretrain", "finetune", "protocol", "trainer", "launcher", "report")
 RECIPES = ("finetune", "pretrain.recipe")
 
 OLD_WORDS = (
     (re.compile(r"^([+~]*)normalise(?=[.=]|$)"), r"\1normalize"),
+    (re.compile(r"^select(?==)"), "report.select"),
+    (re.compile(r"^seeds\.max(?==)"), "seeds_max"),
     (re.compile(r"^((?:finetune|pretrain\.recipe)\.(?:optimizer|schedule|augment)\._\w+_=)"), r"++\1"),
 )
-"""Options of earlier command lines and what they are now. A recipe's ``_target_`` used to be there always."""
+"""Short options and those of earlier command lines, and what they stand for. A recipe always had a ``_target_``."""
 
 OLD_TARGETS = {
     "optimizer": ("torch.optim.", {name: option for option, name in OPTIMIZERS.items()}),
@@ -47,12 +50,16 @@ class Experiment:
         norms: the node of each norm to compare, by name.
         models: the node of each model to compare, by its ``name``; ``cfg["model"]`` is the first.
         methods: the node of each adaptation method, by name; a list of weights is still one node.
+        scores: the import path of each label-free score to report, by name.
+        auto: ``seeds=auto``: seeds of ``cfg`` are run one by one, while a comparison is open.
     """
 
     cfg: dict[str, Any]
     norms: dict[str, Any]
     models: dict[str, Any]
     methods: dict[str, Any]
+    scores: dict[str, str] = field(default_factory=dict)
+    auto: bool = False
 
 
 def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experiment:
@@ -116,7 +123,10 @@ def _experiment(
     assert isinstance(cfg, dict)
     methods = method_nodes(_names(tree, "methods"), of_methods, cfg["finetune"], where)  # type: ignore[index]
     validate(cfg, norms, named, methods)  # type: ignore[arg-type]
-    return Experiment(cfg, norms, named, methods)  # type: ignore[arg-type]
+    scores = chosen(cfg["report"].get("select"), where[1:])
+    if auto := cfg["seeds"] == "auto":
+        cfg["seeds"] = list(range(cfg["seeds_max"]))
+    return Experiment(cfg, norms, named, methods, scores, auto)  # type: ignore[arg-type]
 
 
 def _names(tree: DictConfig, key: str) -> list[str]:

@@ -32,6 +32,7 @@ from da_wa.config.types import (
     Folder,
     Fraction,
     Fractions,
+    Levels,
     Mean,
     MethodNames,
     ModelNames,
@@ -42,8 +43,10 @@ from da_wa.config.types import (
     Pixels,
     Positive,
     Rates,
+    Scores,
     Seed,
     Seeds,
+    SeedsOrAuto,
     Several,
     Sizes,
     Sources,
@@ -279,6 +282,9 @@ class Report(Node):
     images: Flag
     compare: OtherExperiments
     spread: Annotated[str, OneOf(choices.SPREADS)]
+    select: Scores | None = None
+    guard: Flag = True
+    contrasts: Levels | None = None
 
 
 class Normalize(Node):
@@ -389,7 +395,8 @@ class Config(Node):
     methods: MethodNames
     label_firewall: Flag
     sources: Sources
-    seeds: Seeds
+    seeds: SeedsOrAuto
+    seeds_max: Count
     keep: Annotated[
         list[Annotated[str, OneOf(choices.KEEP)]] | None,
         Allowed(f"null or a list of {' and '.join(choices.KEEP)}"),

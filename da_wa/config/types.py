@@ -55,6 +55,12 @@ def _usable_folder(path: str) -> str:
     return path
 
 
+def _not_empty(values: Any) -> Any:
+    if not values:
+        raise ValueError
+    return values
+
+
 def _existing(path: str) -> str:
     if not Path(path).expanduser().exists():
         raise ValueError
@@ -90,6 +96,14 @@ Seed = Annotated[_SeedInt, Allowed("a whole number, 0 or more")]
 Seeds = Annotated[
     list[_SeedInt], Field(min_length=1), Allowed("a list of whole numbers, 0 or more, e.g. seeds=[0,1,2]")
 ]
+SeedsOrAuto = Annotated[
+    list[_SeedInt] | _Auto,
+    AfterValidator(_not_empty),
+    Allowed("a list of whole numbers, 0 or more, e.g. seeds=[0,1,2], or auto (then up to seeds_max=20)"),
+]
+Levels = Annotated[
+    list[_Str], Allowed("a list of levels to compare with their base, e.g. report.contrasts=[align,dann], or null")
+]
 Positive = Annotated[_Float, Field(ge=0), Allowed("a number, 0 or more")]
 Fraction = Annotated[_Float, Field(ge=0, le=1), Allowed("a number from 0 to 1")]
 Fractions = Annotated[list[Annotated[_Float, Field(ge=0, le=1)]], Allowed("a list of numbers from 0 to 1")]
@@ -109,6 +123,9 @@ MethodNames = Annotated[
     list[_Str],
     Field(min_length=1),
     Allowed("a list of names of methods, e.g. methods=[none,mcc]; see `da-wa list methods`"),
+]
+Scores = Annotated[
+    list[_Str], Allowed("a list of label-free scores, e.g. select=[entropy,im] ([] for none), or null for all")
 ]
 Sources = Annotated[
     list[_Str] | Annotated[str, Field(strict=True, pattern="^all$")],

@@ -16,6 +16,7 @@ from da_wa.launchers.progress import phase, shown, steps
 from da_wa.runs.inputs import Inputs, forget, load_pretraining
 from da_wa.runs.jobs import Done, Job, PretrainJob, UnitJob
 from da_wa.runs.plan import chosen_sources, plan
+from da_wa.runs.seeds import needed, state
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,19 @@ class Planned:
 
     @property
     def unfinished(self) -> list[Job]:
-        """Jobs without a result: not run, failed or diverged."""
-        return [job for job in self.jobs if not isinstance(job.outcome(), Done)]
+        """Jobs that are needed and have no result: not run, failed or diverged."""
+        return [job for job in self.needed if not isinstance(job.outcome(), Done)]
+
+    @property
+    def needed(self) -> list[Job]:
+        """All jobs; with ``seeds=auto`` those of the seeds that comparisons need so far.
+
+        Raises:
+            ConfigError: ``seeds=auto`` without a comparison.
+        """
+        if not self.experiment.auto or self.inputs is None:
+            return list(self.jobs)
+        return needed(self.jobs, self.experiment.cfg["report"].get("contrasts"))
 
 
 def prepare(experiment: Experiment, console: Console) -> Planned:
@@ -76,7 +88,21 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
     Raises:
         UserError: a check failed, or all workers died.
     """
-    jobs = planned.jobs if jobs is None else jobs
+    if jobs is not None or not planned.experiment.auto:
+        _run(planned, console, planned.jobs if jobs is None else jobs)
+        return
+    while True:
+        wanted = planned.needed
+        if all(job.done for job in wanted):
+            return
+        _run(planned, console, wanted)
+        if not all(job.done for job in wanted):  # failed, or out of time
+            return
+        contrasts = planned.experiment.cfg["report"].get("contrasts")
+        console.print(state(planned.jobs, contrasts), highlight=False, markup=False)
+
+
+def _run(planned: Planned, console: Console, jobs: Sequence[Job]) -> None:
     pending = [job for job in jobs if not job.done]
     if not pending:
         return

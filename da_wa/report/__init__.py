@@ -13,11 +13,14 @@ from da_wa.errors import ConfigError, nearest, printable
 from da_wa.report import (
     comparison,
     cost,
+    cube,
     curves,
+    decisions,
     effect,
     failures,
     overview,
     page,
+    scores,
     selection,
     shift,
     side_by_side,
@@ -25,14 +28,17 @@ from da_wa.report import (
     tables,
 )
 from da_wa.report.checkpoints import checkpoints
+from da_wa.report.choices import choices
 from da_wa.report.content import Plot, Section, Table
 from da_wa.report.facts import Facts, load_facts
 from da_wa.report.figures import rendered
 from da_wa.report.latex import table_latex
 from da_wa.report.matrix import Matrix
+from da_wa.report.scoring import identity
 from da_wa.report.tables import Spread
 from da_wa.report.wording import counted, spanned
 from da_wa.report.writing import inputs_digest, is_current, write_files
+from da_wa.select.catalogue import Score, load
 
 __all__ = ["Facts", "Report", "load_facts", "sections_of", "write_report"]
 
@@ -70,6 +76,9 @@ def write_report(
     images: Mapping[str, np.ndarray] | None = None,
     compare: Sequence[Path] = (),
     spread: Spread = "interval",
+    select: Mapping[str, Score] | None = None,
+    guard: bool = True,
+    contrasts: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Report:
     """Write every table, every figure and the page of ``out``'s records into ``out``.
@@ -82,10 +91,13 @@ def write_report(
         images: by domain (n, 3, h, w) uint8 pixels; without them no image is shown or written.
         compare: the folders of other experiments to compare with.
         spread: what stands after ± in the headline tables, one of :data:`SPREADS`.
+        select: label-free scores by name, see :func:`da_wa.select.load`; default: all that are listed in ``conf/``.
+        guard: whether scores reject collapsed candidates where one number per score is shown.
+        contrasts: levels whose comparison with their base is decided; default: WeightAlign and every method.
         progress: receives the name of every phase as it begins.
 
     Raises:
-        ConfigError: ``compare`` names a folder twice, or ``spread`` is unknown.
+        ConfigError: ``compare`` names a folder twice, ``spread`` is unknown, or a score fails.
         DataError: there are no runs, their results are not comparable, or ``out`` cannot be written.
     """
     if spread not in SPREADS:
@@ -97,11 +109,12 @@ def write_report(
     absent = [*map(str, facts.missing), *facts.unreadable]
     report = Report(facts.frame, facts.matrix, absent, notices, spread)
     others = [side_by_side.section(out, facts, compare)] if compare else []
-    digest = inputs_digest(facts, spread, others)
+    label_free = load() if select is None else select
+    digest = inputs_digest(facts, spread, others, [*identity(label_free), f"guard {guard}", f"contrasts {contrasts}"])
     if is_current(out, digest):
         progress("nothing changed")
         return report
-    sections = sections_of(facts, spread, progress) + others
+    sections = sections_of(facts, spread, progress, label_free, guard, out, contrasts) + others
     progress("writing tables and figures")
     networks = checkpoints(facts)
     files = {
@@ -123,17 +136,28 @@ def write_report(
 
 
 def sections_of(
-    facts: Facts, spread: Spread = "interval", progress: Callable[[str], None] = lambda phase: None
+    facts: Facts,
+    spread: Spread = "interval",
+    progress: Callable[[str], None] = lambda phase: None,
+    select: Mapping[str, Score] | None = None,
+    guard: bool = True,
+    out: Path | None = None,
+    contrasts: Sequence[str] | None = None,
 ) -> list[Section]:
     """The answers, in reading order; see :func:`write_report`."""
     methods = {record.factors.method for record in facts.records}
+    progress("label-free scores")
+    made = choices(facts, load() if select is None else select, out)
     named: list[tuple[str, Callable[[], Section]]] = [
         ("accuracies", lambda: overview.section(facts, spread)),
         ("effects of weight normalisation", lambda: effect.section(facts)),
         *([("effects of adaptation", lambda: effect.adaptation(facts))] if len(methods) > 1 else []),
+        ("decisions", lambda: decisions.section(facts, contrasts)),
         ("comparison with the paper", lambda: comparison.section(facts)),
         ("pre-training", lambda: start.section(facts)),
         ("selection of the epoch", lambda: selection.section(facts)),
+        ("selection without labels", lambda: scores.section(facts, made, guard)),
+        *([("norm, method and selection", lambda: cube.section(facts, made, guard))] if made.several else []),
         ("failures", lambda: failures.section(facts)),
         ("shift", lambda: shift.section(facts)),
         ("curves", lambda: curves.section(facts)),

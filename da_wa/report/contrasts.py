@@ -11,61 +11,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from da_wa.records.contrasts import BASES, LEVELS, Contrast, Row, contrasts, level_name
 from da_wa.report.matrix import Pair
 from da_wa.report.outcomes import Array, Outcome
 from da_wa.report.resampling import Cell, Estimate, Replicate, Resamples, seeds_to_resolve
 from da_wa.report.statistics import ALPHA, holm, image_flips, run_flips, runs_to_reach
 from da_wa.report.wording import listed
 
-BASES: Mapping[str, str] = {"weight": "plain", "method": "none"}
-"""The level that the other levels of a factor are compared with."""
-
-LEVELS = {
-    ("weight", "align"): "WA",
-    ("weight", "standardize"): "WS",
-    ("weight", "scaled_standardize"): "scaled WS",
-    ("weight", "center"): "CWN",
-    ("weight", "weight_norm"): "WN",
-    ("weight", "align_mean"): "WA (mean only)",
-    ("weight", "align_std"): "WA (deviation only)",
-    ("weight", "align_half"): "WA (half)",
-    ("weight", "align_double"): "WA (double)",
-}
-"""Names of levels, in the order in which they are reported; a level without a name is its own."""
-
-Row = Mapping[str, Any]
-"""The level of every factor that may differ among rows, see :attr:`da_wa.report.facts.Facts.levels`."""
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A factor at one level against its base, with every other factor equal.
-
-    Attributes:
-        factor: ``weight`` or ``method``.
-        value: the level.
-        base: the level that it is compared with.
-        at: the levels of the other factors; empty for a mean over several.
-        rows: (label at the base, label at the level) of each comparison that is averaged.
-        name: for display, e.g. ``BN → BN + WA``.
-    """
-
-    factor: str
-    value: str
-    base: str
-    at: Row
-    rows: Sequence[tuple[str, str]]
-    name: str
-
-    def terms(self, pairs: Sequence[Pair]) -> list[tuple[float, Cell]]:
-        """The mean over ``pairs`` and rows of level - base, in points."""
-        share = 100.0 / (len(pairs) * len(self.rows))
-        return [
-            (factor, (label, *pair))
-            for base, changed in self.rows
-            for pair in pairs
-            for factor, label in ((share, changed), (-share, base))
-        ]
+__all__ = [
+    "BASES",
+    "LEVELS",
+    "Contrast",
+    "Effect",
+    "contrasts",
+    "effects",
+    "effects_frame",
+    "least_seeds",
+    "level_name",
+    "pairwise",
+    "seeds_needed",
+]
 
 
 @dataclass(frozen=True)
@@ -90,54 +55,6 @@ class Effect:
     def resolved(self) -> bool:
         """Whether the test over runs and the interval over seeds and images both exclude zero."""
         return self.corrected is not None and self.corrected < ALPHA and 0.0 not in self.estimate.interval
-
-
-def level_name(factor: str, level: str, labels: Mapping[tuple[str, Any], str] = MappingProxyType({})) -> str:
-    """How a level is called, e.g. ``WA`` for ``weight=align``.
-
-    Args:
-        factor: ``weight`` or ``method``.
-        level: of it.
-        labels: display names by (factor, level).
-    """
-    return LEVELS.get((factor, level)) or labels.get((factor, level), level)
-
-
-def contrasts(rows: Mapping[str, Row], factor: str = "weight") -> list[Contrast]:
-    """Every level of a factor against its base, at equal levels of the other factors.
-
-    Args:
-        rows: the levels of ``weight``, ``activation``, ``method`` and whatever else varies, by label.
-        factor: ``weight`` or ``method``.
-
-    >>> levels = {"BN": ("plain", "bn"), "BN + WA": ("align", "bn"), "LN": ("plain", "ln")}
-    >>> rows = {label: {"weight": w, "activation": a, "method": "none"} for label, (w, a) in levels.items()}
-    >>> [contrast.name for contrast in contrasts(rows)]
-    ['BN → BN + WA']
-    """
-    base = BASES[factor]
-    found = []
-    for value in _levels(rows, factor):
-        for label, row in rows.items():
-            if row[factor] == base:
-                at = _others(row, factor)
-                for changed, other in rows.items():
-                    if other[factor] == value and _others(other, factor) == at:
-                        name = f"{label} → {changed}"
-                        found.append(Contrast(factor, value, base, at, [(label, changed)], name))
-    return found
-
-
-def _levels(rows: Mapping[str, Row], factor: str) -> list[str]:
-    present = list(dict.fromkeys(str(row[factor]) for row in rows.values() if row[factor] != BASES[factor]))
-    known = [level for name, level in LEVELS if name == factor]
-    return sorted(present, key=lambda level: known.index(level) if level in known else len(known))
-
-
-def _others(row: Row, factor: str) -> Row:
-    """What has to be equal; where weights are compared, norms differ by their weights."""
-    ignored = {factor, "norm"} if factor == "weight" else {factor}
-    return {name: level for name, level in row.items() if name not in ignored}
 
 
 def effects(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pandas as pd
 from da_wa.errors import ConfigError, nearest
 from da_wa.records.outputs import Outputs
 from da_wa.records.schema import Factors, Record
-from da_wa.records.store import Store
+from da_wa.records.store import RunDir, Store
 from da_wa.report.balance import class_counts, warnings
 from da_wa.report.collection import Collection, Rows, collect
 from da_wa.report.contrasts import BASES, effects, effects_frame
@@ -60,6 +60,7 @@ class Facts:
         mixed: a sentence about hardware or precision that differs among runs, or nothing.
         rows: which row of the table a unit belongs to.
         held_out: predictions of every unit for the held-out images of its source after the last epoch.
+        runs: the directory of each record, by id: for sections that read outputs of all epochs.
     """
 
     records: Sequence[Record]
@@ -76,6 +77,7 @@ class Facts:
     mixed: str
     rows: Rows
     held_out: Sequence[Outcome] = ()
+    runs: Mapping[str, RunDir] = field(default_factory=dict)
 
     def label(self, record: Record) -> str:
         """The row of the table that a record belongs to, e.g. ``BN + WA · DANN``."""
@@ -193,6 +195,7 @@ def facts_of(found: Collection, images: Mapping[str, Array] | None = None) -> Fa
         found.mixed,
         found.rows,
         held_out,
+        found.runs,
     )
 
 

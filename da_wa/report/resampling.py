@@ -86,7 +86,11 @@ class Resamples:
         self._several = _several_pretrainings(outcomes)
         for target in dict.fromkeys(outcome.target for outcome in outcomes):
             here = [outcome for outcome in outcomes if outcome.target == target]
-            for outcome, resampled in zip(here, _resampled(here, replicates, draw, balanced), strict=True):
+            once = list({id(outcome.predicted): outcome for outcome in here}.values())  # some rows share predictions
+            row = {id(outcome.predicted): k for k, outcome in enumerate(once)}
+            resamples = _resampled(once, replicates, draw, balanced)
+            for outcome in here:
+                resampled = resamples[row[id(outcome.predicted)]]
                 cell = (outcome.label, outcome.source, target)
                 observed = balanced_accuracy(outcome.truth, outcome.predicted) if balanced else outcome.right.mean()
                 self._observed.setdefault(cell, {})[self.replicate(outcome)] = float(observed)

@@ -18,20 +18,21 @@ CONTENTS = "report.json"
 """Names the files that the report wrote and a digest of what they were made from."""
 
 
-def inputs_digest(facts: Facts, spread: str, others: Sequence[Section]) -> str:
+def inputs_digest(facts: Facts, spread: str, others: Sequence[Section], options: Sequence[str] = ()) -> str:
     """A hash of everything that a report depends on: records, options, and the code that writes it.
 
     Args:
         facts: of the runs; images are known by their digests in the records.
         spread: what stands after ±.
         others: sections about other folders.
+        options: whatever else it depends on.
     """
     found = hashlib.sha256(_code_digest().encode())
     for record in facts.records:
         found.update(repr(record.model_dump()).encode(errors="backslashreplace"))
     shapes = sorted((domain, array.shape) for domain, array in (facts.images or {}).items())
     compared = [(section.summary, frame.to_csv()) for section in others for frame in section.data.values()]
-    rest = [facts.missing, facts.unreadable, facts.domains, shapes, facts.images is None, spread, compared]
+    rest = [facts.missing, facts.unreadable, facts.domains, shapes, facts.images is None, spread, compared, *options]
     found.update(repr(rest).encode(errors="backslashreplace"))
     return found.hexdigest()
 

@@ -60,11 +60,36 @@ def load(names: Sequence[str] | None = None, folders: Iterable[Path] = ()) -> di
     Raises:
         ConfigError: a name that is not listed, or an import path that does not lead to a function.
     """
+    return imported(chosen(names, folders))
+
+
+def chosen(names: Sequence[str] | None = None, folders: Iterable[Path] = ()) -> dict[str, str]:
+    """Import paths of scores by name; nothing is imported.
+
+    Args:
+        names: which; default: all that are listed.
+        folders: as for :func:`listed`.
+
+    >>> chosen(["im"])
+    {'im': 'da_wa.select.scores.im'}
+
+    Raises:
+        ConfigError: a name that is not listed.
+    """
     paths = listed(folders)
     for name in names or ():
         if name not in paths:
             raise ConfigError(f"unknown score {name!r}. {nearest(name, paths)}")
-    return {name: _imported(name, paths[name]) for name in (paths if names is None else names)}
+    return {name: paths[name] for name in (paths if names is None else names)}
+
+
+def imported(paths: Mapping[str, str]) -> dict[str, Score]:
+    """Scores by name, from their import paths.
+
+    Raises:
+        ConfigError: an import path that does not lead to a function.
+    """
+    return {name: _imported(name, path) for name, path in paths.items()}
 
 
 def evaluate(scores: Mapping[str, Score], saved: Saved) -> dict[str, float]:
@@ -76,15 +101,27 @@ def evaluate(scores: Mapping[str, Score], saved: Saved) -> dict[str, float]:
     Raises:
         ConfigError: a score that does not return a number; the message names it.
     """
-    return {name: _value(name, score, saved) for name, score in scores.items()}
+    found = {}
+    for name, score in scores.items():
+        try:
+            found[name] = value(name, score, saved)
+        except NotSaved:
+            found[name] = float("nan")
+    return found
 
 
-def _value(name: str, score: Score, saved: Saved) -> float:
+def value(name: str, score: Score, saved: Saved) -> float:
+    """One score of one candidate.
+
+    Raises:
+        NotSaved: the score needs an array that was not saved.
+        ConfigError: the score does not return a number; the message names it.
+    """
     try:
         return float(score(saved))
     except NotSaved:
-        return float("nan")
-    except (TypeError, ValueError) as error:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"the score {name!r} failed: {error}") from error
 
 

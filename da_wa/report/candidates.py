@@ -1,0 +1,164 @@
+"""Candidates among which a score chooses, and the choices of every rule.
+
+Candidates are the evaluated epochs and the weights of the method. A family is the set of candidates for one norm,
+method, pair, seed and pre-training seed: one choice is made in each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from da_wa.records.outputs import Outputs
+from da_wa.records.schema import Factors, Record
+from da_wa.report.facts import Facts
+from da_wa.report.matrix import Pair
+from da_wa.report.outcomes import Array, Outcome
+from da_wa.select.regret import Verdict, judge, largest_share
+
+WEIGHT = "method_weight"
+"""The factor whose levels are candidates."""
+
+LAST, SOURCE, ORACLE = "last", "source_val", "target_oracle"
+RULES = (LAST, SOURCE, ORACLE)
+"""Selection rules that need only counts of right predictions, which every record has."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network at one evaluated epoch.
+
+    Attributes:
+        record: of the unit.
+        epoch: evaluated.
+        predicted: (n,) classes of the target images.
+        accuracy: on the target, a fraction.
+        source_accuracy: on held-out source images; NaN if unknown.
+        share: of the most frequent class among the predictions.
+    """
+
+    record: Record
+    epoch: int
+    predicted: Array
+    accuracy: float
+    source_accuracy: float
+    share: float
+
+    @property
+    def weight(self) -> float | None:
+        """Of the method, if it has one."""
+        return weight_of(self.record.factors)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Candidates among which one choice is made.
+
+    Attributes:
+        label: the row of the table, without the weight of the method.
+        pair: (source, target).
+        index: (n,) numbers of the target images.
+        truth: (n,) their classes.
+        candidates: of equally good ones the first is chosen: middle weight first, late epochs first.
+        source_only: accuracy without adaptation after the last epoch, a fraction; ``None`` if there is no such run.
+    """
+
+    label: str
+    pair: Pair
+    index: Array
+    truth: Array
+    candidates: Sequence[Candidate]
+    source_only: float | None = None
+
+    @property
+    def factors(self) -> Factors:
+        """What the candidates share, apart from the weight."""
+        return self.candidates[0].record.factors
+
+    @property
+    def cluster(self) -> tuple[str, int, int]:
+        """Source, pre-training seed and seed: families that are not independent."""
+        factors = self.factors
+        return (self.pair[0], -1 if factors.pretraining_seed is None else factors.pretraining_seed, factors.seed)
+
+    def rule(self, name: str) -> list[float]:
+        """The value of each candidate under one of :data:`RULES`; NaN where it cannot be chosen."""
+        if name == SOURCE:
+            return [c.source_accuracy for c in self.candidates]
+        if name == ORACLE:
+            return [c.accuracy for c in self.candidates]
+        return [1.0, *[math.nan] * (len(self.candidates) - 1)]
+
+    def judged(self, values: Sequence[float], guard: bool) -> Verdict:
+        """What a score chooses and how good that is; see :func:`da_wa.select.regret.judge`."""
+        accuracies = [c.accuracy for c in self.candidates]
+        return judge(values, accuracies, [c.share for c in self.candidates], self.source_only, guard)
+
+    def outcome(self, label: str, chosen: int) -> Outcome:
+        """The predictions of a chosen candidate."""
+        candidate = self.candidates[chosen]
+        factors, record = self.factors, candidate.record
+        return Outcome(
+            label, *self.pair, factors.seed, self.index, self.truth, candidate.predicted, None,
+            factors.pretraining_seed, record.target,
+        )  # fmt: skip
+
+
+def weight_of(factors: Factors) -> float | None:
+    """The weight of the method; ``None`` where it has none."""
+    found: float | None = getattr(factors, WEIGHT, None)
+    return found
+
+
+def families(facts: Facts) -> list[Family]:
+    """All families, in display order.
+
+    Raises:
+        DataError: outputs cannot be read.
+    """
+    rows = replace(facts.rows, key=[factor for factor in facts.rows.key if factor != WEIGHT])
+    grouped: dict[tuple[object, ...], list[tuple[Record, Outputs]]] = {}
+    for record in facts.records:
+        outputs = facts.runs[record.id].outputs(record)
+        small = Outputs(outputs.epochs, {n: replace(d, logits=None) for n, d in outputs.domains.items()})
+        for target in record.targets:
+            if target in outputs.domains:
+                factors = record.factors
+                key = (rows.label(record), record.source, target, factors.pretraining_seed, factors.seed)
+                grouped.setdefault(key, []).append((record, small))
+    found = [_family(str(label), (str(s), str(t)), units) for (label, s, t, *_), units in grouped.items()]
+    reference = {without_method(f): f.candidates[0].accuracy for f in found if f.factors.method == "none"}
+    return [replace(family, source_only=reference.get(without_method(family))) for family in found]
+
+
+def _family(label: str, pair: Pair, units: Sequence[tuple[Record, Outputs]]) -> Family:
+    source, target = pair
+    weights = sorted(w for record, _ in units if (w := weight_of(record.factors)) is not None)
+    middle = weights[(len(weights) - 1) // 2] if weights else None
+    candidates = []
+    for record, outputs in sorted(units, key=lambda unit: _preference(unit[0], middle)):
+        held_out = {row.epoch: row.accuracy for row in record.evaluations if row.domain == source}
+        domain = outputs.domains[target]
+        accuracies = np.asarray(domain.correct, np.float64) / len(domain.index)
+        for k in reversed(range(len(outputs.epochs))):
+            epoch, predicted = int(outputs.epochs[k]), domain.predicted[k]
+            known = held_out.get(epoch, math.nan)
+            candidates.append(
+                Candidate(record, epoch, predicted, float(accuracies[k]), known, largest_share(predicted))
+            )
+    domain = units[0][1].domains[target]
+    return Family(label, pair, domain.index, domain.labels, candidates)
+
+
+def _preference(record: Record, middle: float | None) -> tuple[bool, float]:
+    weight = weight_of(record.factors)
+    return (weight != middle, weight or 0.0)
+
+
+def without_method(family: Family) -> tuple[object, ...]:
+    """What identifies the run on the source alone that a family is compared with."""
+    levels = {**family.factors.model_dump(), "method": None, WEIGHT: None}
+    return (family.pair, *levels.values())

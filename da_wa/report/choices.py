@@ -1,0 +1,158 @@
+"""What every rule and score chooses, and how good the choices are, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from da_wa.report.candidates import LAST, ORACLE, RULES, SOURCE, Family, families
+from da_wa.report.facts import Facts
+from da_wa.report.outcomes import Outcome
+from da_wa.report.resampling import Cell, Resamples
+from da_wa.report.scoring import Scored, scored
+from da_wa.report.statistics import Interval
+from da_wa.select.catalogue import Score
+from da_wa.select.interaction import interaction
+from da_wa.select.regret import Summary, Verdict, summarize
+
+Rule = tuple[str, bool]
+"""(name of the rule or score, whether the collapse guard is on)."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """All families, and what every rule chooses in each.
+
+    Attributes:
+        families: in display order.
+        verdicts: by rule, one for each family.
+        resamples: of the chosen candidates; the labels of its cells are made by :func:`cell`.
+        reasons: why scores have no value, by name.
+        names: rules and scores with a choice in some family, in display order: ``last``, ``source_val``, scores,
+            ``target_oracle``.
+        absent: scores without any choice.
+    """
+
+    families: Sequence[Family]
+    verdicts: Mapping[Rule, Sequence[Verdict]]
+    resamples: Resamples
+    reasons: Mapping[str, str]
+    names: Sequence[str]
+    absent: Sequence[str]
+
+    @property
+    def scores(self) -> list[str]:
+        """Names that can choose without target labels, other than ``last``."""
+        return [name for name in self.names if name not in (LAST, ORACLE)]
+
+    @property
+    def several(self) -> bool:
+        """Whether there is anything to choose from."""
+        return any(len(family.candidates) > 1 for family in self.families)
+
+    def where(self, norm: str | None = None, method: str | None = None) -> list[int]:
+        """Numbers of the families of a norm, a method, or all."""
+        return [
+            k
+            for k, family in enumerate(self.families)
+            if norm in (None, family.factors.norm) and method in (None, family.factors.method)
+        ]
+
+    def summary(self, rule: Rule, chosen: Sequence[int]) -> Summary:
+        """Means over some families; see :func:`da_wa.select.regret.summarize`."""
+        return summarize([self.verdicts[rule][k] for k in chosen])
+
+    def regret(self, rule: Rule, chosen: Sequence[int]) -> Interval | None:
+        """Mean regret in points over the cells of some families, with its interval over seeds and images.
+
+        The choices are taken as given: images are resampled for the accuracies of the chosen and the best candidate.
+        """
+        judged = [k for k in chosen if self.verdicts[rule][k].chosen is not None]
+        cells = list(dict.fromkeys((self.families[k].label, *self.families[k].pair) for k in judged))
+        if not cells:
+            return None
+        factor = 100 / len(cells)
+        terms = [(sign * factor, cell(c, of)) for c in cells for sign, of in ((1.0, (ORACLE, False)), (-1.0, rule))]
+        return self._interval(terms, self.summary(rule, judged).regret)
+
+    def accuracy(self, rule: Rule, chosen: Sequence[int]) -> Interval | None:
+        """Mean accuracy in percent of what a rule chooses, with its interval over seeds and images."""
+        judged = [k for k in chosen if self.verdicts[rule][k].chosen is not None]
+        cells = list(dict.fromkeys((self.families[k].label, *self.families[k].pair) for k in judged))
+        if not cells or len(judged) < len(chosen):
+            return None
+        by_cell: dict[Cell, list[float]] = {}
+        for k in judged:
+            family = self.families[k]
+            by_cell.setdefault((family.label, *family.pair), []).append(self.verdicts[rule][k].accuracy)
+        mean = 100 * float(np.mean([np.mean(values) for values in by_cell.values()]))
+        return self._interval([(100 / len(cells), cell(c, rule)) for c in cells], mean)
+
+    def _interval(self, terms: Sequence[tuple[float, Cell]], value: float) -> Interval:
+        estimate = self.resamples.estimate(terms)
+        half = estimate.interval.half if estimate else math.nan
+        return Interval(value, value - half, value + half)
+
+    def depends_on_norm(self) -> float | None:
+        """P-value of the interaction of norm and score in the regret, without the guard; ``None`` if not testable."""
+        norms = list(dict.fromkeys(family.factors.norm for family in self.families))
+        usable = {
+            k: [self.verdicts[name, False][k].regret for name in self.scores]
+            for k in range(len(self.families))
+            if all(self.verdicts[name, False][k].chosen is not None for name in self.scores)
+        }
+        found: dict[tuple[object, ...], dict[str, dict[tuple[object, ...], list[float]]]] = {}
+        for k, values in usable.items():
+            family = self.families[k]
+            others = family.factors.model_dump(exclude={"norm", "weight", "activation", "lr", "method_weight"})
+            of_norm = found.setdefault(family.cluster, {}).setdefault(family.factors.norm, {})
+            of_norm[family.pair, repr(others)] = values
+        table = []
+        for of_norms in found.values():
+            shared = set.intersection(*(set(of_norms.get(norm, {})) for norm in norms))
+            if shared:
+                table.append(
+                    [np.mean([of_norms[norm][key] for key in sorted(shared, key=repr)], axis=0) for norm in norms]
+                )
+        return interaction(np.array(table)) if table and len(self.scores) > 1 else None
+
+
+def cell(of: Cell, rule: Rule) -> Cell:
+    """The cell of a rule's choices."""
+    return (f"{of[0]} | {rule[0]}{' guarded' if rule[1] else ''}", of[1], of[2])
+
+
+def choices(facts: Facts, scores: Mapping[str, Score], out: Path | None = None) -> Choices:
+    """Let every rule and score choose in every family.
+
+    Args:
+        facts: of the runs.
+        scores: label-free scores by name.
+        out: where scores are kept; see :func:`da_wa.report.scoring.scored`.
+
+    Raises:
+        ConfigError: a score fails; the message names it.
+        DataError: outputs cannot be read, or the cache cannot be written.
+    """
+    found = families(facts)
+    others = {name: score for name, score in scores.items() if name not in RULES}
+    made: Scored = scored(facts, found, others, out)
+    values = {rule: [family.rule(rule) for family in found] for rule in RULES} | dict(made.values)
+    verdicts: dict[Rule, list[Verdict]] = {}
+    for name, rows in values.items():
+        for guard in (False,) if name in (LAST, ORACLE) else (False, True):
+            verdicts[name, guard] = [f.judged(row, guard) for f, row in zip(found, rows, strict=True)]
+    present = [name for name in values if any(v.chosen is not None for v in verdicts[name, False])]
+    order = [name for name in (LAST, SOURCE, *others, ORACLE) if name in present]
+    outcomes: list[Outcome] = []
+    for (name, guard), of_rule in verdicts.items():
+        for family, verdict in zip(found, of_rule, strict=True):
+            if verdict.chosen is not None and name in order:
+                label, _, _ = cell((family.label, *family.pair), (name, guard))
+                outcomes.append(family.outcome(label, verdict.chosen))
+    absent = [name for name in others if name not in present]
+    return Choices(found, verdicts, Resamples(outcomes), made.reasons, order, absent)

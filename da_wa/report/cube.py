@@ -1,0 +1,155 @@
+"""The cube: norm × method × selection, one table, one figure, one CSV file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from da_wa.report.candidates import LAST, ORACLE, Family, without_method
+from da_wa.report.choices import Choices, Rule
+from da_wa.report.content import Plot, Section, Table
+from da_wa.report.facts import Facts
+from da_wa.report.figures import heatmap
+from da_wa.report.statistics import Interval
+from da_wa.report.wording import counted, number
+
+TITLE = "What do norm, method and selection give together?"
+ALIKE = "="
+"""In place of the numbers of a method that changes no prediction with this norm."""
+
+
+def section(facts: Facts, made: Choices, guard: bool = True) -> Section:
+    """Mean accuracy over the pairs of every row under every selection rule.
+
+    Args:
+        facts: of the runs.
+        made: the choices of all rules.
+        guard: whether scores reject collapsed candidates.
+    """
+    rules: list[Rule] = [(name, guard and name not in (LAST, ORACLE)) for name in made.names]
+    labels = list(dict.fromkeys(family.label for family in made.families))
+    members = {label: [k for k, family in enumerate(made.families) if family.label == label] for label in labels}
+    pairs = {family.pair for family in made.families}
+    whole = {label for label in labels if {made.families[k].pair for k in members[label]} == pairs}
+    found = {
+        (label, rule): made.accuracy(rule, members[label]) if label in whole else None
+        for label in labels
+        for rule in rules
+    }
+    alike = {label for label in labels if _changes_nothing([made.families[k] for k in members[label]], made.families)}
+    best = _best(found, alike)
+    return Section(
+        TITLE,
+        [best, _table(labels, rules, found, alike, guard), _figure(labels, rules, found)],
+        {"cube": _frame(made, members, rules, found, alike)},
+        best,
+    )
+
+
+def _best(found: dict[tuple[str, Rule], Interval | None], alike: set[str]) -> str:
+    known = {
+        key: interval
+        for key, interval in found.items()
+        if interval is not None and key[1][0] != ORACLE and key[0] not in alike
+    }
+    if not known:
+        return "No row has every pair, so there is no average."
+    label, rule = max(known, key=lambda key: known[key].value)
+    last = max((key for key in known if key[1][0] == LAST), key=lambda key: known[key].value)
+    return (
+        f"Highest average without target labels: {label}, selection {rule[0]}, {number(known[label, rule].value)} %. "
+        f"With selection last: {last[0]}, {number(known[last].value)} %. A maximum over "
+        f"{counted(len(known), 'number')} is optimistic."
+    )
+
+
+def _table(
+    labels: Sequence[str],
+    rules: Sequence[Rule],
+    found: dict[tuple[str, Rule], Interval | None],
+    alike: set[str],
+    guard: bool,
+) -> Table:
+    rows = []
+    for label in labels:
+        cells = [found[label, rule] for rule in rules]
+        texts = [
+            ALIKE
+            if label in alike
+            else "–"
+            if c is None
+            else number(c.value) + (f"\n± {c.half:.1f}" if c.known else "")
+            for c in cells
+        ]
+        rows.append([label, *texts])
+    return Table(
+        "cube",
+        "Accuracy on the target (%), mean over the pairs, by selection",
+        ["Norm and method", *(_shown(name) for name, _ in rules)],
+        rows,
+        notes=[
+            f"Selection among epochs and weights of the method, separately for every pair and seed; scores "
+            f"{'reject' if guard else 'may choose'} collapsed candidates. last is the headline. {_shown(ORACLE)}: no "
+            "result of unsupervised adaptation, but the bound of what selection can give.",
+            "Small: half of the 95 % interval over seeds and images, choices taken as given. = : the method changes no "
+            "prediction with this norm.",
+        ],
+    ).transposed_if_wide("Selection")
+
+
+def _figure(labels: Sequence[str], rules: Sequence[Rule], found: dict[tuple[str, Rule], Interval | None]) -> Plot:
+    values = [[math.nan if (c := found[label, rule]) is None else c.value for rule in rules] for label in labels]
+    frame = pd.DataFrame(values, index=list(labels), columns=[_shown(name) for name, _ in rules])
+    figure = heatmap(frame, "Accuracy on the target (%), mean over the pairs", "{:.1f}")
+    return Plot("cube", figure, "Norm and method by selection.", wide=False)
+
+
+def _frame(
+    made: Choices,
+    members: dict[str, list[int]],
+    rules: Sequence[Rule],
+    found: dict[tuple[str, Rule], Interval | None],
+    alike: set[str],
+) -> pd.DataFrame:
+    rows = []
+    for label, chosen in members.items():
+        of = [made.families[k] for k in chosen]
+        counts = [len({f.factors.seed for f in of if f.pair == pair}) for pair in dict.fromkeys(f.pair for f in of)]
+        for rule in rules:
+            interval = found[label, rule]
+            regret = made.summary(rule, chosen).regret
+            rows.append(
+                {
+                    "label": label,
+                    "norm": of[0].factors.norm,
+                    "method": of[0].factors.method,
+                    "selection": rule[0],
+                    "guard": rule[1],
+                    "uses_target_labels": rule[0] == ORACLE,
+                    "mean": math.nan if interval is None else interval.value,
+                    "low": math.nan if interval is None else interval.low,
+                    "high": math.nan if interval is None else interval.high,
+                    "regret": regret,
+                    "pairs": len(counts),
+                    "seeds": min(counts),
+                    "choices": len(of),
+                    "note": ALIKE if label in alike else "",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _changes_nothing(of_label: Sequence[Family], families: Sequence[Family]) -> bool:
+    """Whether the last predictions of a method are those of training on the source alone, wherever both exist."""
+    if not of_label or of_label[0].factors.method == "none":
+        return False
+    reference = {without_method(f): f for f in families if f.factors.method == "none"}
+    shared = [(f, reference[without_method(f)]) for f in of_label if without_method(f) in reference]
+    return bool(shared) and all(np.array_equal(f.candidates[0].predicted, r.candidates[0].predicted) for f, r in shared)
+
+
+def _shown(name: str) -> str:
+    return f"{name} (uses target labels)" if name == ORACLE else name

@@ -1,0 +1,74 @@
+"""Decided or open: the report's words for the anytime-valid test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from da_wa.report import decisions, write_report
+from da_wa.report.facts import load_facts
+from da_wa.select import decided_after, e_process
+
+SMALL = {"A": 400, "W": 200, "D": 100}
+
+
+def accuracy(norm: str, seed: int) -> float:
+    """BN + WA is 10 ± 1 points above BN; LN + WA swings around LN."""
+    luck = np.random.default_rng([seed, len(norm)]).normal()
+    return {"bn_wa": 0.50 + 0.01 * luck, "ln_wa": 0.40 + 0.05 * (-1) ** seed}.get(norm, 0.40)
+
+
+@pytest.fixture
+def runs(experiment: Any) -> Any:
+    experiment.images = SMALL
+    experiment.correct = lambda norm, source, target, seed: round(SMALL[target] * accuracy(norm, seed))
+    experiment.fill(["bn", "bn_wa", "ln", "ln_wa"], range(8))
+    return experiment
+
+
+def test_each_comparison_is_decided_or_open(runs: Any) -> None:
+    section = decisions.section(load_facts(runs.out))
+    found = section.data["decisions"].set_index("contrast")
+    facts = load_facts(runs.out).frame
+    last = facts[(facts["selection"] == "last") & (facts["role"] == "target")]
+    mean = last.groupby(["norm", "seed"])["accuracy"].mean().unstack()
+    bn, ln = (100 * (mean.loc[f"{norm}_wa"] - mean.loc[norm]).to_numpy() for norm in ("bn", "ln"))
+    after, none = decided_after([bn, ln])
+    assert none is None and after is not None
+    assert found.loc["BN → BN + WA", "decided_after"] == after
+    assert np.isnan(found.loc["LN → LN + WA", "decided_after"])
+    assert found.loc["BN → BN + WA", "evidence"] == pytest.approx(e_process(bn)[-1])
+    assert found.loc["BN → BN + WA", "effect"] == pytest.approx(bn.mean())
+    assert section.summary == f"Decided, accuracy higher: BN → BN + WA ({after} seeds). Open: LN → LN + WA (8)."
+
+
+def test_the_population_is_named(runs: Any) -> None:
+    words = str(decisions.section(load_facts(runs.out)).parts[-1])
+    assert "the same pre-trained network of each norm" in words
+    runs.fill(["bn", "bn_wa", "ln", "ln_wa"], range(8), pretraining_seed=1)
+    words = str(decisions.section(load_facts(runs.out)).parts[-1])
+    assert "these pre-trained networks, 2 per norm" in words
+
+
+def test_no_pretraining_has_its_own_words(experiment: Any) -> None:
+    experiment.images = SMALL
+    none = {"pretraining_epochs": None, "pretraining_seed": None, "network": None}
+    for norm in ("bn", "bn_wa"):
+        for seed in range(3):
+            for source in SMALL:
+                experiment.add(norm, source, seed, **none)
+    assert "new initial weights" in str(decisions.section(load_facts(experiment.out)).parts[-1])
+
+
+def test_levels_of_interest(runs: Any) -> None:
+    assert decisions.section(load_facts(runs.out), ["dann"]).data == {}
+    assert len(decisions.section(load_facts(runs.out), ["align"]).data["decisions"]) == 2
+
+
+def test_one_seed_decides_nothing(experiment: Any) -> None:
+    experiment.images = SMALL
+    experiment.fill(["bn", "bn_wa"])
+    write_report(experiment.out)
+    assert "seeds=auto adds them" in (experiment.out / "page.html").read_text()

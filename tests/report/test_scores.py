@@ -1,0 +1,304 @@
+"""Choices of scores on synthetic runs: against formulas, from the command, and what is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from da_wa.cli import main
+from da_wa.errors import ConfigError
+from da_wa.records.outputs import Outputs, from_logits
+from da_wa.records.schema import Record
+from da_wa.report import candidates, cube, scores, write_report
+from da_wa.report.choices import Choices, choices
+from da_wa.report.content import Section, Table
+from da_wa.report.facts import load_facts
+from da_wa.select import Saved, load
+
+SMALL = {"A": 60, "W": 40, "D": 30}
+EPOCHS = (2, 4, 6)
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
+
+Logits = Callable[[str, int], np.ndarray]
+"""(domain, number of the epoch) -> (n, 3)."""
+
+
+def add(experiment: Any, norm: str, source: str, logits: Logits, seed: int = 0, **changes: Any) -> None:
+    """Finish a run with these logits."""
+    fields = experiment.record(norm, source, seed, **changes)
+    ends = {source, *([fields["target"]] if fields["target"] else experiment.images)}
+    domains = {}
+    for domain, n in experiment.images.items():
+        if domain in ends:
+            found = np.stack([logits(domain, k) for k in range(len(EPOCHS))])
+            domains[domain] = from_logits(np.arange(n), np.arange(n) % 3, found)
+    evaluations = [
+        {"epoch": e, "domain": d, "role": "source" if d == source else "target", "correct": int(c), "n": len(o.index)}
+        for d, o in domains.items()
+        for e, c in zip(EPOCHS, o.correct, strict=True)
+    ]
+    run = experiment._plan(fields)
+    record = Record.model_validate({**fields, "evaluations": evaluations})
+    run.finish(record, Outputs(np.array(EPOCHS, np.int32), domains))
+
+
+def noisy(draw: np.random.Generator, signal: float = 1.0) -> Logits:
+    def logits(domain: str, k: int) -> np.ndarray:
+        n = SMALL[domain]
+        return draw.normal(size=(n, 3)) * (1 + k) + signal * (1 + k % 2) * np.eye(3)[np.arange(n) % 3]
+
+    return logits
+
+
+def right(n: int, correct: int, confidence: float) -> np.ndarray:
+    """Logits of which the first ``correct`` images are right; the others are spread over classes."""
+    truth = np.arange(n) % 3
+    answers = np.where(np.arange(n) < correct, truth, (truth + 1) % 3)
+    return confidence * np.eye(3)[answers]
+
+
+@pytest.fixture
+def runs(experiment: Any) -> Any:
+    """Two norms, two seeds, without and with a method."""
+    experiment.images = SMALL
+    draw = np.random.default_rng(0)
+    for norm in ("bn", "ln"):
+        for seed in (0, 1):
+            for source in SMALL:
+                add(experiment, norm, source, noisy(draw), seed)
+                for target in SMALL:
+                    if target != source:
+                        add(experiment, norm, source, noisy(draw, 1.5), seed, method="dann", target=target)
+    return experiment
+
+
+def made(experiment: Any, names: Any = ("entropy", "im"), **options: Any) -> Choices:
+    return choices(load_facts(experiment.out), load(names), **options)
+
+
+def table(section: Section, name: str) -> Table:
+    return next(part for part in section.everything if isinstance(part, Table) and part.name == name)
+
+
+def test_choices_by_hand(experiment: Any) -> None:
+    """A→W: 20, 32, 28 of 40 are right; the second epoch is best, the first most confident."""
+    experiment.images = SMALL
+    confidence = (9.0, 1.0, 5.0)
+
+    def logits(domain: str, k: int) -> np.ndarray:
+        n = SMALL[domain]
+        return right(n, {"W": (20, 32, 28), "A": (30, 40, 50)}.get(domain, (10, 20, 30))[k], confidence[k])
+
+    add(experiment, "bn", "A", logits)
+    found = made(experiment)
+    w = next(k for k, family in enumerate(found.families) if family.pair == ("A", "W"))
+    chosen = {
+        rule: found.families[w].candidates[v[w].chosen].epoch  # type: ignore[index]
+        for rule, v in found.verdicts.items()
+        if v[w].chosen is not None
+    }
+    assert chosen["last", False] == 6
+    assert chosen["source_val", False] == 6
+    assert chosen["entropy", False] == 2
+    assert chosen["target_oracle", False] == 4
+    regrets = {name: found.verdicts[name, False][w].regret for name in found.names}
+    regrets.pop("im")
+    assert regrets == pytest.approx({"last": 10, "source_val": 10, "entropy": 30, "target_oracle": 0})
+    assert found.verdicts["entropy", False][w].below_source is True  # 20 of 40, the last epoch 28
+    assert found.verdicts["source_val", False][w].below_source is False
+
+
+def test_tables_and_numbers_agree(runs: Any) -> None:
+    found = made(runs)
+    section = scores.section(load_facts(runs.out), found)
+    each = section.data["choices"]
+    assert len(each) == 2 * 2 * 2 * 6 * 8  # norms, methods, seeds, pairs; last, oracle, three scores with and without
+    best = each[each["rule"] == "target_oracle"].set_index(["label", "source", "target", "seed"])["accuracy"]
+    overall = section.data["scores"].query("scope == 'all'").set_index(["rule", "guard"])
+    for rule, rows in each.groupby(["rule", "guard"]):
+        own = rows.set_index(["label", "source", "target", "seed"])["accuracy"]
+        summary = overall.loc[rule]
+        assert summary["regret"] == pytest.approx(100 * (best - own).mean())
+        assert summary["choices"] == 48
+        assert summary["low"] <= summary["regret"] <= summary["high"]
+    frame = load_facts(runs.out).frame
+    last = frame[(frame["selection"] == "last") & (frame["role"] == "target")].groupby("label")["accuracy"].mean()
+    cells = cube.section(load_facts(runs.out), found).data["cube"]
+    of_last = cells[cells["selection"] == "last"].set_index("label")["mean"]
+    assert of_last.to_dict() == pytest.approx((100 * last).to_dict())
+    headline = load_facts(runs.out).matrix  # one interval per number
+    half = (cells["high"] - cells["low"])[cells["selection"] == "last"].to_numpy() / 2
+    assert half == pytest.approx(headline.half["Avg"].to_numpy(), rel=0.1)
+    assert not cells.query("selection != 'target_oracle'")["uses_target_labels"].any()
+
+
+def test_below_source_only_compares_with_the_run_without_the_method(runs: Any) -> None:
+    each = scores.section(load_facts(runs.out), made(runs)).data["choices"]
+    last = each[each["rule"] == "last"].set_index(["norm", "method", "source", "target", "seed"])
+    for (norm, _, *rest), row in last.iterrows():
+        assert row["source_only"] == last.loc[(norm, "none", *rest), "accuracy"]
+
+
+def test_rules_of_records_are_chosen_as_in_records(runs: Any) -> None:
+    facts = load_facts(runs.out)
+    each = scores.section(facts, made(runs)).data["choices"]
+    for rule in ("last", "source_val", "target_oracle"):
+        rows = facts.frame[(facts.frame["selection"] == rule) & (facts.frame["role"] == "target")]
+        known = rows.set_index(["label", "source", "target", "seed"])["epoch"].astype(int)
+        own = each[(each["rule"] == rule) & ~each["guard"]].set_index(["label", "source", "target", "seed"])["epoch"]
+        assert own.to_dict() == known.to_dict()
+
+
+def test_weights_of_a_method_are_candidates(experiment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "WEIGHT", "lr")
+    experiment.images = {"A": 60, "W": 40}
+    for k, lr in enumerate((0.1, 1.0, 10.0)):
+        add(
+            experiment,
+            "bn",
+            "A",
+            lambda d, e, k=k: right(SMALL[d], 10 * k + e, 1.0),
+            lr=lr,
+            model="resnet20",
+            id=f"u{k}",
+        )
+    found = made(experiment, ())
+    (family,) = found.families
+    assert len(family.candidates) == 9
+    assert family.label == "BN"
+    last = family.candidates[found.verdicts["last", False][0].chosen]  # type: ignore[index]
+    assert (last.record.factors.lr, last.epoch) == (1.0, 6)  # the middle weight
+    best = family.candidates[found.verdicts["target_oracle", False][0].chosen]  # type: ignore[index]
+    assert (best.record.factors.lr, best.epoch) == (10.0, 6)
+
+
+def test_a_method_without_an_effect(experiment: Any) -> None:
+    experiment.images = SMALL
+    draw = np.random.default_rng(1)
+    outputs = {(d, k): noisy(draw)(d, k) for d in SMALL for k in range(3)}
+    for source in SMALL:
+        add(experiment, "ln", source, lambda d, k: outputs[d, k])
+        for target in SMALL:
+            if target != source:
+                add(experiment, "ln", source, lambda d, k: outputs[d, k], method="adabn", target=target)
+                add(experiment, "ln", source, noisy(draw), method="dann", target=target)
+    section = cube.section(load_facts(experiment.out), made(experiment))
+    rows = {row[0]: row[1:] for row in table(section, "cube").rows}
+    assert set(rows["LN · adabn"]) == {"="}
+    assert "=" not in rows["LN"] + rows["LN · DANN"]
+
+
+def test_without_logits_a_score_says_why(experiment: Any) -> None:
+    experiment.images = SMALL
+    experiment.simulate(["bn", "bn_wa"], (0, 1))
+    facts = load_facts(experiment.out)
+    section = scores.section(facts, choices(facts, load()))
+    words = " ".join(part for part in section.parts if isinstance(part, str))
+    assert "Not available: iwv" not in words and "keep=[logits]" in words
+    assert [row[0].split()[0] for row in table(section, "scores").rows] == ["last", "source_val", "target_oracle"]
+
+
+def test_logits_that_are_not_finite_have_no_score(experiment: Any) -> None:
+    experiment.images = SMALL
+    add(experiment, "bn", "A", lambda d, k: np.full((SMALL[d], 3), np.nan if k == 1 else 1.0))
+    found = made(experiment)
+    assert np.isnan(found.families[0].judged([np.nan] * 3, False).regret)
+    assert "NaN" in found.reasons["entropy"]
+
+
+def test_one_candidate_leaves_nothing_to_select(experiment: Any) -> None:
+    experiment.images = SMALL
+    experiment.fill(["bn"])
+    facts = load_facts(experiment.out)
+    section = scores.section(facts, choices(facts, load()))
+    assert section.parts == [section.parts[0]] and "nothing to select" in str(section.parts[0])
+
+
+def test_values_are_kept_by_content(runs: Any) -> None:
+    calls: list[int] = []
+
+    def counted(saved: Saved) -> float:
+        calls.append(1)
+        return float(saved.target_logits[0, 0])
+
+    facts = load_facts(runs.out)
+    first = choices(facts, {"counted": counted}, runs.out)
+    made_once = len(calls)
+    assert made_once == 2 * 2 * (3 * 2 + 6) * 3  # norms, seeds, (source, target) of both kinds of unit, epochs
+    again = choices(facts, {"counted": counted}, runs.out)
+    assert len(calls) == made_once
+    assert again.verdicts == first.verdicts
+    kept = json.loads((runs.out / "scores.json").read_text())
+    (runs.out / "scores.json").write_text("{")  # damaged: computed again
+    choices(facts, {"counted": counted}, runs.out)
+    assert len(calls) == 2 * made_once
+    assert json.loads((runs.out / "scores.json").read_text()) == kept
+    add(runs, "bn", "A", noisy(np.random.default_rng(9)), 0, method="dann", target="W")  # other outputs of one unit
+    choices(load_facts(runs.out), {"counted": counted}, runs.out)
+    assert len(calls) == 2 * made_once + 3
+
+
+def test_nothing_changed_writes_nothing(experiment: Any) -> None:
+    experiment.images = {"A": 60, "W": 40}
+    add(experiment, "bn", "A", noisy(np.random.default_rng(0)))
+    phases: list[str] = []
+
+    def again(names: Any, guard: bool = True) -> str:
+        write_report(experiment.out, select=load(names), guard=guard, progress=phases.append)
+        return phases[-1]
+
+    assert again(["im"]) != "nothing changed"
+    assert again(["im"]) == "nothing changed"
+    assert again(["im"], guard=False) != "nothing changed"
+    assert again(["im", "bnm"]) != "nothing changed"
+    assert set(pd.read_csv(experiment.out / "tables" / "cube.csv")["selection"]) >= {"im", "bnm"}
+
+
+def test_a_score_from_outside_applies_to_finished_runs(
+    runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/extending.md, section "A score", as it stands there."""
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    for name, content in re.findall(r"`(mine/\S+)`:\n\n```\w+\n(.*?)```", PAGE.split("## A score")[1], re.DOTALL):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in (runs.out / "runs").rglob("*") if path.is_file()}
+    (command,) = re.findall(r"da-wa (report .*--config-dir mine.*)", PAGE)
+    assert main(command.replace("out/mine", str(runs.out)).split()) == 0
+    for name in ("scores", "choices"):
+        assert "margin" in set(pd.read_csv(runs.out / "tables" / f"{name}.csv")["rule"])
+    column = pd.read_csv(runs.out / "tables" / "cube.csv").query("selection == 'margin'")
+    assert len(column) == 4 and column["mean"].notna().all()
+    assert "margin" in (runs.out / "page.html").read_text()
+    assert {path: path.read_bytes() for path in (runs.out / "runs").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["select=[entropie]"], "unknown score 'entropie'. Did you mean 'entropy'"),
+        (["guard=no"], "guard=no: must be true or false"),
+        (["--config-dir", "nowhere"], "is not a folder"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    runs: Any, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(runs.out), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_score_that_fails_is_named(runs: Any) -> None:
+    def broken(saved: Saved) -> float:
+        return saved.absent  # type: ignore[attr-defined,no-any-return]
+
+    with pytest.raises(ConfigError, match="the score 'broken' failed"):
+        write_report(runs.out, select={"broken": broken})
