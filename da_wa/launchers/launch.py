@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,10 @@ from rich.console import Console
 from da_wa.config.compose import Experiment
 from da_wa.config.loggers import check_loggers
 from da_wa.config.make import make
+from da_wa.launchers.events import following
+from da_wa.launchers.launcher import Launcher
 from da_wa.launchers.progress import phase, shown, steps
+from da_wa.launchers.worker import Launch
 from da_wa.runs.inputs import Inputs, forget, load_pretraining
 from da_wa.runs.jobs import Done, Job, PretrainJob, UnitJob
 from da_wa.runs.plan import chosen_sources, plan
@@ -65,7 +69,7 @@ def prepare(experiment: Experiment, console: Console) -> Planned:
     return Planned(experiment, inputs, jobs)
 
 
-def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None) -> None:
+def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None) -> str:
     """Check, decode, then run unfinished jobs with the launcher of the experiment.
 
     Args:
@@ -73,22 +77,29 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
         console: shows progress.
         jobs: only these, in this order.
 
+    Returns:
+        The id of this launch, see :meth:`~da_wa.runs.jobs.Job.failed`.
+
     Raises:
-        UserError: a check failed, or all workers died.
+        UserError: a check failed, or the workers ended before the jobs were done.
     """
+    cfg, launch_id = planned.experiment.cfg, uuid.uuid4().hex[:12]
     jobs = planned.jobs if jobs is None else jobs
-    pending = [job for job in jobs if not job.done]
-    if not pending:
-        return
+    pending = [job for job in jobs if not isinstance(job.outcome(), Done)]
+    if all(job.done for job in pending):
+        return launch_id
     with phase(console, "Loading PyTorch"):
         from da_wa.runs.preflight import preflight  # imports torch
 
     preflight(planned.experiment, planned.inputs.manifests if planned.inputs else [], jobs)
+    launcher: Launcher = make(cfg["launcher"])
     _decode(planned, pending, console)
-    for job in jobs:
+    for job in pending:
         job.register()
-    with shown(jobs, console) as emit:
-        make(planned.experiment.cfg["launcher"])(jobs, emit)
+    work = Launch(launch_id, pending, planned.out.absolute(), cfg["trainer"], launcher.lease_s)
+    with shown(jobs, console) as emit, following(planned.out, emit):
+        launcher(work)
+    return launch_id
 
 
 def _decode(planned: Planned, pending: Sequence[Job], console: Console) -> None:
