@@ -110,6 +110,8 @@ def run(experiment: Experiment, console: Console) -> int:
     """
     planned = prepare(experiment, console)
     launch(planned, console)
+    if planned.detached and planned.unfinished:
+        return 0
     failed = [job.id for job in planned.unfinished]
     if planned.inputs is not None:
         from da_wa.api import write_results  # imports matplotlib

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 READ_EVERY_S = 0.2
 
-Kind = Literal["start", "epoch", "done", "failed", "dropped", "lost"]
+Kind = Literal["start", "epoch", "done", "failed", "dropped", "lost", "end"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Event:
 
     Attributes:
         kind: ``start`` of a job, end of an ``epoch``, ``done``, ``failed``, ``dropped`` (the job was interrupted or
-            taken by another worker); ``lost``: the worker cannot continue.
+            taken by another worker); ``lost``: the worker cannot continue; ``end``: it has no more to do, or no time.
         job: the job's id.
         epoch: epochs done, of ``epochs``.
         message: why it failed.

@@ -42,6 +42,11 @@ class Planned:
         return Path(self.experiment.cfg["out"])
 
     @property
+    def detached(self) -> bool:
+        """Whether the command ends when its workers are submitted."""
+        return bool(self.experiment.cfg["launcher"].get("detach"))
+
+    @property
     def unfinished(self) -> list[Job]:
         """Jobs without a result: not run, failed or diverged."""
         return [job for job in self.jobs if not isinstance(job.outcome(), Done)]
@@ -97,6 +102,10 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
     for job in pending:
         job.register()
     work = Launch(launch_id, pending, planned.out.absolute(), cfg["trainer"], launcher.lease_s)
+    if planned.detached:
+        launcher(work)
+        console.print(f"Follow it with: da-wa watch out={planned.out}", highlight=False, markup=False)
+        return launch_id
     with shown(jobs, console) as emit, following(planned.out, emit):
         launcher(work)
     return launch_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from da_wa.errors import ConfigError
+from da_wa.launchers.events import Reader
 from da_wa.launchers.worker import Launch
 
 
@@ -38,7 +39,7 @@ def check_options(launcher: Any) -> None:
         ConfigError: one has no valid value.
     """
     for name in ("workers", "threads"):
-        value = getattr(launcher, name)
+        value = getattr(launcher, name, "auto")
         if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ConfigError(f"launcher.{name} is {value!r}; it must be `auto` or a whole number, 1 or more")
     deadline = launcher.deadline_s
@@ -50,3 +51,8 @@ def check_options(launcher: Any) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def ended_in_time(launch: Launch) -> bool:
+    """Whether a worker ended on its own: it found nothing left to do, or reached its deadline."""
+    return any(event.kind == "end" and event.launch == launch.id for event in Reader(launch.out).read())

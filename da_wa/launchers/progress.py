@@ -79,6 +79,8 @@ def _lines(tally: Tally, console: Console) -> Emit:
     last: dict[str, float] = {}
 
     def emit(event: Event) -> None:
+        if event.kind == "end":
+            return
         if event.kind == "lost":
             console.print(f"a worker stopped: {event.message}", highlight=False, markup=False, soft_wrap=True)
             return

@@ -96,6 +96,7 @@ def run_worker(launch: Launch, threads: int, deadline_s: float | None = None, lo
     except UserError as error:
         emit(Event("lost", "", message=str(error)))
         raise
+    emit(Event("end", ""))
 
 
 def stopped(launch: Launch) -> UserError:
