@@ -61,7 +61,7 @@ class Ray:
             import ray
         except ImportError as error:
             raise ConfigError("launcher=ray needs Ray; install it with: pip install 'da-wa[ray]'") from error
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it copies the folder of the command, data included
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it would copy the folder of the command
         started = not ray.is_initialized()
         if started:
             try:
@@ -77,15 +77,14 @@ class Ray:
     def _run(self, launch: Launch) -> None:
         import ray
 
-        task = ray.remote(
-            num_cpus=self.cpus_per_unit, num_gpus=self.gpus_per_unit, max_retries=self.retries, name="da-wa"
-        )(_task)
+        how = {"num_cpus": self.cpus_per_unit, "num_gpus": self.gpus_per_unit, "max_retries": self.retries}
+        task: Any = ray.remote(_task)
         shared = ray.put(replace(launch, jobs=()))
         threads = self.cpus_per_unit if self.threads == "auto" else self.threads
         references: dict[str, Any] = {}
         for job, before in _in_order(launch.jobs):
             needed = [references[earlier.id] for earlier in before]
-            references[job.id] = task.options(name=job.id).remote(shared, [*before, job], threads, *needed)
+            references[job.id] = task.options(name=job.id, **how).remote(shared, [*before, job], threads, *needed)
         until = math.inf if self.deadline_s is None else time.monotonic() + self.deadline_s
         waiting = list(references.values())
         while waiting and (left := until - time.monotonic()) > 0:

@@ -50,7 +50,7 @@ class Slurm:
         sbatch: any other options of ``sbatch``, e.g. ``{nice: 100, mail-type: END}``.
     """
 
-    workers: int = 8
+    workers: int | Literal["auto"] = 8
     threads: int | Literal["auto"] = "auto"
     deadline_s: float | None = None
     lease_s: float = 120.0
@@ -120,7 +120,7 @@ class Slurm:
             )
             worker = Worker(launch, threads, self.deadline_s)
             with executor.batch():
-                tasks = [executor.submit(worker) for _ in range(self.workers)]
+                tasks = [executor.submit(worker) for _ in range(int(self.workers))]
         except (RuntimeError, submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             raise ConfigError(f"launcher=slurm: {error}") from error
         return str(tasks[0].job_id).partition("_")[0]

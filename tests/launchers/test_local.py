@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import threading
 import time
 import uuid
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,76 +20,9 @@ from da_wa.launchers.events import Event, Reader
 from da_wa.launchers.local import Local
 from da_wa.launchers.worker import Launch, work
 from da_wa.runs.execute import execute
-from da_wa.runs.jobs import Diverged, Done, Job
+from tests.launchers.fakes import fake, ran
 
 pytestmark = pytest.mark.timeout(600)
-
-
-@dataclass(frozen=True)
-class Fake(Job):
-    """Appends its name to a log, an epoch at a time, and leaves a file."""
-
-    folder: Path
-    needs: str | None = None
-    trouble: str | None = None
-    epochs: int = 1
-    stays: bool = False  # until its process is killed
-
-    @property
-    def failure_file(self) -> Path:
-        return self.folder / f"{self.id}.failure.json"
-
-    @property
-    def lease_file(self) -> Path:
-        return self.folder / f"{self.id}.lease"
-
-    @property
-    def drafts(self) -> str:
-        return f".{self.id}.*.part"
-
-    def register(self) -> None:
-        self.folder.mkdir(exist_ok=True)
-
-    def outcome(self) -> Done | Diverged | None:
-        if self.trouble == "divergence":
-            return Diverged("not finite")
-        return Done() if (self.folder / f"{self.id}.done").exists() else None
-
-    def waits_for(self) -> str | None:
-        return self.needs if self.needs and not (self.folder / f"{self.needs}.done").exists() else None
-
-    def fail(self, reason: str, launch: str = "") -> None:
-        if self.trouble == "disk":
-            raise UserError("the disk is full")
-        super().fail(reason, launch)
-
-
-@execute.register
-def _run(job: Fake, notify) -> None:
-    state = job.folder / f"{job.id}.state"
-    for epoch in range(int(state.read_text()) if state.exists() else 0, job.epochs):
-        with (job.folder / "log").open("a") as log:
-            log.write(f"{job.id}{epoch + 1 if job.epochs > 1 else ''}\n")
-        state.write_text(str(epoch + 1))
-        while job.stays:
-            time.sleep(0.02)
-        notify(epoch + 1, job.epochs)
-    if job.trouble in ("user", "disk"):
-        raise UserError("the disk is full" if job.trouble == "disk" else "a mistake of the user's")
-    if job.trouble == "bug":
-        raise ZeroDivisionError("a mistake of ours")
-    if job.trouble == "death":
-        os._exit(9)
-    (job.folder / f"{job.id}.done").touch()
-
-
-def fake(name: str, folder: Path, **kwargs) -> Fake:
-    return Fake(name, {}, 1.0, folder, **kwargs)
-
-
-def ran(folder: Path) -> list[str]:
-    log = folder / "log"
-    return log.read_text().split() if log.exists() else []
 
 
 def launch(jobs, name: str | None = None) -> list[Event]:
@@ -290,7 +221,7 @@ sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
 from da_wa.launchers.local import Local
 from da_wa.launchers.worker import Launch
-from tests.launchers.test_local import fake
+from tests.launchers.fakes import fake
 if __name__ == "__main__":
     jobs = [fake(name, Path({str(tmp_path)!r}), stays=True) for name in "ab"]
     Local(workers=2, threads=1)(Launch("one", jobs, Path({str(tmp_path)!r})))
