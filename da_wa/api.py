@@ -145,7 +145,7 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
     console = Console(soft_wrap=True, quiet=quiet)
     planned = prepare(experiment, console)
     launch(planned, console)
-    if planned.inputs is not None:
+    if planned.inputs is not None and not (planned.detached and planned.unfinished):
         write_results(planned, console)
     return Results(planned.out)
 

@@ -17,16 +17,17 @@ from da_wa.config.tree import available
 from da_wa.config.tree import folders as config_folders
 from da_wa.errors import ConfigError, UserError, nearest
 from da_wa.launchers.launch import launch, prepare
+from da_wa.launchers.watch import Watch, watch
 from da_wa.records.export import export
 from da_wa.records.networks import rename_networks
-from da_wa.runs.status import status
 from da_wa.select.catalogue import load
 from da_wa.studies.run import is_study, run_study
 
 USAGE = """\
 da-wa [run] [option=value …]     run an experiment or a study, write its report
        da-wa report out=DIR             write the report again (compare=[DIR,…], select=[entropy,im])
-       da-wa status out=DIR             count done, running, waiting and failed runs
+       da-wa status out=DIR             count done, running, waiting and failed runs; time left
+       da-wa watch out=DIR              the same, live, also from another machine
        da-wa export out=DIR to=DIR      copy records, small enough to publish
        da-wa list GROUP                 list names: norms, models, data, pretrain, …
        da-wa migrate DIR                rename pre-trained networks of an earlier version
@@ -36,7 +37,7 @@ da-wa [run] [option=value …]     run an experiment or a study, write its repor
   data=office31 | folders | lists | digits      data.root=PATH  data.size=32  +data.extra.C=PATH
   model=NAME | models=[NAME,…]                  norms=[bn,bn_wa]  sources=all | [A,W]  seeds=[0,1,2]
   pretrain=cifar100 | cifar10 | none            pretrain.root=PATH  pretrain.checkpoint=PATH
-  finetune.epochs=30  protocol=full | paper     launcher.workers=2  out=DIR
+  finetune.epochs=30  protocol=full | paper     launcher=local | slurm | ray  out=DIR
 
 Rerun a command to resume it; finished runs are kept."""
 
@@ -112,6 +113,8 @@ def run(experiment: Experiment, console: Console) -> int:
     """
     planned = prepare(experiment, console)
     launch(planned, console)
+    if planned.detached and planned.unfinished:
+        return 0
     failed = [job.id for job in planned.unfinished]
     if planned.inputs is not None:
         from da_wa.api import write_results  # imports matplotlib
@@ -141,9 +144,13 @@ def _report(words: Sequence[str], console: Console) -> int:
 
 
 def _status(words: Sequence[str], console: Console) -> int:
-    found = status(Path(_options(words, {"out": None})["out"]))
-    for line in found.lines():
+    for line in Watch(Path(_options(words, {"out": None})["out"])).lines():
         console.print(line, highlight=False, markup=False)
+    return 0
+
+
+def _watch(words: Sequence[str], console: Console) -> int:
+    watch(Path(_options(words, {"out": None})["out"]), console)
     return 0
 
 
@@ -253,6 +260,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "run": _run,
     "report": _report,
     "status": _status,
+    "watch": _watch,
     "export": _export,
     "list": _list,
     "migrate": _migrate,

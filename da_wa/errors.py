@@ -29,6 +29,10 @@ class DataError(UserError):
     """A dataset, an image or a cache that cannot be used."""
 
 
+class DiskFull(DataError):
+    """No space is left where results are written."""
+
+
 class ConfigError(UserError):
     """An invalid option, name or combination of options."""
 

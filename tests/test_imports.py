@@ -45,6 +45,8 @@ HEAVY = {
     "scipy",
     "pandas",
     "da_wa.report",
+    "submitit",
+    "ray",
 }
 """What may be imported inside a function, directly or through a module of ours, so that a light path stays light."""
 

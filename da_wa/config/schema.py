@@ -274,6 +274,8 @@ class Launcher(Part):
     deadline_s: Annotated[Annotated[_Float, Field(ge=0)] | None, Allowed("null or a number of seconds, 0 or more")] = (
         None
     )
+    lease_s: Annotated[_Float, Field(gt=0), Allowed("a number of seconds, more than 0")] = 120.0
+    detach: Flag = False
 
 
 class Report(Node):

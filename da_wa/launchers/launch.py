@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,10 @@ from rich.console import Console
 from da_wa.config.compose import Experiment
 from da_wa.config.loggers import check_loggers
 from da_wa.config.make import make
+from da_wa.launchers.events import following
+from da_wa.launchers.launcher import Launcher
 from da_wa.launchers.progress import phase, shown, steps
+from da_wa.launchers.worker import Launch
 from da_wa.runs.inputs import Inputs, forget, load_pretraining
 from da_wa.runs.jobs import Done, Job, PretrainJob, UnitJob
 from da_wa.runs.plan import chosen_sources, plan
@@ -37,6 +41,11 @@ class Planned:
     def out(self) -> Path:
         """The folder of the experiment."""
         return Path(self.experiment.cfg["out"])
+
+    @property
+    def detached(self) -> bool:
+        """Whether the command ends when its workers are submitted."""
+        return bool(self.experiment.cfg["launcher"].get("detach"))
 
     @property
     def unfinished(self) -> list[Job]:
@@ -77,7 +86,7 @@ def prepare(experiment: Experiment, console: Console) -> Planned:
     return Planned(experiment, inputs, jobs)
 
 
-def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None) -> None:
+def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None) -> str:
     """Check, decode, then run unfinished jobs with the launcher of the experiment.
 
     Args:
@@ -85,36 +94,45 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
         console: shows progress.
         jobs: only these, in this order.
 
+    Returns:
+        The id of this launch, see :meth:`~da_wa.runs.jobs.Job.failed`.
+
     Raises:
-        UserError: a check failed, or all workers died.
+        UserError: a check failed, or the workers ended before the jobs were done.
     """
+    launch_id = uuid.uuid4().hex[:12]
     if jobs is not None or not planned.experiment.auto:
-        _run(planned, console, planned.jobs if jobs is None else jobs)
-        return
-    while True:
-        wanted = planned.needed
-        if all(job.done for job in wanted):
-            return
-        _run(planned, console, wanted)
-        if not all(job.done for job in wanted):  # failed, or out of time
-            return
+        _run(planned, console, planned.jobs if jobs is None else jobs, launch_id)
+        return launch_id
+    while not all(job.done for job in (wanted := planned.needed)):
+        _run(planned, console, wanted, launch_id)
+        if planned.detached or not all(job.done for job in wanted):  # submitted, failed, or out of time
+            break
         contrasts = planned.experiment.cfg["report"].get("contrasts")
         console.print(state(planned.jobs, contrasts), highlight=False, markup=False)
+    return launch_id
 
 
-def _run(planned: Planned, console: Console, jobs: Sequence[Job]) -> None:
-    pending = [job for job in jobs if not job.done]
-    if not pending:
+def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str) -> None:
+    cfg = planned.experiment.cfg
+    pending = [job for job in jobs if not isinstance(job.outcome(), Done)]
+    if all(job.done for job in pending):
         return
     with phase(console, "Loading PyTorch"):
         from da_wa.runs.preflight import preflight  # imports torch
 
     preflight(planned.experiment, planned.inputs.manifests if planned.inputs else [], jobs)
+    launcher: Launcher = make(cfg["launcher"])
     _decode(planned, pending, console)
-    for job in jobs:
+    for job in pending:
         job.register()
-    with shown(jobs, console) as emit:
-        make(planned.experiment.cfg["launcher"])(jobs, emit)
+    work = Launch(launch_id, pending, planned.out.absolute(), cfg["trainer"], launcher.lease_s)
+    if planned.detached:
+        launcher(work)
+        console.print(f"Follow it with: da-wa watch out={planned.out}", highlight=False, markup=False)
+        return
+    with shown(jobs, console) as emit, following(planned.out, emit):
+        launcher(work)
 
 
 def _decode(planned: Planned, pending: Sequence[Job], console: Console) -> None:

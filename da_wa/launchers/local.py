@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
-import queue
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +13,9 @@ from types import ModuleType
 from typing import Any, Literal
 
 from da_wa.errors import ConfigError, UserError
-from da_wa.launchers.worker import POLL_S, Emit, Event, work_here
-from da_wa.runs.jobs import Job
+from da_wa.launchers.launcher import check_options
+from da_wa.launchers.worker import Launch, run_worker, stopped
+from da_wa.records.lease import STALE_S
 
 
 @dataclass(frozen=True)
@@ -25,76 +23,78 @@ class Local:
     """Worker processes on this machine.
 
     Attributes:
-        workers: how many; ``auto`` is one per core, or one per GPU where there is one. One worker is this
+        workers: how many; ``auto`` is one per core, or ``units_per_gpu`` per GPU where there is one. One worker is this
             process itself.
         threads: of each worker; ``auto`` is the number of cores per worker with ``workers=auto``. It does not depend
             on ``workers``, because rounding depends on the number of threads.
         deadline_s: seconds after which no job or epoch starts. Rerun the command to resume; an interrupted run
             loses at most ``trainer.save_every_s``.
+        lease_s: seconds without a sign of life after which a worker loses its job to another.
+        gpus: numbers of the GPUs to use; ``auto`` is all that are visible.
+        units_per_gpu: workers that share a GPU.
     """
 
     workers: int | Literal["auto"] = "auto"
     threads: int | Literal["auto"] = "auto"
     deadline_s: float | None = None
+    lease_s: float = STALE_S
+    gpus: Sequence[int] | Literal["auto"] = "auto"
+    units_per_gpu: int = 1
+
+    remote = detach = False
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads"):
-            value = getattr(self, name)
-            if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigError(f"launcher.{name} is {value!r}; it must be `auto` or a whole number, 1 or more")
-        deadline: Any = self.deadline_s
-        given = isinstance(deadline, int | float) and not isinstance(deadline, bool)
-        if deadline is not None and not (given and deadline >= 0):
-            raise ConfigError(f"launcher.deadline_s is {self.deadline_s!r}; it must be null or a number of seconds")
+        check_options(self)
+        if not isinstance(self.units_per_gpu, int) or self.units_per_gpu < 1:
+            raise ConfigError(f"launcher.units_per_gpu is {self.units_per_gpu!r}; it must be a whole number, 1 or more")
+        numbers: Any = self.gpus
+        if numbers != "auto" and not (numbers and all(isinstance(gpu, int) and gpu >= 0 for gpu in numbers)):
+            raise ConfigError(f"launcher.gpus is {self.gpus!r}; it must be `auto` or a list of numbers, such as [0,1]")
 
-    def __call__(self, jobs: Sequence[Job], emit: Emit) -> None:
-        """Run all jobs until the deadline.
+    def __call__(self, launch: Launch) -> None:
+        """Run the jobs until the deadline.
 
         Raises:
-            UserError: all workers died before the jobs were done.
+            ConfigError: a GPU that this machine does not have.
+            UserError: all workers ended before the jobs were done.
         """
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        parallel = _parallel(cores)
-        workers = max(1, min(parallel if self.workers == "auto" else self.workers, len(jobs)))
+        gpus = self._gpus()
+        parallel = len(gpus) * self.units_per_gpu or cores
+        workers = max(1, min(parallel if self.workers == "auto" else self.workers, len(launch.jobs)))
         threads = max(1, cores // parallel) if self.threads == "auto" else self.threads
-        since = time.time()
-        until = math.inf if self.deadline_s is None else since + self.deadline_s
-        if workers == 1:
-            work_here(jobs, emit, since, until, threads)
+        if workers == 1 and self.gpus == "auto":
+            run_worker(launch, threads, self.deadline_s)
         else:
-            _work_in_processes(jobs, emit, since, until, threads, workers)
+            places = [gpus[number % len(gpus)] if gpus else None for number in range(workers)]
+            _work_in_processes(launch, threads, self.deadline_s, places)
+
+    def _gpus(self) -> list[str]:
+        """The chosen GPUs as ``CUDA_VISIBLE_DEVICES`` names them."""
+        import torch
+
+        count = torch.cuda.device_count()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        names = visible if len(visible) == count else [str(gpu) for gpu in range(count)]
+        if self.gpus == "auto":
+            return names[:count]
+        if missing := [gpu for gpu in self.gpus if gpu >= count]:
+            raise ConfigError(
+                f"launcher.gpus={list(self.gpus)}: this machine has {count} GPUs, numbered from 0; "
+                f"there is no {missing[0]}"
+            )
+        return [names[gpu] for gpu in self.gpus]
 
 
-def _parallel(cores: int) -> int:
-    import torch
-
-    return torch.cuda.device_count() or cores
-
-
-def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: float, threads: int, workers: int) -> None:
+def _work_in_processes(launch: Launch, threads: int, deadline_s: float | None, gpus: Sequence[str | None]) -> None:
     context = _context()
-    events: Any = context.Queue()
-    processes = [
-        context.Process(target=_worker, args=(number, jobs, events, since, until, threads, sys.argv))
-        for number in range(workers)
-    ]
+    processes = [context.Process(target=_worker, args=(launch, threads, deadline_s, gpu)) for gpu in gpus]
     with _without_main():
         for process in processes:
             process.start()
     try:
-        finished: set[str] = set()
-        while any(process.is_alive() for process in processes) or not events.empty():
-            try:
-                event: Event = events.get(timeout=POLL_S)
-            except queue.Empty:
-                continue
-            if event.kind == "lost":
-                raise UserError(event.message)
-            if event.kind in ("done", "failed"):
-                if event.job in finished:
-                    continue  # reported by another worker
-                finished.add(event.job)
-            emit(event)
+        for process in processes:
+            process.join()
     except BaseException:  # Ctrl-C or a closed terminal: workers lose at most an epoch or two
         for process in processes:
             process.kill()
@@ -102,12 +102,8 @@ def _work_in_processes(jobs: Sequence[Job], emit: Emit, since: float, until: flo
     finally:
         for process in processes:
             process.join()
-    lost = [job.id for job in jobs if job.id not in finished]
-    if lost and time.time() < until:
-        raise UserError(
-            f"all worker processes ended with {len(lost)} of {len(jobs)} jobs unfinished, the first {lost[0]} "
-            "(out of memory, or killed?). Rerun the command to resume; if this happens again, set launcher.workers=1."
-        )
+    if all(process.exitcode for process in processes):
+        raise stopped(launch)
 
 
 def _context() -> Any:
@@ -133,34 +129,22 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _worker(
-    number: int, jobs: Sequence[Job], events: Any, since: float, until: float, threads: int, argv: list[str]
-) -> None:
-    sys.argv = argv  # records keep the command line
+def _worker(launch: Launch, threads: int, deadline_s: float | None, gpu: str | None) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    _choose_gpu(number)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     try:
-        work_here(jobs, events.put, since, until, threads)
-    except UserError as error:  # such as a full disk, where not even a failure can be noted
-        events.put(Event("lost", "", message=str(error)))
+        run_worker(launch, threads, deadline_s)
+    except UserError as error:
+        print(f"a worker stopped: {error}", file=sys.stderr)
+        os._exit(1)
     except (KeyboardInterrupt, SystemExit):
         os._exit(130)
 
 
 def _die_with_parent() -> None:
-    """Exit with the parent process, so that a killed command leaves no locked runs."""
+    """Exit with the parent process, so that a killed command leaves no worker behind."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _choose_gpu(number: int) -> None:
-    """Assign GPUs to workers in turn; do nothing if there is at most one GPU."""
-    import torch
-
-    count = torch.cuda.device_count()
-    if count > 1:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        numbers = visible if len(visible) == count else [str(gpu) for gpu in range(count)]
-        os.environ["CUDA_VISIBLE_DEVICES"] = numbers[number % count]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from da_wa.launchers.worker import Emit, Event
+from da_wa.launchers.events import Emit, Event
 from da_wa.runs.jobs import Job
 
 LINE_EVERY_S = 60.0
@@ -23,13 +23,14 @@ class Tally:
         self.cost = {job.id: job.cost for job in jobs if not job.done}
         self.total = len(jobs)
         self.finished = self.total - len(self.cost)
+        self.ended: set[str] = set()
         self._share = dict.fromkeys(self.cost, 0.0)
         self._first: dict[str, float] = {}  # the share at which a resumed job began
         self._started = time.monotonic()
 
     def update(self, event: Event) -> None:
         """Update the counts with an event."""
-        if event.job not in self._share:
+        if event.job not in self._share or event.job in self.ended:
             return
         if event.kind == "epoch":
             share = event.epoch / event.epochs
@@ -39,6 +40,7 @@ class Tally:
             if event.kind == "failed":
                 self.cost[event.job] = self.cost[event.job] * self._share[event.job]
             self._share[event.job] = 1.0
+            self.ended.add(event.job)
             self.finished += 1
 
     def left(self) -> str:
@@ -77,7 +79,12 @@ def _lines(tally: Tally, console: Console) -> Emit:
     last: dict[str, float] = {}
 
     def emit(event: Event) -> None:
-        known = event.job in tally.cost
+        if event.kind == "end":
+            return
+        if event.kind == "lost":
+            console.print(f"a worker stopped: {event.message}", highlight=False, markup=False, soft_wrap=True)
+            return
+        known = event.job in tally.cost and event.job not in tally.ended
         tally.update(event)
         now = time.monotonic()
         if event.kind == "epoch" and now - last.get(event.job, 0.0) < LINE_EVERY_S and event.epoch < event.epochs:
@@ -86,6 +93,7 @@ def _lines(tally: Tally, console: Console) -> Emit:
         text = {
             "start": "started",
             "epoch": f"epoch {event.epoch} of {event.epochs}",
+            "dropped": "interrupted",
             "done": "done",
             "failed": f"FAILED: {event.message.strip().splitlines()[-1] if event.message else ''}",
         }[event.kind]
@@ -106,14 +114,16 @@ def _live(tally: Tally, console: Console) -> Iterator[Emit]:
         rows: dict[str, TaskID] = {}
 
         def emit(event: Event) -> None:
-            known = event.job in tally.cost
+            known = event.job in tally.cost and event.job not in tally.ended
             tally.update(event)
-            if event.kind == "start":
+            if event.kind == "lost":
+                progress.console.print(f"a worker stopped: {event.message}", highlight=False, markup=False)
+            elif event.kind == "start" and known and event.job not in rows:
                 rows[event.job] = progress.add_task(event.job, total=None, note="starting")
             elif event.kind == "epoch" and event.job in rows:
                 note = f"epoch {event.epoch} of {event.epochs}"
                 progress.update(rows[event.job], completed=event.epoch, total=event.epochs, note=note)
-            elif event.kind in ("done", "failed"):
+            elif event.kind in ("done", "failed", "dropped"):
                 if event.job in rows:
                     progress.remove_task(rows.pop(event.job))
                 if event.kind == "failed" and known:

@@ -1,43 +1,29 @@
-"""The loop of a worker. Workers share only the disk: each takes the next job that no other process has locked.
+"""The loop of a worker. Workers share only the disk: each takes the next job that no other process holds.
 
-Therefore several workers, or the same command started twice on a shared folder, divide the work.
+Therefore workers of several commands, launchers and machines divide the work of one folder.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import os
+import socket
+import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from da_wa.errors import UserError
-from da_wa.runs.jobs import Diverged, Job
+from da_wa.config.make import make
+from da_wa.errors import ConfigError, DiskFull, UserError
+from da_wa.launchers.events import Emit, Event, Kind, Reader, writer
+from da_wa.records.lease import STALE_S, LeaseLost, confirm
+from da_wa.runs.jobs import Diverged, Done, Failed, Job
 
 POLL_S = 0.5
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something a worker did.
-
-    Attributes:
-        kind: ``start`` of a job, end of an ``epoch``, ``done``, ``failed``; ``lost``: the worker cannot continue.
-        job: the job's id.
-        epoch: epochs done, of ``epochs``.
-        message: why it failed.
-    """
-
-    kind: Literal["start", "epoch", "done", "failed", "lost"]
-    job: str
-    epoch: int = 0
-    epochs: int = 0
-    message: str = ""
-
-
-Emit = Callable[[Event], None]
 
 
 class OutOfTime(Exception):
@@ -48,85 +34,54 @@ Execute = Callable[[Job, Callable[[int, int], None]], None]
 """Runs a job, calling the function after every epoch; see :func:`da_wa.runs.execute.execute`."""
 
 
-def work(jobs: Sequence[Job], execute: Execute, emit: Emit, since: float, until: float = math.inf) -> None:
-    """Run every job that is neither done nor locked by another process, until the deadline.
+@dataclass(frozen=True)
+class Launch:
+    """What the workers of one command share. It can be pickled, and holds no class of the user's.
+
+    Attributes:
+        id: names the command in events and notes of failures.
+        jobs: the unfinished ones, in the order to try them.
+        out: the folder of the experiment.
+        trainer: the ``trainer`` options; None: the device is not checked.
+        lease_s: seconds without a sign of life after which a worker loses its job to another.
+        argv: the command line, for records.
+        path: where Python looks for modules.
+        cwd: the folder that relative paths start from.
+    """
+
+    id: str
+    jobs: Sequence[Job]
+    out: Path
+    trainer: Mapping[str, Any] | None = None
+    lease_s: float = STALE_S
+    argv: Sequence[str] = field(default_factory=lambda: list(sys.argv))
+    path: Sequence[str] = field(default_factory=lambda: list(sys.path))
+    cwd: Path = field(default_factory=Path.cwd)
+
+
+def run_worker(launch: Launch, threads: int, deadline_s: float | None = None, log: str = "") -> None:
+    """Run jobs in this process until all are finished or the deadline is reached.
 
     Args:
-        jobs: in the order to try them.
-        execute: runs one of them.
-        emit: called with every event.
-        since: start of this launch, in seconds since 1970; jobs that failed after it are not tried again.
-        until: the deadline in seconds since 1970; no job or epoch starts after it.
+        launch: see :class:`Launch`.
+        threads: of torch.
+        deadline_s: seconds from now after which no job or epoch starts.
+        log: file with the output of this process.
+
+    Raises:
+        UserError: this worker cannot continue, for example because its disk is full.
     """
-    pending = {job.id: job for job in jobs}
-    failed: dict[str, str] = {}  # id -> reason
-    while pending and time.time() < until:
-        progress = False
-        for job in list(pending.values()):
-            unfinished = pending.keys() | failed.keys()
-            ending = _ending(job, failed, since) or _attempt(job, execute, unfinished, failed, emit, since, until)
-            if ending is not None:
-                progress = True
-                del pending[job.id]
-                if ending.kind == "failed":
-                    failed[job.id] = ending.message
-                emit(ending)
-        if pending and not progress:
-            time.sleep(POLL_S)
-
-
-def _ending(job: Job, failed: Mapping[str, str], since: float) -> Event | None:
-    """How ``job`` ended, if it did."""
-    match job.outcome():
-        case Diverged(reason):
-            return Event("failed", job.id, message=reason)
-        case None:
-            pass
-        case _:
-            return Event("done", job.id)
-    attempt = job.failed(since)
-    why = None if attempt is None else attempt.reason
-    if why is None and (needed := job.waits_for()) is not None and needed in failed:
-        why = f"{needed}, which it starts from, failed: {failed[needed].strip().splitlines()[-1]}"
-        job.fail(why)
-    return None if why is None else Event("failed", job.id, message=why)
-
-
-def _attempt(
-    job: Job,
-    execute: Execute,
-    unfinished: Set[str],
-    failed: Mapping[str, str],
-    emit: Emit,
-    since: float,
-    until: float,
-) -> Event | None:
-    """Run ``job`` if it can start, time is left, and no other process holds it."""
-    if job.waits_for() in unfinished or time.time() >= until:
-        return None
-
-    def notify(done: int, epochs: int) -> None:
-        emit(Event("epoch", job.id, done, epochs))
-        if done < epochs and time.time() >= until:
-            raise OutOfTime
-
-    with job.claim() as mine:
-        if not mine or (ending := _ending(job, failed, since)):  # another process has it, or had it a moment ago
-            return ending if mine else None
-        emit(Event("start", job.id))
-        try:
-            execute(job, notify)
-        except OutOfTime:
-            return None
-        except UserError as error:
-            job.fail(str(error))
-        except Exception:
-            job.fail(traceback.format_exc())
-        return _ending(job, failed, since)
-
-
-def work_here(jobs: Sequence[Job], emit: Emit, since: float, until: float, threads: int) -> None:
-    """Run the loop in this process with ``threads`` threads of torch."""
+    until = math.inf if deadline_s is None else time.monotonic() + deadline_s
+    sys.argv = list(launch.argv)
+    sys.path += [folder for folder in launch.path if folder not in sys.path]
+    try:
+        os.chdir(launch.cwd)
+    except OSError as error:
+        raise ConfigError(
+            f"{launch.cwd} cannot be opened on {socket.gethostname()} ({error.strerror}); "
+            "start the command in a folder that all machines share."
+        ) from error
+    emit = writer(launch.out, launch.id, log)
     import torch
 
     from da_wa.runs.execute import execute
@@ -134,4 +89,124 @@ def work_here(jobs: Sequence[Job], emit: Emit, since: float, until: float, threa
     torch.set_num_threads(threads)
     for name in ("domains", "cache"):  # warnings about the images were given when the work was planned
         logging.getLogger(f"da_wa.data.{name}").setLevel(logging.ERROR)
-    work(jobs, execute, emit, since, until)
+    try:
+        if launch.trainer is not None:
+            make(launch.trainer).check_device()
+        work(launch.jobs, execute, emit, launch.id, until, launch.lease_s)
+    except UserError as error:
+        emit(Event("lost", "", message=str(error)))
+        raise
+    emit(Event("end", ""))
+
+
+def stopped(launch: Launch) -> UserError:
+    """The error for workers that all ended before the jobs were done."""
+    left = [job.id for job in launch.jobs if not (job.peek() or job.failed(launch.id))]
+    told = [e.message for e in Reader(launch.out).read() if e.kind == "lost" and e.launch == launch.id]
+    why = (
+        told[-1]
+        if told
+        else (
+            "Out of memory, or killed? Rerun the command to resume; if this happens again, use fewer workers or set "
+            "launcher.workers=1."
+        )
+    )
+    first = f", the first {left[0]}" if left else ""
+    return UserError(f"all workers ended with {len(left)} of {len(launch.jobs)} jobs unfinished{first}. {why}")
+
+
+def work(
+    jobs: Sequence[Job],
+    execute: Execute,
+    emit: Emit,
+    launch: str,
+    until: float = math.inf,
+    lease_s: float = STALE_S,
+) -> None:
+    """Run every job that is neither finished nor held by another process, until the deadline.
+
+    Args:
+        jobs: in the order to try them.
+        execute: runs one of them.
+        emit: called with every event.
+        launch: id of the command; jobs that failed in it are not tried again.
+        until: the deadline, a value of ``time.monotonic()``; no job or epoch starts after it.
+        lease_s: seconds without a sign of life after which another process takes over a job.
+    """
+    pending = {job.id: job for job in jobs}
+    failed: dict[str, str] = {}  # id -> reason
+    while pending and time.monotonic() < until:
+        progress = False
+        for job in list(pending.values()):
+            attempt = _Attempt(job, pending, failed, emit, launch, until, lease_s)
+            if (ended := attempt.ended() or attempt.run(execute)) is not None:
+                progress = True
+                del pending[job.id]
+                if isinstance(ended, Diverged | Failed):
+                    failed[job.id] = ended.reason
+        if pending and not progress:
+            time.sleep(POLL_S)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One look at a job."""
+
+    job: Job
+    pending: Collection[str]
+    failed: Mapping[str, str]
+    emit: Emit
+    launch: str
+    until: float
+    lease_s: float
+
+    def ended(self) -> Done | Diverged | Failed | None:
+        """How the job ended, if it did. Where another worker ran it, that one has told so."""
+        job = self.job
+        if (found := job.peek() or job.failed(self.launch)) is not None:
+            if isinstance(found, Diverged):
+                self._tell("failed", found.reason)
+            return found
+        needed = job.waits_for()
+        if needed is None or needed not in self.failed:
+            return None
+        return self._fail(f"{needed}, which it starts from, failed: {self.failed[needed].strip().splitlines()[-1]}")
+
+    def run(self, execute: Execute) -> Done | Diverged | Failed | None:
+        """Run the job if it can start, time is left, and no other process holds it."""
+        job, needed = self.job, self.job.waits_for()
+        if needed in self.pending or needed in self.failed or time.monotonic() >= self.until:
+            return None
+        with job.claim(self.lease_s) as mine:
+            if not mine or (ended := self.ended()):  # another process has it, or had it a moment ago
+                return ended if mine else None
+            self._tell("start")
+            try:
+                execute(job, self._notify)
+            except (OutOfTime, LeaseLost):
+                self._tell("dropped")
+                return None
+            except DiskFull:
+                self._tell("dropped")
+                raise
+            except UserError as error:
+                return self._fail(str(error))
+            except Exception:
+                return self._fail(traceback.format_exc())
+            if isinstance(ended := self.ended(), Done):
+                self._tell("done")
+            return ended
+
+    def _fail(self, reason: str) -> Failed:
+        self.job.fail(reason, self.launch)
+        self._tell("failed", reason)
+        return Failed(reason)
+
+    def _notify(self, done: int, epochs: int) -> None:
+        confirm()
+        self.emit(Event("epoch", self.job.id, done, epochs))
+        if done < epochs and time.monotonic() >= self.until:
+            raise OutOfTime
+
+    def _tell(self, kind: Kind, message: str = "") -> None:
+        self.emit(Event(kind, self.job.id, message=message))

@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from da_wa.errors import DataError
+from da_wa.errors import DataError, DiskFull
+from da_wa.records.lease import confirm
 
 MAKE_ROOM = "Make room there or choose another folder with out=DIR, then rerun the command."
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yields the path of a draft, which becomes ``path`` at the end; on any error ``path`` stays as it was.
+
+    Under a lease (``lease.py``) the draft replaces ``path`` only while this process holds the lease. The folder is made
+    where it is missing.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written.
+        LeaseLost: another process has taken the job that this file belongs to.
+    """
+    unique = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    draft = path.with_name(f".{path.name}.{unique}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield draft
+            confirm()
+            try:
+                draft.replace(path)
+            except FileNotFoundError:
+                confirm()  # it was deleted by the process that took the job a moment ago
+                raise
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else DataError
+        raise kind(f"Cannot write {path}: {error.strerror or error}. {MAKE_ROOM}") from error
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Make ``path`` hold what ``write`` writes: all of it or, on any error, what it held before.
 
-    The folder is made where it is missing.
-
     Raises:
-        DataError: the disk is full, or the folder cannot be written.
+        DataError, LeaseLost: see :func:`replaced`.
     """
-    draft = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror or error}. {MAKE_ROOM}") from error
+    with replaced(path) as draft, draft.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove_drafts(path: Path) -> None:

@@ -7,7 +7,7 @@
 ``weights.safetensors``   the trained network, with ``keep=[weights]``
 ``record.json``           everything else, see ``schema.py``; appears last: a unit with a record is finished
 ``failure.json``          why the last attempt failed; the unit is tried again by the next command
-``lock``                  held by the process that works on the unit
+``lease``                 of the process that works on the unit, see ``lease.py``
 ========================  =====================================================================================
 
 Files are written atomically: after a crash there is either the old file or the new one. Files are checked when they are
@@ -20,16 +20,15 @@ import json
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from da_wa.errors import ConfigError, DataError
-from da_wa.records import migrate
+from da_wa.records import lease, migrate
 from da_wa.records.files import MAKE_ROOM, read_bytes, remove_drafts, write_bytes, write_json
 from da_wa.records.outputs import Outputs, pack, unpack
 from da_wa.records.plain import plain
@@ -62,6 +61,21 @@ class Store:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """How a unit ended: ``error`` is why it diverged, None for a finished one."""
+
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the last attempt failed, and the ids of the commands in which one did."""
+
+    message: str
+    launches: list[str]
+
+
+@dataclass(frozen=True)
 class RunDir:
     """The directory of one unit; its name is the unit's id."""
 
@@ -85,16 +99,15 @@ class RunDir:
             write_bytes(target, text)
 
     @contextmanager
-    def claim(self) -> Iterator[bool]:
+    def claim(self, stale_s: float = lease.STALE_S) -> Iterator[bool]:
         """Hold the unit: ``with run.claim() as mine`` gives False at once when another process holds it.
 
-        The operating system frees the claim of a process that dies. Ask :attr:`finished` *after* claiming: the other
-        process may have finished the unit in between.
+        Ask :attr:`finished` *after* claiming: the other process may have finished the unit in between.
 
         Raises:
-            DataError: the lock cannot be written.
+            DataError: the folder cannot be written.
         """
-        with claimed(self.path / "lock") as mine:
+        with claimed(self.path / "lease", ".*.part", stale_s) as mine:
             yield mine
 
     @property
@@ -191,6 +204,26 @@ class RunDir:
         where = str(self.path / "config.yaml")
         return parse_plan(raw["unit"], where) if "unit" in raw else migrate.plan(raw, where)
 
+    def peek(self) -> Ended | None:
+        """How the unit ended, from the record alone; None where there is no record that can be read."""
+        try:
+            error = json.loads((self.path / "record.json").read_bytes()).get("error")
+            return Ended(None if error is None else f"{error['message']} (epoch {error['epoch']})")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def set_aside(self) -> None:
+        """Rename a record that cannot be trusted.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        path = self.path / "record.json"
+        try:
+            path.replace(path.with_suffix(".damaged"))
+        except OSError as error:
+            raise DataError(f"Cannot rename {path}: {error.strerror}. {MAKE_ROOM}") from error
+
     def last_modified(self) -> float:
         """When the unit was last planned anew or tried, in seconds of the epoch; 0 when that is not known."""
         times = []
@@ -201,7 +234,8 @@ class RunDir:
 
     def failure(self) -> str | None:
         """What the last attempt raised, if it did."""
-        return failure(self.path / "failure.json")
+        known = failure(self.path / "failure.json")
+        return None if known is None else known.message
 
     def finish(self, record: Record, outputs: Outputs) -> Record:
         """Write the record and its outputs; from then on the unit is finished and never run again.
@@ -247,31 +281,23 @@ class RunDir:
 
 
 @contextmanager
-def claimed(lock_file: Path) -> Iterator[bool]:
-    """Hold a lock without waiting: gives False when another process holds it.
+def claimed(path: Path, drafts: str, stale_s: float = lease.STALE_S) -> Iterator[bool]:
+    """Hold a lease without waiting: gives False when another process holds it; see :func:`lease.leased`.
 
     Raises:
-        DataError: the lock cannot be written.
+        DataError: the folder cannot be written.
     """
-    lock = FileLock(lock_file)
-    try:
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        mine = False
-    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"Cannot lock {lock_file.parent}: {reason}. {MAKE_ROOM}") from error
-    else:
-        mine = True
-    try:
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mine = held.enter_context(lease.leased(path, drafts, stale_s))
+        except OSError as error:
+            raise DataError(f"Cannot write {path.parent}: {error.strerror or error}. {MAKE_ROOM}") from error
         yield mine
-    finally:
-        lock.release()
 
 
-def failure(path: Path) -> str | None:
-    """The message in a ``failure.json``, None where there is none.
+def failure(path: Path) -> Failure | None:
+    """A ``failure.json``, None where there is none.
 
     Raises:
         DataError: it cannot be read.
@@ -280,9 +306,10 @@ def failure(path: Path) -> str | None:
     if content is None:
         return None
     try:
-        return str(json.loads(content)["message"])
-    except (ValueError, TypeError, KeyError):
-        return "it failed, and failure.json cannot be read"
+        known = json.loads(content)
+        return Failure(str(known["message"]), list(known.get("launches", [])))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return Failure("it failed, and failure.json cannot be read", [])
 
 
 def _check_counts(record: Record, outputs: Outputs, where: Path) -> None:

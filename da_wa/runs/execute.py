@@ -18,7 +18,7 @@ from da_wa.errors import Diverged
 from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
 from da_wa.records import identity
-from da_wa.records.files import write_json
+from da_wa.records.files import replaced, write_json
 from da_wa.records.migrate import NO_EPOCHS
 from da_wa.records.outputs import Outputs, trimmed
 from da_wa.records.plain import plain
@@ -82,7 +82,8 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
             "cost": trained.cost.values(),
             "provenance": _provenance(trained),
         }
-        checkpoint.save(job.path, model, checkpoint.Header(facts, result), getattr(torch, facts["dtype"]))
+        with replaced(job.path) as draft:
+            checkpoint.save(draft, model, checkpoint.Header(facts, result), getattr(torch, facts["dtype"]))
     state.unlink(missing_ok=True)
     job.failure_file.unlink(missing_ok=True)
 
@@ -139,7 +140,8 @@ def _unit(job: UnitJob, notify: Notify) -> None:
         return
     keep = config["keep"]
     if keep is not None and "weights" in keep:
-        checkpoint.save(workdir / WEIGHTS, model, checkpoint.Header(config["facts"], {}))
+        with replaced(workdir / WEIGHTS) as draft:
+            checkpoint.save(draft, model, checkpoint.Header(config["facts"], {}))
     job.directory.finish(
         Record(
             **record,

@@ -5,18 +5,18 @@ A job can be pickled. Its state is on disk, so any process can read the state an
 
 from __future__ import annotations
 
+import glob
 import json
-import os
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from da_wa.errors import DataError
 from da_wa.records.files import read_bytes, write_json
+from da_wa.records.lease import STALE_S, Holder, holder
 from da_wa.records.store import RunDir, claimed, failure
 
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints"
@@ -37,7 +37,9 @@ class Ready:
 
 @dataclass(frozen=True)
 class Running:
-    """Another process works on it."""
+    """A process works on it."""
+
+    holder: Holder | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Failed:
     """The last attempt failed; the next command tries again."""
 
     reason: str
-    time: float  # seconds of the epoch
+    launches: Sequence[str] = ()  # ids of the commands in which it failed
 
 
 State = Waiting | Ready | Running | Done | Diverged | Failed
@@ -83,13 +85,22 @@ class Job:
         raise NotImplementedError
 
     @property
-    def lock_file(self) -> Path:
-        """The file that a process locks while it works on the job."""
+    def lease_file(self) -> Path:
+        """The lease of the process that works on the job."""
+        raise NotImplementedError
+
+    @property
+    def drafts(self) -> str:
+        """Pattern of the unfinished files that a killed process may have left beside :attr:`lease_file`."""
         raise NotImplementedError
 
     def outcome(self) -> Done | Diverged | None:
         """Its result; None if it is unfinished."""
         raise NotImplementedError
+
+    def peek(self) -> Done | Diverged | None:
+        """Its result, without checking the files against each other."""
+        return self.outcome()
 
     def waits_for(self) -> str | None:
         """The id of the unfinished job that it needs, if any."""
@@ -111,10 +122,12 @@ class Job:
         """
         if ended := self.outcome():
             return ended
-        if self.lock_file.exists():
-            with self.claim() as mine:
-                if not mine:
-                    return Running()
+        try:
+            by = holder(self.lease_file)
+        except OSError as error:
+            raise DataError(f"{self.lease_file} cannot be read ({error.strerror or error}).") from error
+        if by is not None:
+            return Running(by)
         if failed := self.failed():
             return failed
         needed = self.waits_for()
@@ -126,34 +139,39 @@ class Job:
         return self.outcome() is not None
 
     @contextmanager
-    def claim(self) -> Iterator[bool]:
-        """Lock the job; yields False at once if another process has locked it.
+    def claim(self, stale_s: float = STALE_S) -> Iterator[bool]:
+        """Hold the job; yields False at once if another process holds it.
+
+        Args:
+            stale_s: seconds without a sign of life of this process after which others take over.
 
         Raises:
-            DataError: the lock cannot be written.
+            DataError: the folder cannot be written.
         """
-        with claimed(self.lock_file) as mine:
+        with claimed(self.lease_file, self.drafts, stale_s) as mine:
             yield mine
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, launch: str = "") -> None:
         """Record why an attempt failed.
+
+        Args:
+            reason: one line or a traceback.
+            launch: the id of the command; its workers do not try the job again.
 
         Raises:
             DataError: the note cannot be written.
         """
-        write_json(self.failure_file, {"message": reason, "time": datetime.now(UTC).isoformat(timespec="seconds")})
-        now = time.time_ns()  # of this clock: that of the file system is coarser, and may be another machine's
-        with suppress(OSError):
-            os.utime(self.failure_file, ns=(now, now))
+        known = self.failed()
+        launches = [*(known.launches if known else ()), launch][-20:]
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(self.failure_file, {"message": reason, "time": time, "launches": launches})
 
-    def failed(self, since: float = 0.0) -> Failed | None:
-        """The failure of the last attempt, if at or after ``since`` (seconds since 1970)."""
-        try:
-            noted = self.failure_file.stat().st_mtime
-        except OSError:
+    def failed(self, launch: str | None = None) -> Failed | None:
+        """The failure of the last attempt, if there was one: of any command, or of ``launch``."""
+        known = failure(self.failure_file)
+        if known is None or (launch is not None and launch not in known.launches):
             return None
-        reason = failure(self.failure_file)
-        return None if noted < since or reason is None else Failed(reason, noted)
+        return Failed(known.message, known.launches)
 
 
 @dataclass(frozen=True)
@@ -180,8 +198,12 @@ class PretrainJob(Job):
         return self.path.with_suffix(".failure.json")
 
     @property
-    def lock_file(self) -> Path:
-        return self.path.with_suffix(".lock")
+    def lease_file(self) -> Path:
+        return self.path.with_suffix(".lease")
+
+    @property
+    def drafts(self) -> str:
+        return f".{glob.escape(self.id)}.*.part"
 
     @property
     def diverged_file(self) -> Path:
@@ -239,17 +261,31 @@ class UnitJob(Job):
         return self.directory.path / "failure.json"
 
     @property
-    def lock_file(self) -> Path:
-        return self.directory.path / "lock"
+    def lease_file(self) -> Path:
+        return self.directory.path / "lease"
+
+    @property
+    def drafts(self) -> str:
+        return ".*.part"
 
     def register(self) -> None:
         self.directory.plan(self.config)
+        if self.peek() is not None and self.outcome() is None:
+            with self.claim() as mine:
+                if mine and self.outcome() is None:
+                    self.directory.set_aside()  # it is damaged, and workers trust what others finished
 
     def outcome(self) -> Done | Diverged | None:
         record = self.directory.record()
         if record is None:
             return None
         return Done() if record.error is None else Diverged(f"{record.error.message} (epoch {record.error.epoch})")
+
+    def peek(self) -> Done | Diverged | None:
+        ended = self.directory.peek()
+        if ended is None:
+            return None
+        return Done() if ended.error is None else Diverged(ended.error)
 
     def waits_for(self) -> str | None:
         return self.start.stem if self.start is not None and not self.start.exists() else None

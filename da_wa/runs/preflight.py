@@ -34,8 +34,9 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
         CheckpointError: a pre-trained network that cannot be used, or is of another norm or model.
     """
     cfg = experiment.cfg
-    make(cfg["trainer"]).check_device()
-    make(cfg["launcher"])
+    launcher = make(cfg["launcher"])
+    if not launcher.remote:  # else every worker checks the device of its machine
+        make(cfg["trainer"]).check_device()
     _check_splits(cfg, domains, jobs)
     for key, node in {"finetune": cfg["finetune"], "pretrain.recipe": cfg["pretrain"]["recipe"]}.items():
         if node is not None:

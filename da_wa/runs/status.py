@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from da_wa.errors import DataError
-from da_wa.records.store import Store
-from da_wa.runs.jobs import Diverged, Done, Failed, Ready, Running, State, UnitJob, Waiting
+from da_wa.records.store import RunDir, Store
+from da_wa.runs.jobs import Diverged, Done, Failed, PretrainJob, Ready, Running, State, UnitJob, Waiting
 
 
 @dataclass(frozen=True)
 class Status:
-    """The state of every unit, by id, in the order of the folders."""
+    """States by id.
+
+    Attributes:
+        states: of every unit, in the order of the folders.
+        networks: of the pre-trainings that units wait for.
+    """
 
     states: dict[str, State]
+    networks: dict[str, State] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -24,35 +30,62 @@ class Status:
         order = [kind.__name__.lower() for kind in (Done, Running, Ready, Waiting, Failed, Diverged)]
         return {name: found[name] for name in order if found[name]}
 
-    def lines(self) -> list[str]:
-        """A summary, and a line for every unit that is running, failed or diverged."""
-        total = len(self.states)
-        summary = ", ".join(f"{n} {name}" for name, n in self.counts.items())
-        found = [f"{total} units: {summary}"]
-        for run_id, state in self.states.items():
-            match state:
-                case Failed(reason, _) | Diverged(reason):
-                    found.append(f"{type(state).__name__.lower()}  {run_id}: {reason.strip().splitlines()[-1]}")
-                case Running():
-                    found.append(f"running  {run_id}")
-                case _:
-                    pass
-        return found
+    @property
+    def running(self) -> dict[str, Running]:
+        """Units and pre-trainings that a process works on."""
+        both = {**self.networks, **self.states}
+        return {name: state for name, state in both.items() if isinstance(state, Running)}
+
+    @property
+    def unfinished(self) -> int:
+        """How many units a worker may still run."""
+        return sum(isinstance(state, Running | Ready | Waiting) for state in self.states.values())
+
+    def summary(self) -> str:
+        """How many units there are in each state, in one line."""
+        return f"{len(self.states)} units: {', '.join(f'{n} {name}' for name, n in self.counts.items())}"
+
+    def failures(self) -> list[str]:
+        """A line for everything that failed or diverged."""
+        return [
+            f"{type(state).__name__.lower()}  {name}: {state.reason.strip().splitlines()[-1]}"
+            for name, state in {**self.networks, **self.states}.items()
+            if isinstance(state, Failed | Diverged)
+        ]
 
 
-def status(out: Path) -> Status:
+def status(out: Path, before: Status | None = None) -> Status:
     """Read the states of all units below ``out``.
+
+    Args:
+        out: the folder of the experiment.
+        before: an earlier status; units that were finished then are not read again.
 
     Raises:
         DataError: there are none, or a file cannot be read.
     """
-    store, states = Store(out), {}
+    store, states, networks = Store(out), dict[str, State](), dict[str, State]()
+    known = {} if before is None else before.states
     for run in store.runs():
-        start = run.config().get("start")
-        job = UnitJob(run.id, {}, 0.0, run, None if start is None else Path(start))
-        states[run.id] = job.state()
+        if isinstance(ended := known.get(run.id), Done | Diverged):
+            states[run.id] = ended
+            continue
+        job = UnitJob(run.id, {}, 0.0, run, None)
+        state: State = job.outcome() or _state(job, run)
+        states[run.id] = state
+        if isinstance(state, Waiting) and state.job not in networks and (start := _start(run)) is not None:
+            networks[state.job] = PretrainJob(state.job, {}, 0.0, start).state()
     if not states:
         raise DataError(
             f"There are no runs in {store.path}. Check out=DIR: it must be the folder of an earlier command."
         )
-    return Status(states)
+    return Status(states, networks)
+
+
+def _state(job: UnitJob, run: RunDir) -> State:
+    return replace(job, start=_start(run)).state()
+
+
+def _start(run: RunDir) -> Path | None:
+    start = run.config().get("start")
+    return None if start is None else Path(start)

@@ -103,9 +103,8 @@ class Bench:
             raise Paused
         planned.experiment.cfg["launcher"]["deadline_s"] = left
         self.console.print(f"== {planned.out}", highlight=False)
-        began = time.time()
-        launch(planned, self.console, jobs)
-        failed = [job.id for job in pending if job.failed(began) and not job.done]
+        this = launch(planned, self.console, jobs)
+        failed = [job.id for job in pending if job.failed(this) and not job.done]
         self.failed += failed
         if any(not job.done and job.id not in failed for job in pending):
             raise Paused

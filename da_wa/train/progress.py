@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
-from da_wa.errors import UserError
+from da_wa.records.files import remove_drafts, replaced
 from da_wa.train.flops import wait
 
 Notify = Callable[[int, int], None]
@@ -62,30 +61,21 @@ class SaveState(Checkpoint):
     """Saves the whole training state at the end of an epoch, at most every ``every_s`` seconds, atomically.
 
     Raises:
-        UserError: the disk is full, or the file cannot be written.
+        DataError: the disk is full, or the file cannot be written.
+        LeaseLost: another process has taken over the job.
     """
 
     def __init__(self, path: Path, every_s: float, notify: Notify, epochs: int) -> None:
         self.path, self.every_s, self.notify, self.epochs = path, every_s, notify, epochs
         self._saved = time.monotonic()
 
-    @property
-    def _draft(self) -> Path:
-        return self.path.with_suffix(".tmp")
-
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draft.unlink(missing_ok=True)  # of a process that was killed while writing
+        remove_drafts(self.path)  # of a process that was killed while writing
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         done = trainer.current_epoch + 1
         if time.monotonic() - self._saved >= self.every_s and done < self.epochs:
-            try:
-                trainer.save_checkpoint(self._draft)
-                os.replace(self._draft, self.path)
-            except OSError as error:
-                self._draft.unlink(missing_ok=True)
-                raise UserError(
-                    f"{self.path} could not be written ({error}); free some space, then rerun the command to resume"
-                ) from error
+            with replaced(self.path) as draft:
+                trainer.save_checkpoint(draft)
             self._saved = time.monotonic()
         self.notify(done, self.epochs)

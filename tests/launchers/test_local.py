@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,81 +16,25 @@ import torch
 
 from da_wa.errors import ConfigError, UserError
 from da_wa.launchers import local
+from da_wa.launchers.events import Event, Reader
 from da_wa.launchers.local import Local
-from da_wa.launchers.worker import Event, work
+from da_wa.launchers.worker import Launch, work
 from da_wa.runs.execute import execute
-from da_wa.runs.jobs import Diverged, Done, Job
+from tests.launchers.fakes import fake, ran
 
 pytestmark = pytest.mark.timeout(600)
 
 
-@dataclass(frozen=True)
-class Fake(Job):
-    """Appends its name to a log, an epoch at a time, and leaves a file."""
-
-    folder: Path
-    needs: str | None = None
-    trouble: str | None = None
-    epochs: int = 1
-    stays: bool = False  # until its process is killed
-
-    @property
-    def failure_file(self) -> Path:
-        return self.folder / f"{self.id}.failure.json"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.folder / f"{self.id}.lock"
-
-    def register(self) -> None:
-        self.folder.mkdir(exist_ok=True)
-
-    def outcome(self) -> Done | Diverged | None:
-        if self.trouble == "divergence":
-            return Diverged("not finite")
-        return Done() if (self.folder / f"{self.id}.done").exists() else None
-
-    def waits_for(self) -> str | None:
-        return self.needs if self.needs and not (self.folder / f"{self.needs}.done").exists() else None
-
-    def fail(self, reason: str) -> None:
-        if self.trouble == "disk":
-            raise UserError("the disk is full")
-        super().fail(reason)
-
-
-@execute.register
-def _run(job: Fake, notify) -> None:
-    state = job.folder / f"{job.id}.state"
-    for epoch in range(int(state.read_text()) if state.exists() else 0, job.epochs):
-        with (job.folder / "log").open("a") as log:
-            log.write(f"{job.id}{epoch + 1 if job.epochs > 1 else ''}\n")
-        state.write_text(str(epoch + 1))
-        while job.stays:
-            time.sleep(0.02)
-        notify(epoch + 1, job.epochs)
-    if job.trouble in ("user", "disk"):
-        raise UserError("the disk is full" if job.trouble == "disk" else "a mistake of the user's")
-    if job.trouble == "bug":
-        raise ZeroDivisionError("a mistake of ours")
-    if job.trouble == "death":
-        os._exit(9)
-    (job.folder / f"{job.id}.done").touch()
-
-
-def fake(name: str, folder: Path, **kwargs) -> Fake:
-    return Fake(name, {}, 1.0, folder, **kwargs)
-
-
-def ran(folder: Path) -> list[str]:
-    log = folder / "log"
-    return log.read_text().split() if log.exists() else []
-
-
-def launch(jobs, since=None) -> list[Event]:
+def launch(jobs, name: str | None = None) -> list[Event]:
     events: list[Event] = []
-    work(jobs, execute, events.append, time.time() if since is None else since)
+    work(jobs, execute, events.append, name or uuid.uuid4().hex)
     return events
+
+
+def command(jobs, folder: Path, **options) -> list[Event]:
+    """Run with the local launcher; returns all events."""
+    Local(threads=1, **options)(Launch(uuid.uuid4().hex, jobs, folder))
+    return Reader(folder).read()
 
 
 def test_what_is_needed_comes_first(tmp_path):
@@ -126,13 +69,12 @@ def test_the_next_command_tries_again_what_failed(tmp_path):
     assert ran(tmp_path) == ["pre", "pre", "fine"]
 
 
-def test_a_failure_is_not_tried_again_in_the_same_launch_whatever_the_clock_of_the_disk(tmp_path):
-    """The time of a failure is this process's: file systems round theirs down, and servers have their own."""
-    for _ in range(20):
-        log = len(ran(tmp_path))
-        launch([fake("a", tmp_path, trouble="user", epochs=1)])
-        (tmp_path / "a.state").unlink()
-        assert len(ran(tmp_path)) == log + 1
+def test_a_failure_is_tried_once_in_a_launch_and_by_every_launch(tmp_path):
+    jobs = [fake("a", tmp_path, trouble="user")]
+    for name in ("first", "first", "second", "first", "second"):
+        launch(jobs, name)
+        (tmp_path / "a.state").unlink(missing_ok=True)
+    assert ran(tmp_path) == ["a", "a"]
 
 
 def test_a_held_job_is_left_to_its_holder(tmp_path):
@@ -150,8 +92,7 @@ def test_a_held_job_is_left_to_its_holder(tmp_path):
 
 def test_workers_share_the_jobs(tmp_path):
     jobs = [fake(str(i), tmp_path) for i in range(12)]
-    since = time.time()
-    threads = [threading.Thread(target=launch, args=(jobs, since)) for _ in range(3)]
+    threads = [threading.Thread(target=launch, args=(jobs, "one")) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -163,19 +104,19 @@ def test_workers_share_the_jobs(tmp_path):
 def clock(monkeypatch):
     """A clock that moves on by the events of a job alone."""
     now = [1000.0]
-    monkeypatch.setattr("da_wa.launchers.worker.time.time", lambda: now[0])
+    monkeypatch.setattr("da_wa.launchers.worker.time.monotonic", lambda: now[0])
     return now
 
 
 def test_nothing_is_begun_after_the_deadline(tmp_path, clock):
-    work([fake("a", tmp_path)], execute, lambda e: None, 0.0, until=1000.0)
+    work([fake("a", tmp_path)], execute, lambda e: None, "one", until=1000.0)
     assert ran(tmp_path) == []
 
     def last_moment(event: Event) -> None:
         clock[0] += event.kind == "done"
 
     jobs = [fake("a", tmp_path), fake("b", tmp_path)]
-    work(jobs, execute, last_moment, 0.0, until=1000.5)
+    work(jobs, execute, last_moment, "one", until=1000.5)
     assert ran(tmp_path) == ["a"]
     assert [job.done for job in jobs] == [True, False]
 
@@ -188,9 +129,9 @@ def test_a_deadline_ends_a_job_between_epochs_and_the_same_command_resumes(tmp_p
         events.append(event)
         clock[0] += event.kind == "epoch"
 
-    work(jobs, execute, emit, 0.0, until=1000.5)
+    work(jobs, execute, emit, "one", until=1000.5)
     assert ran(tmp_path) == ["a1"]
-    assert [e.kind for e in events] == ["start", "epoch"]
+    assert [e.kind for e in events] == ["start", "epoch", "dropped"]
     assert not jobs[0].failure_file.exists()
     launch(jobs)
     assert ran(tmp_path) == ["a1", "a2", "a3", "b1", "b2", "b3"]
@@ -198,14 +139,14 @@ def test_a_deadline_ends_a_job_between_epochs_and_the_same_command_resumes(tmp_p
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_a_deadline_leaves_is_no_error(tmp_path, workers):
-    Local(workers=workers, threads=1, deadline_s=0.0)([fake(str(k), tmp_path) for k in range(3)], lambda event: None)
+    command([fake(str(k), tmp_path) for k in range(3)], tmp_path, workers=workers, deadline_s=0.0)
     assert ran(tmp_path) == []
 
 
 def test_workers_that_all_die_are_reported(tmp_path):
     jobs = [fake("a", tmp_path, trouble="death"), fake("b", tmp_path, trouble="death")]
-    with pytest.raises(UserError, match="all worker processes ended with 2 of 2 jobs unfinished"):
-        Local(workers=2, threads=1)(jobs, lambda event: None)
+    with pytest.raises(UserError, match="all workers ended with 2 of 2 jobs unfinished"):
+        command(jobs, tmp_path, workers=2)
 
 
 def test_a_run_that_diverged_is_announced_as_failed(tmp_path):
@@ -215,7 +156,7 @@ def test_a_run_that_diverged_is_announced_as_failed(tmp_path):
 
 def test_what_stops_a_worker_reaches_the_command(tmp_path):
     with pytest.raises(UserError, match="the disk is full"):
-        Local(workers=2, threads=1)([fake(name, tmp_path, trouble="disk") for name in "ab"], lambda event: None)
+        command([fake(name, tmp_path, trouble="disk") for name in "ab"], tmp_path, workers=2)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +164,7 @@ def test_what_stops_a_worker_reaches_the_command(tmp_path):
     [
         {"workers": 0}, {"workers": "two"}, {"workers": True}, {"threads": -1}, {"threads": False},
         {"deadline_s": -1}, {"deadline_s": "soon"}, {"deadline_s": True}, {"deadline_s": float("nan")},
+        {"lease_s": 0}, {"lease_s": True}, {"gpus": []}, {"gpus": [-1]}, {"gpus": "all"}, {"units_per_gpu": 0},
     ],
 )  # fmt: skip
 def test_senseless_options_are_refused(options):
@@ -232,24 +174,41 @@ def test_senseless_options_are_refused(options):
 
 def test_the_threads_of_a_worker_do_not_depend_on_how_many_there_are(tmp_path, monkeypatch):
     counts = []
-    monkeypatch.setattr(local, "work_here", lambda *args: counts.append(args[-1]))
-    monkeypatch.setattr(local, "_work_in_processes", lambda *args: counts.append(args[-2]))
+    monkeypatch.setattr(local, "run_worker", lambda launch, threads, deadline_s: counts.append(threads))
+    monkeypatch.setattr(local, "_work_in_processes", lambda launch, threads, *args: counts.append(threads))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for workers in (1, 2, "auto"):
-        Local(workers=workers)([fake(name, tmp_path) for name in "ab"], lambda event: None)
+        Local(workers=workers)(Launch("one", [fake(name, tmp_path) for name in "ab"], tmp_path))
     assert len(counts) == 3
     assert len(set(counts)) == 1
 
 
-@pytest.mark.parametrize(("visible", "chosen"), [("", ["0", "1", "2", "0"]), ("4,5,7", ["4", "5", "7", "4"])])
-def test_every_worker_has_a_gpu_of_its_own(visible, chosen, monkeypatch):
+@pytest.mark.parametrize(
+    ("visible", "options", "chosen"),
+    [
+        ("", {}, ["0", "1", "2"]),
+        ("4,5,7", {}, ["4", "5", "7"]),
+        ("4,5,7", {"workers": 4}, ["4", "5", "7", "4"]),
+        ("", {"gpus": [2, 0]}, ["2", "0"]),
+        ("4,5,7", {"gpus": [2, 0]}, ["7", "4"]),
+        ("", {"gpus": [1]}, ["1"]),
+        ("", {"gpus": [1], "units_per_gpu": 3}, ["1", "1", "1"]),
+        ("", {"gpus": [0, 2], "units_per_gpu": 2}, ["0", "2", "0", "2"]),
+    ],
+)
+def test_workers_share_the_chosen_gpus(visible, options, chosen, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = []
-    for number in range(4):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        local._choose_gpu(number)
-        found.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    monkeypatch.setattr(local, "_work_in_processes", lambda launch, threads, deadline_s, gpus: found.extend(gpus))
+    Local(**options)(Launch("one", [fake(str(k), tmp_path) for k in range(9)], tmp_path))
     assert found == chosen
+
+
+def test_a_gpu_that_is_not_there_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"gpus=\[0, 2\].*2 GPUs.*no 2"):
+        Local(gpus=[0, 2])(Launch("one", [fake("a", tmp_path)], tmp_path))
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -261,10 +220,11 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
 from da_wa.launchers.local import Local
-from tests.launchers.test_local import fake
+from da_wa.launchers.worker import Launch
+from tests.launchers.fakes import fake
 if __name__ == "__main__":
     jobs = [fake(name, Path({str(tmp_path)!r}), stays=True) for name in "ab"]
-    Local(workers=2, threads=1)(jobs, lambda event: None)
+    Local(workers=2, threads=1)(Launch("one", jobs, Path({str(tmp_path)!r})))
 """
     )
     with subprocess.Popen([sys.executable, script]) as command:

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from da_wa.launchers import progress
+from da_wa.launchers.events import Event
 from da_wa.launchers.progress import Tally, duration, shown
-from da_wa.launchers.worker import Event
 
 
 class Job:

@@ -420,7 +420,7 @@ def test_an_out_folder_that_is_a_file(tmp_path: Path) -> None:
     run = Store(tmp_path / "out").run("a")
     with pytest.raises(DataError, match=r"config\.yaml.*Not a directory"):
         run.plan(PLAN)
-    with pytest.raises(DataError, match="Cannot lock"), run.claim():
+    with pytest.raises(DataError, match="Cannot write"), run.claim():
         pass
     assert Store(tmp_path / "out").runs() == []
 
@@ -494,21 +494,12 @@ def test_two_processes_cannot_claim_a_run_and_a_killed_one_frees_it(run: RunDir)
         process.send_signal(signal.SIGKILL)
         process.wait()
         mine = False
-        while not mine:  # the kernel may free the lock a moment later; pytest's timeout ends a wait without end
+        while not mine:  # pytest's timeout ends a wait without end
             with run.claim() as mine:
                 time.sleep(0 if mine else 0.01)
     finally:
         process.kill()
         process.wait()
-
-
-def test_a_file_system_without_locks_is_reported(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise NotImplementedError("FileSystem does not appear to support flock")
-
-    monkeypatch.setattr("da_wa.records.store.FileLock.acquire", refuse)
-    with pytest.raises(DataError, match=r"Cannot lock .*flock.*out=DIR"), run.claim():
-        pass
 
 
 def test_records_load_neither_torch_nor_pandas() -> None:

@@ -7,14 +7,14 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from da_wa.errors import DataError
-from da_wa.launchers.worker import Event, work
+from da_wa.launchers.events import Event
+from da_wa.launchers.worker import work
 from da_wa.records.outputs import Outputs, from_logits
 from da_wa.records.schema import Divergence, Evaluation, Factors, Record
 from da_wa.records.store import Store
@@ -109,19 +109,24 @@ def test_a_network_is_done_by_its_file_or_by_the_one_that_is_shipped(tmp_path, m
     assert job.checkpoint == job.path
 
 
-def test_a_failure_has_its_reason_and_time_and_is_forgotten_by_the_next_command(tmp_path):
+def test_a_failure_has_its_reason_and_is_known_to_the_command_that_saw_it(tmp_path):
     job = unit(tmp_path)
-    before = time.time()
-    job.fail("the disk is full")
-    after = time.time()
-    state = job.state()
-    assert isinstance(state, Failed)
-    assert state.reason == "the disk is full"
-    assert before <= state.time <= after
-    assert job.failed(since=before) == state
-    assert job.failed(since=after + 1) is None
+    job.fail("the disk is full", "first")
+    assert job.state() == Failed("the disk is full", ["first"])
+    assert job.failed("first") == job.state()
+    assert job.failed("second") is None
+    job.fail("no memory", "second")
+    assert job.failed("first") == job.failed("second") == Failed("no memory", ["first", "second"])
     job.failure_file.write_text("torn")
     assert "cannot be read" in job.state().reason
+    assert job.failed("first") is None
+
+
+def test_a_failure_noted_by_an_earlier_version_belongs_to_no_command(tmp_path):
+    job = unit(tmp_path)
+    job.failure_file.write_text('{"message": "old", "time": "2026-01-01T00:00:00+00:00"}')
+    assert job.state() == Failed("old", [])
+    assert job.failed("first") is None
 
 
 def forbidden(job, notify):
@@ -133,7 +138,7 @@ def test_a_unit_that_diverged_is_not_tried_again(tmp_path):
     finish(job, Divergence(epoch=3, message="the loss was nan"))
     assert job.state() == Diverged("the loss was nan (epoch 3)")
     events: list[Event] = []
-    work([job], forbidden, events.append, since=time.time())
+    work([job], forbidden, events.append, "one")
     assert [(e.kind, e.message) for e in events] == [("failed", "the loss was nan (epoch 3)")]
 
 
@@ -147,7 +152,7 @@ def test_a_pretraining_that_diverged_is_not_tried_again_and_fails_what_starts_fr
     assert job.divergence() == known
     waiting = unit(tmp_path, job.path)
     events: list[Event] = []
-    work([job, waiting], forbidden, events.append, since=time.time())
+    work([job, waiting], forbidden, events.append, "one")
     assert [(e.kind, e.job) for e in events] == [("failed", "net"), ("failed", "bn-A-s0")]
     assert "net, which it starts from, failed: the loss was inf" in events[1].message
     job.diverged_file.unlink()

@@ -96,9 +96,9 @@ def test_a_torn_training_state_is_not_used(training, tmp_path, content):
 
 
 def test_what_a_process_that_was_killed_while_saving_left_is_removed(training, recipe, tmp_path):
-    (tmp_path / "last.tmp").write_bytes(b"half")
+    (tmp_path / ".last.ckpt.host.1.part").write_bytes(b"half")
     training(tmp_path, recipe=recipe(epochs=1))  # saves no state: there is nothing to resume after the last epoch
-    assert not (tmp_path / "last.tmp").exists()
+    assert not (tmp_path / ".last.ckpt.host.1.part").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_it_with_its_epoch_and_no_state(training, recipe, tmp_path):
