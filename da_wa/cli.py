@@ -29,13 +29,13 @@ da-wa [run] [option=value …]     run an experiment or a study, write its repor
        da-wa status out=DIR             count done, running, waiting and failed runs; time left
        da-wa watch out=DIR              the same, live, also from another machine
        da-wa export out=DIR to=DIR      copy records, small enough to publish
-       da-wa list GROUP                 list names: norms, models, data, pretrain, …
+       da-wa list GROUP                 list names: norms, models, methods, data, …
        da-wa migrate DIR                rename pre-trained networks of an earlier version
        da-wa conform                    compare adaptation losses with their float64 references
 
   experiment=demo | quick | table6              study=table6 | pretraining  scope=full | small | smoke
   data=office31 | folders | lists | digits      data.root=PATH  data.size=32  +data.extra.C=PATH
-  model=NAME | models=[NAME,…]                  norms=[bn,bn_wa]  sources=all | [A,W]  seeds=[0,1,2]
+  model=NAME | models=[NAME,…]                  norms=[bn,bn_wa]  methods=[none,mcc]  sources=[A,W]  seeds=[0,1,2]
   pretrain=cifar100 | cifar10 | none            pretrain.root=PATH  pretrain.checkpoint=PATH
   finetune.epochs=30  protocol=full | paper     launcher=local | slurm | ray  out=DIR
 
@@ -248,6 +248,7 @@ def _listing() -> str:
 GROUPS = {
     "norms": "norm",
     "models": "model",
+    "methods": "method",
     "data": "data",
     "pretrain": "pretrain",
     "experiments": "experiment",

@@ -63,8 +63,8 @@ class Step:
 class Method(nn.Module):
     """An adaptation method. Its parameters and buffers travel in the training state.
 
-    A subclass sets ``phase`` and overrides what it needs: :meth:`loss` for ``joint`` and ``target``, :meth:`observe` for
-    ``stream``, :meth:`calibrate` for a method without training.
+    A subclass sets ``phase`` and overrides what it needs: :meth:`loss` for ``joint`` and ``target``, :meth:`observe`
+    for ``stream``, :meth:`calibrate` for a method without training.
 
     Attributes:
         phase: see :data:`Phase`.

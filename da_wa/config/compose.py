@@ -103,9 +103,7 @@ def _compose(words: Sequence[str], where: Sequence[Path]) -> DictConfig:
         return hydra_compose("config", [*words, f"hydra.searchpath=[{','.join(quoted)}]"])
 
 
-def _experiment(
-    tree: DictConfig, words: Sequence[str], of_methods: Sequence[str], where: Sequence[Path]
-) -> Experiment:
+def _experiment(tree: DictConfig, words: Sequence[str], of_methods: Sequence[str], where: Sequence[Path]) -> Experiment:
     with open_dict(tree):
         tree.setdefault("logger", {})  # logger=null: none
         norms = {name: _resolved(tree, "norm", read_node("norm", name, where)) for name in _names(tree, "norms")}
@@ -121,7 +119,7 @@ def _experiment(
         _canonical(OmegaConf.select(tree, recipe))
     cfg = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     assert isinstance(cfg, dict)
-    methods = method_nodes(_names(tree, "methods"), of_methods, cfg["finetune"], where)  # type: ignore[index]
+    methods = method_nodes(_names(tree, "methods"), of_methods, cfg["finetune"], where)
     validate(cfg, norms, named, methods)  # type: ignore[arg-type]
     scores = chosen(cfg["report"].get("select"), where[1:])
     if auto := cfg["seeds"] == "auto":

@@ -25,12 +25,12 @@ class Unlabelled(NamedTuple):
     Attributes:
         images: (n, 3, h, w); uint8 from the loader, then augmented and normalised, float32.
         raw: the images before augmentation, uint8.
-        index: their positions in the target subset, (n,) int64.
+        position: in the target subset, (n,) int64.
     """
 
     images: Tensor
     raw: Tensor
-    index: Tensor
+    position: Tensor
 
 
 class Paired(NamedTuple):
@@ -45,8 +45,8 @@ class PairedDataModule(DomainDataModule):
 
     An epoch is one pass over the source's training images, as without adaptation; the target is drawn in random order,
     again and again if it is shorter. Without source images an epoch is one pass over the target; its last batch is
-    filled from the next pass, except for a stream, which shows every image once. Orders are functions of seed, epoch and
-    domain.
+    filled from the next pass, except for a stream, which shows every image once. Orders are functions of seed, epoch
+    and domain.
 
     Args:
         train: the source's training images, or None.
@@ -133,9 +133,9 @@ class PairedDataModule(DomainDataModule):
         if not isinstance(batch, Paired):
             return super().on_after_batch_transfer(batch, dataloader_idx)
         source = None if batch.source is None else super().on_after_batch_transfer(batch.source, dataloader_idx)
-        _, raw, index = batch.target
+        _, raw, position = batch.target
         images = raw if self.stream else self.augment(raw)
-        return Paired(source, Unlabelled(self.normalize(images), raw, index))
+        return Paired(source, Unlabelled(self.normalize(images), raw, position))
 
     def strong_view(self, raw: Tensor) -> Tensor:
         """A strongly augmented view, (n, 3, h, w) uint8 -> float32, normalised."""

@@ -104,7 +104,10 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
     if jobs is not None or not planned.experiment.auto:
         _run(planned, console, planned.jobs if jobs is None else jobs, launch_id)
         return launch_id
-    while not all(job.done for job in (wanted := planned.needed)):
+    while True:
+        wanted = planned.needed
+        if all(job.done for job in wanted):
+            break
         _run(planned, console, wanted, launch_id)
         if planned.detached or not all(job.done for job in wanted):  # submitted, failed, or out of time
             break
@@ -133,6 +136,9 @@ def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str
         return
     with shown(jobs, console) as emit, following(planned.out, emit):
         launcher(work)
+    for job in planned.jobs:
+        if isinstance(job, UnitJob):
+            job.release()
 
 
 def _decode(planned: Planned, pending: Sequence[Job], console: Console) -> None:

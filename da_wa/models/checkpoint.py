@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,22 @@ def load_backbone(path: Path, model: nn.Module) -> None:
     >>> torch.equal(fresh.stem[0].weight, trained.stem[0].weight), fresh.head.out_features
     (True, 31)
     """
+    _load(path, model, lambda key: not key.startswith(HEAD))
+
+
+def load_network(path: Path, model: nn.Module) -> None:
+    """Load a whole checkpoint into ``model``, the head included, see :func:`load_backbone`.
+
+    Raises:
+        CheckpointError: the keys or shapes do not match; nothing is loaded.
+    """
+    _load(path, model, lambda key: True)
+
+
+def _load(path: Path, model: nn.Module, chosen: Callable[[str], bool]) -> None:
     read_header(path)
-    stored = {k: v for k, v in load_file(path).items() if not k.startswith(HEAD)}
-    wanted = {k: v for k, v in model.state_dict().items() if not k.startswith(HEAD)}
+    stored = {k: v for k, v in load_file(path).items() if chosen(k)}
+    wanted = {k: v for k, v in model.state_dict().items() if chosen(k)}
     problems = [
         *_listed("missing", sorted(wanted.keys() - stored.keys())),
         *_listed("unexpected", sorted(stored.keys() - wanted.keys())),

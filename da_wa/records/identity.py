@@ -74,7 +74,8 @@ def method_facts(name: str, node: Mapping[str, Any]) -> Facts:
     """
     found = {k: v for k, v in node.items() if k not in ("phase", "changes", "recipe")}
     recipe = recipe_facts(node.get("recipe"))
-    return {"name": name} | parameters(found) | ({"recipe": recipe} if recipe else {})
+    facts: Facts = {"name": name, **parameters(found)}
+    return facts | ({"recipe": recipe} if recipe else {})
 
 
 def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:

@@ -100,8 +100,10 @@ class Result(Evaluation):
 
 
 class EpochCurve(_Frozen):
-    """One epoch of training: mean loss, accuracy on augmented labelled images (a fraction), learning rate, and means
-    of what else was logged, such as the terms of the loss."""
+    """One epoch of training: mean loss, accuracy on augmented labelled images (a fraction), learning rate.
+
+    ``terms`` are means of what else was logged, such as the terms of the loss.
+    """
 
     epoch: int
     loss: float | None = None

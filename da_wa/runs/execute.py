@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache, singledispatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from da_wa.config.make import make
 from da_wa.data.augment import Normalize
-from da_wa.data.cache import DomainCache
+from da_wa.data.cache import DecodedDomain, DomainCache
 from da_wa.data.datamodule import epoch_seed
-from da_wa.errors import Diverged
+from da_wa.errors import DataError, Diverged
 from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
 from da_wa.records import identity
@@ -27,12 +29,11 @@ from da_wa.records.schema import Divergence, EpochCurve, Evaluation, Images, Pre
 from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.train import subsets
+from da_wa.train.adaptation import Adaptation
 from da_wa.train.classifier import cross_entropy
 from da_wa.train.progress import Notify
 from da_wa.train.recipe import make_recipe
 from da_wa.train.train import Trained, train
-
-WEIGHTS = "weights.safetensors"
 
 
 @singledispatch
@@ -91,37 +92,28 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
 @execute.register
 def _unit(job: UnitJob, notify: Notify) -> None:
     config, unit = job.config, parse_plan(job.config["unit"], job.id)
-    started, seed, workdir = _now(), unit.factors.seed, job.directory.path
+    started, workdir = _now(), job.directory.path
     cache, size = _cache(config["cache_dir"]), unit.factors.size
     domains = [cache.open(name, digest, size) for name, digest in config["facts"]["shared"]["images"].items()]
-    model = _model(config, 2, seed)
-    if job.start is not None:
-        checkpoint.load_backbone(job.start, model)
-    torch.manual_seed(epoch_seed(seed, 0, stream=3))
-    model.head = model.make_head(len(domains[0].classes))
-    recipe = make_recipe(config["finetune"])
     factors = unit.factors.model_dump()
     record: dict[str, Any] = {
         "id": job.id,
         **unit.model_dump(),
+        "seen": [] if unit.target is None else [unit.target],
         "classes": list(domains[0].classes),
         "images": {domain.name: Images(digest=domain.digest, n=len(domain)) for domain in domains},
         "experiment": config["experiment"],
-        "versions": {key: config[key].get("version", 1) for key in ("norm", "model")},
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "pretraining": None if job.start is None else _pretraining(job.start),
+        "method": config["facts"]["method"],
+        "changes": config["method"].get("changes"),
+        "versions": {key: config[key].get("version", 1) for key in ("norm", "model", "method")},
+        "pretraining": _pretraining(job.start),
     }
     try:
-        trained = train(
-            model,
-            subsets.transfer(domains, unit.source, make(config["protocol"]), seed),
-            cross_entropy(recipe.label_smoothing),
-            recipe,
-            make(config["trainer"]),
-            normalize=Normalize(**config["normalize"]),
-            seed=seed,
-            state=workdir / "last.ckpt",
-            notify=notify,
+        model, trained = _train(
+            job,
+            domains,
+            workdir / "last.ckpt",
+            notify,
             loggers=[make(node)(save_dir=workdir) for node in config["logger"].values()],
             logged=factors | {"source": unit.source, "start": job.start and job.start.name, **config["finetune"]},
         )
@@ -138,20 +130,119 @@ def _unit(job: UnitJob, notify: Notify) -> None:
             Outputs(NO_EPOCHS),
         )
         return
-    keep = config["keep"]
-    if keep is not None and "weights" in keep:
-        with replaced(workdir / WEIGHTS) as draft:
-            checkpoint.save(draft, model, checkpoint.Header(config["facts"], {}))
+    known = job.directory.record()
+    evaluations = _evaluations(trained.outputs, unit.source)
+    if known is not None and known.evaluations != evaluations:
+        raise DataError(
+            f"{job.id} was trained again for its weights, which other methods start from, and gives other results than "
+            "before: another machine, or other versions of packages. Use another out=DIR."
+        )
+    if job.keeps_weights:
+        with replaced(job.weights) as draft:
+            checkpoint.save(draft, model, checkpoint.Header(config["facts"], _start_result(job.start)))
+    if known is not None:
+        (workdir / "last.ckpt").unlink(missing_ok=True)
+        return
+    firewall = _label_firewall(job, domains, model) if config["label_firewall"] and unit.target else None
     job.directory.finish(
         Record(
             **record,
             status="finished",
-            evaluations=_evaluations(trained.outputs, unit.source),
+            parameters=sum(p.numel() for p in model.parameters()),
+            evaluations=evaluations,
             curve=[EpochCurve.model_validate(row) for row in trained.curve],
+            online=_online(trained, unit.target, domains, job),
+            label_firewall=firewall,
             cost=trained.cost.values(),
             provenance=_provenance(trained) | _times(started),
         ),
-        trimmed(trained.outputs, None if keep is None else "logits" in keep),
+        trimmed(trained.outputs, None if config["keep"] is None else "logits" in config["keep"]),
+    )
+
+
+def _train(
+    job: UnitJob, domains: Sequence[DecodedDomain], state: Path, notify: Notify, **logging: Any
+) -> tuple[Backbone, Trained]:
+    """Build the network of a unit, and train or adapt it."""
+    config, unit = job.config, parse_plan(job.config["unit"], job.id)
+    seed, recipe = unit.factors.seed, make_recipe(config["finetune"])
+    model = _started(job, len(domains[0].classes), seed)
+    protocol, node = make(config["protocol"]), config["method"]
+    adaptation: Adaptation | None = None
+    if unit.target is None:
+        chosen = subsets.transfer(domains, unit.source, protocol, seed)
+    else:
+        joint = node["phase"] == "joint"
+        chosen = subsets.adaptation(domains, unit.source, unit.target, protocol, seed, with_source=joint)
+        options = {key: node[key] for key in ("weight", "statistics", "order") if key in node}
+        adaptation = Adaptation(make(node["build"]), **options)
+    trained = train(
+        model,
+        chosen,
+        cross_entropy(recipe.label_smoothing),
+        recipe,
+        make(config["trainer"]),
+        adaptation=adaptation,
+        normalize=Normalize(**config["normalize"]),
+        seed=seed,
+        state=state,
+        notify=notify,
+        **logging,
+    )
+    return model, trained
+
+
+def _started(job: UnitJob, classes: int, seed: int) -> Backbone:
+    """The network that a unit starts from."""
+    if job.needs is not None and job.start is not None:
+        model = _model(job.config, classes, seed)
+        checkpoint.load_network(job.start, model)
+        return model
+    model = _model(job.config, 2, seed)
+    if job.start is not None:
+        checkpoint.load_backbone(job.start, model)
+    torch.manual_seed(epoch_seed(seed, 0, stream=3))
+    model.head = model.make_head(classes)
+    return model
+
+
+def _label_firewall(job: UnitJob, domains: Sequence[DecodedDomain], model: Backbone) -> Literal["passed"]:
+    """Adapt again with permuted target labels.
+
+    Raises:
+        DataError: a weight differs, so the method has used target labels.
+    """
+    target = job.config["unit"]["target"]
+    permuted = [
+        replace(domain, labels=np.random.default_rng(0).permutation(domain.labels)) if domain.name == target else domain
+        for domain in domains
+    ]
+    state = job.directory.path / "firewall.ckpt"
+    again, _ = _train(job, permuted, state, lambda done, epochs: None)
+    state.unlink(missing_ok=True)
+    other = again.state_dict()
+    differing = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, other[name])]
+    if differing:
+        raise DataError(
+            f"{job.id}: with permuted labels of {target} the adapted network is another ({differing[0]} and "
+            f"{len(differing) - 1} more tensors differ). The method uses target labels, "
+            "or its training is not repeatable."
+        )
+    return "passed"
+
+
+def _online(trained: Trained, target: str | None, domains: Sequence[DecodedDomain], job: UnitJob) -> Evaluation | None:
+    """The count of right predictions of a stream, made when the images arrived."""
+    if trained.online is None or target is None:
+        return None
+    index, logits = trained.online
+    labels = torch.from_numpy(trained.outputs.domains[target].labels.astype(np.int64))[index]
+    return Evaluation(
+        domain=target,
+        role="target",
+        epoch=1,
+        correct=int((logits.argmax(1) == labels).sum()),
+        n=len(index),
     )
 
 
@@ -176,8 +267,14 @@ def _model(config: Mapping[str, Any], num_classes: int, seed: int) -> Backbone:
     return model
 
 
-def _pretraining(start: Path) -> Pretraining:
+def _pretraining(start: Path | None) -> Pretraining | None:
+    """The network pre-trained elsewhere that a unit, or the unit it starts from, began with."""
+    if start is None:
+        return None
     header = checkpoint.read_header(start)
+    if "pretraining" in header.result:  # the weights of another unit
+        known = header.result["pretraining"]
+        return None if known is None else Pretraining(**known)
     return Pretraining(
         name=start.stem,
         dataset=header.facts["dataset"],
@@ -186,6 +283,12 @@ def _pretraining(start: Path) -> Pretraining:
         epochs=header.result["epochs"],
         recipe=identity.digest({**header.facts, "norm": None}),
     )
+
+
+def _start_result(start: Path | None) -> dict[str, Any]:
+    """The result in the header of a unit's weights."""
+    found = _pretraining(start)
+    return {"pretraining": None if found is None else found.model_dump()}
 
 
 def _provenance(trained: Trained) -> dict[str, Any]:

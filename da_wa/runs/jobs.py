@@ -62,6 +62,9 @@ class Failed:
     launches: Sequence[str] = ()  # ids of the commands in which it failed
 
 
+WEIGHTS = "weights.safetensors"
+"""The file of a unit's trained network."""
+
 State = Waiting | Ready | Running | Done | Diverged | Failed
 
 
@@ -248,13 +251,44 @@ class PretrainJob(Job):
 class UnitJob(Job):
     """Run one unit and write a record.
 
+    A unit that others start from is not done before its weights exist, as long as one of these has no record.
+
     Attributes:
         directory: where its files are.
         start: the checkpoint of the network it starts from, None for an untrained one.
+        needs: the id of the unit that writes ``start``; None for a pre-trained network.
+        dependents: the directories of the units that start from this one.
     """
 
     directory: RunDir
     start: Path | None
+    needs: str | None = None
+    dependents: Sequence[RunDir] = ()
+
+    @property
+    def weights(self) -> Path:
+        """Where the trained network is kept."""
+        return self.directory.path / WEIGHTS
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether the user asked for them, or a planned unit needs them."""
+        return "weights" in (self.config.get("keep") or ()) or self._awaited
+
+    @property
+    def _awaited(self) -> bool:
+        return any(run.peek() is None for run in self.dependents)
+
+    @property
+    def _owes_weights(self) -> bool:
+        return bool(self.dependents) and not self.weights.exists() and self._awaited
+
+    def release(self) -> None:
+        """Delete weights that no planned unit needs any more, unless the user asked for them."""
+        if not self.dependents or not self.weights.exists() or self._awaited:
+            return
+        if "weights" not in (self.directory.config().get("keep") or ()):
+            self.weights.unlink(missing_ok=True)
 
     @property
     def failure_file(self) -> Path:
@@ -270,22 +304,24 @@ class UnitJob(Job):
 
     def register(self) -> None:
         self.directory.plan(self.config)
-        if self.peek() is not None and self.outcome() is None:
+        if self.directory.peek() is not None and self.directory.record() is None:
             with self.claim() as mine:
-                if mine and self.outcome() is None:
+                if mine and self.directory.record() is None:
                     self.directory.set_aside()  # it is damaged, and workers trust what others finished
 
     def outcome(self) -> Done | Diverged | None:
         record = self.directory.record()
-        if record is None:
+        if record is None or (record.error is None and self._owes_weights):
             return None
         return Done() if record.error is None else Diverged(f"{record.error.message} (epoch {record.error.epoch})")
 
     def peek(self) -> Done | Diverged | None:
         ended = self.directory.peek()
-        if ended is None:
+        if ended is None or (ended.error is None and self._owes_weights):
             return None
         return Done() if ended.error is None else Diverged(ended.error)
 
     def waits_for(self) -> str | None:
-        return self.start.stem if self.start is not None and not self.start.exists() else None
+        if self.start is None or self.start.exists():
+            return None
+        return self.needs or self.start.stem

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from da_wa.adapt.method import Method
 from da_wa.config.compose import Experiment
 from da_wa.config.make import make
 from da_wa.data.manifest import DomainManifest
 from da_wa.data.splits import check_batch
-from da_wa.errors import ConfigError
+from da_wa.errors import ConfigError, UserError
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import CheckpointError, read_header
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
+from da_wa.runs.plan import acts
 from da_wa.train.recipe import make_recipe
 
 
@@ -44,8 +47,10 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
     for model_node in experiment.models.values():
         for name, norm in experiment.norms.items():
             _check_size(cfg, model_node["name"], _skeleton(model_node, name, norm))
+    for name, node in experiment.methods.items():
+        _check_method(cfg, name, node, experiment)
     for job in jobs:
-        if isinstance(job, UnitJob) and job.start is not None and job.start.exists():
+        if isinstance(job, UnitJob) and job.start is not None and job.needs is None and job.start.exists():
             _check_checkpoint(job.start, job.config)
     if any(isinstance(job, PretrainJob) and not job.done for job in jobs):
         make(cfg["pretrain"]["data"])
@@ -59,6 +64,29 @@ def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any]) -> B
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{model['name']} cannot be built with norm {name}: {error}") from error
     return made
+
+
+def _check_method(cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], experiment: Experiment) -> None:
+    """Make a method, and build it for every network that it changes."""
+    if "build" not in node:
+        return
+    for model_node, (norm, norm_node) in product(experiment.models.values(), experiment.norms.items()):
+        if not acts(node, (norm, norm_node)):
+            continue
+        try:
+            method: Method = make(node["build"])
+            backbone = _skeleton(model_node, norm, norm_node)
+            with torch.device("meta"):
+                method.build(backbone, 2, cfg["finetune"]["batch_size"])
+            trained = list(method.trained(backbone))
+        except (TypeError, ValueError, UserError) as error:
+            raise ConfigError(f"method {name} cannot be used with norm {norm}: {error}") from error
+        if method.phase != node["phase"]:
+            raise ConfigError(f"method {name}: its class has phase {method.phase!r}, its file says {node['phase']!r}")
+        if method.trains and not trained and not list(method.parameters()):
+            raise ConfigError(f"method {name} trains no parameters of {model_node['name']} with norm {norm}")
+    if "recipe" in node:
+        _check_recipe(f"method {name}: recipe", node["recipe"])
 
 
 def _check_size(cfg: Mapping[str, Any], name: str, model: Backbone) -> None:
@@ -83,6 +111,11 @@ def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], job
                 check_batch(source, len(kept), cfg["finetune"]["batch_size"])
             else:
                 protocol.target(domain.name, domain.labels, seed)
+    for unit, recipe in ((job.config["unit"], job.config["finetune"]) for job in jobs if isinstance(job, UnitJob)):
+        if unit["target"] is not None:
+            domain = next(domain for domain in domains if domain.name == unit["target"])
+            images = protocol.target(domain.name, domain.labels, unit["factors"]["seed"])
+            check_batch(domain.name, len(images), recipe["batch_size"])
 
 
 def _check_recipe(key: str, node: Mapping[str, Any]) -> None:

@@ -73,7 +73,9 @@ def status(out: Path, before: Status | None = None) -> Status:
         job = UnitJob(run.id, {}, 0.0, run, None)
         state: State = job.outcome() or _state(job, run)
         states[run.id] = state
-        if isinstance(state, Waiting) and state.job not in networks and (start := _start(run)) is not None:
+        if not isinstance(state, Waiting) or state.job in networks or run.config().get("needs"):
+            continue
+        if (start := _start(run)) is not None:
             networks[state.job] = PretrainJob(state.job, {}, 0.0, start).state()
     if not states:
         raise DataError(
@@ -83,7 +85,7 @@ def status(out: Path, before: Status | None = None) -> Status:
 
 
 def _state(job: UnitJob, run: RunDir) -> State:
-    return replace(job, start=_start(run)).state()
+    return replace(job, start=_start(run), needs=run.config().get("needs")).state()
 
 
 def _start(run: RunDir) -> Path | None:

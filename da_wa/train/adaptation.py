@@ -74,7 +74,7 @@ class Adapter(Classifier):
         with self._looking():
             self.method.refresh(self._look)
 
-    def training_step(self, batch: Paired, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Paired, batch_idx: int) -> Tensor:  # type: ignore[override]
         source, target = self._forward(batch)
         labels = None if batch.source is None else batch.source[1]
 
@@ -83,7 +83,7 @@ class Adapter(Classifier):
                 return self._seen(self._data.strong_view(batch.target.raw))
 
         progress = self.global_step / self.trainer.estimated_stepping_batches
-        terms = self.method.loss(Step(source, labels, target, batch.target.index, progress, strong))
+        terms = self.method.loss(Step(source, labels, target, batch.target.position, progress, strong))
         if source is None and not terms:
             raise ConfigError(f"{type(self.method).__name__} has phase `target` and its `loss` returned no terms")
         loss = self.weight * sum(terms.values(), torch.zeros((), device=self.device))
@@ -181,7 +181,7 @@ class Stream(Adapter):
 
     def training_step(self, batch: Paired, batch_idx: int) -> None:  # type: ignore[override]
         logits = self.method.observe(self.model, batch.target.images)
-        self._online.append((batch.target.index, logits.float()))
+        self._online.append((batch.target.position, logits.float()))
         for name, value in self.method.watched.items():
             self._watch(name, value.detach())
         self.train_loss.update(self.method.watched.get("loss", torch.zeros(())))

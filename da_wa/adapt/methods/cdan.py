@@ -39,9 +39,7 @@ class CDAN(Method):
 
     discriminator: nn.Sequential
 
-    def __init__(
-        self, entropy: bool = True, width: int = 1024, map_size: int = 1024, unit_scale: bool = True
-    ) -> None:
+    def __init__(self, entropy: bool = True, width: int = 1024, map_size: int = 1024, unit_scale: bool = True) -> None:
         super().__init__()
         self.entropy, self.width, self.map_size, self.unit_scale = entropy, width, map_size, unit_scale
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -58,20 +59,19 @@ class SAR(Method):
         found = torch.autograd.grad(loss, stream.parameters, allow_unused=True)
         gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(stream.parameters, found, strict=True)]
         climb = sharpness_step(gradients, self.rho)
-        with torch.no_grad():
-            torch._foreach_add_(stream.parameters, climb)
+        stream.move(climb, 1)
         with frozen_statistics(backbone):
             second = backbone(images).float()
         again = keep & reliable(second, self.share)
         there = masked_mean(entropy(second), again)
         stream.optimizer.zero_grad()
-        there.backward()
-        with torch.no_grad():
-            torch._foreach_sub_(stream.parameters, climb)
+        there.backward()  # type: ignore[no-untyped-call]
+        stream.move(climb, -1)
         stream.optimizer.step()
         reset = stream.reset_if_below(self.reset_below, there.detach(), again.any(), self.decay)
         self.watched = {"loss": loss.detach(), "used": keep.float().mean(), "reset": reset.float()}
-        return logits.detach()
+        predicted: Tensor = logits.detach()
+        return predicted
 
 
 class _Stream:
@@ -82,6 +82,12 @@ class _Stream:
         self.optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum)
         self.start = [p.detach().clone() for p in parameters]
         self.average = torch.full((), math.nan, device=parameters[0].device)
+
+    @torch.no_grad()
+    def move(self, step: Sequence[Tensor], sign: int) -> None:
+        """Add ``sign · step`` to the parameters."""
+        for parameter, change in zip(self.parameters, step, strict=True):
+            parameter.add_(change, alpha=sign)
 
     @torch.no_grad()
     def reset_if_below(self, limit: float, loss: Tensor, valid: Tensor, decay: float) -> Tensor:

@@ -42,7 +42,8 @@ class TENT(Method):
         logits = backbone(images).float()
         loss = entropy(logits).mean()
         self._optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self.watched = {"loss": loss.detach()}
-        return logits.detach()
+        predicted: Tensor = logits.detach()
+        return predicted
