@@ -24,7 +24,7 @@ KNOWS = {
     "adapt": {"models", "norm"},
     "records": set(),
     "select": set(),
-    "train": {"config", "data", "models", "norm", "records"},
+    "train": {"adapt", "config", "data", "models", "norm", "records"},
     "runs": {"train", "records", "config", "data", "models", "select"},
     "launchers": {"runs", "train", "records", "config", "data"},  # train: to estimate what jobs cost
     "report": {"records", "select"},

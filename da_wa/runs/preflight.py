@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from da_wa.adapt.method import Method
 from da_wa.config.compose import Experiment
 from da_wa.config.make import make
 from da_wa.data.manifest import DomainManifest
@@ -74,7 +73,7 @@ def _check_method(cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], ex
         if not acts(node, (norm, norm_node)):
             continue
         try:
-            method: Method = make(node["build"])
+            method = make(node["build"])
             backbone = _skeleton(model_node, norm, norm_node)
             with torch.device("meta"):
                 method.build(backbone, 2, cfg["finetune"]["batch_size"])

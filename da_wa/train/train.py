@@ -163,9 +163,9 @@ def train(
     if settings.accelerator == "gpu":
         torch.cuda.reset_peak_memory_stats()
     data = _data(subsets, recipe, settings, adaptation, normalize, seed)
+    flops = count_flops(model, data.train.domain.pixels.shape[1:])
     module = _module(model, subsets, objective, recipe, adaptation, seed)
     clock = Clock()
-    flops = count_flops(model, data.train.domain.pixels.shape[1:])
     settings.prepare(model)
     environment = LightningEnvironment()  # one process, also inside an allocation of several tasks (SLURM)
     environment.set_global_rank(0)  # SLURM's number of the task would silence the loggers
