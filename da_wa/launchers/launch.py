@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -127,8 +128,8 @@ def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str
     preflight(planned.experiment, planned.inputs.manifests if planned.inputs else [], jobs)
     launcher: Launcher = make(cfg["launcher"])
     _decode(planned, pending, console)
-    for job in pending:
-        job.register()
+    with ThreadPoolExecutor(16) as pool:  # writing waits for the disk
+        list(pool.map(lambda job: job.register(), pending))
     work = Launch(launch_id, pending, planned.out.absolute(), cfg["trainer"], launcher.lease_s)
     if planned.detached:
         launcher(work)

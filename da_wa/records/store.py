@@ -37,6 +37,7 @@ from da_wa.records.schema import Checksum, Plan, Record, parse, parse_plan
 OUTPUTS = "outputs.npz"
 
 _FastLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is installed
+_FastDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class Store:
@@ -92,7 +93,7 @@ class RunDir:
         Raises:
             DataError: the folder cannot be written.
         """
-        text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True).encode()
+        text = yaml.dump(plain(config), Dumper=_FastDumper, sort_keys=False, allow_unicode=True).encode()
         target = self.path / "config.yaml"
         known = read_bytes(target)
         if known is None or (known != text and not self.finished):

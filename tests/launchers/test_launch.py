@@ -1,0 +1,77 @@
+"""What the command does around its workers."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from da_wa.cli import main
+from da_wa.errors import ConfigError
+from da_wa.launchers.events import Reader
+from da_wa.launchers.slurm import Slurm
+from da_wa.launchers.worker import Launch, run_worker
+from tests.launchers.fakes import fake, ran
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def options(tmp_path) -> list[str]:
+    return [
+        "experiment=demo", "norms=[bn]", "sources=[P]", "finetune.epochs=1", "report.images=false",
+        "launcher.threads=1", f"out={tmp_path / 'out'}", f"cache_dir={tmp_path / 'cache'}",
+    ]  # fmt: skip
+
+
+def test_a_detached_command_submits_and_another_launcher_finishes(tmp_path, monkeypatch, capsys):
+    submitted: list[Launch] = []
+    monkeypatch.setattr(Slurm, "_submit", lambda self, launch: submitted.append(launch) or "7")
+    assert main([*options(tmp_path), "launcher=slurm", "launcher.detach=true"]) == 0
+    printed = capsys.readouterr().out
+    assert f"da-wa watch out={tmp_path / 'out'}" in printed
+    assert not (tmp_path / "out" / "accuracy.csv").exists()
+    (job,) = submitted[0].jobs
+    assert job.directory.path.is_absolute()
+    assert main([*options(tmp_path), "launcher=local", "launcher.workers=1"]) == 0
+    assert (tmp_path / "out" / "accuracy.csv").exists()
+    assert main([*options(tmp_path), "launcher=slurm", "launcher.detach=true"]) == 0
+    assert len(submitted) == 1  # nothing is left to submit
+    assert "The report is in" in capsys.readouterr().out
+
+
+def test_devices_are_those_of_the_worker(tmp_path, monkeypatch):
+    """A login node need not have what the nodes have."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(Slurm, "__call__", lambda self, launch: run_worker(launch, 1))
+    assert main([*options(tmp_path), "trainer.accelerator=gpu", "launcher.workers=1"]) == 2
+    assert Reader(tmp_path / "out").read() == []
+    assert main([*options(tmp_path), "trainer.accelerator=gpu", "launcher=slurm"]) == 2
+    assert [event.kind for event in Reader(tmp_path / "out").read()] == ["lost"]
+
+
+def test_a_worker_in_a_folder_that_its_machine_lacks_says_so(tmp_path):
+    launch = Launch("one", [fake("a", tmp_path)], tmp_path, cwd=tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"elsewhere cannot be opened on .* all machines share"):
+        run_worker(launch, 1)
+    assert ran(tmp_path) == []
+
+
+@pytest.mark.parametrize(("launcher", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_a_launcher_without_its_package_names_the_extra(launcher, package, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main([*options(tmp_path), f"launcher={launcher}"]) == 2
+    assert f"da-wa[{launcher}]" in capsys.readouterr().err
+
+
+def test_a_damaged_result_is_run_again(tmp_path):
+    """Workers trust what others finished; what was damaged before is set aside first."""
+    assert main([*options(tmp_path), "launcher.workers=1"]) == 0
+    (record,) = (tmp_path / "out" / "runs").glob("*/record.json")
+    table = (tmp_path / "out" / "accuracy.csv").read_bytes()
+    outputs = record.with_name("outputs.npz")
+    outputs.write_bytes(outputs.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert main([*options(tmp_path), "launcher.workers=1"]) == 0
+    assert (tmp_path / "out" / "accuracy.csv").read_bytes() == table
+    assert record.with_name("record.damaged").exists()
