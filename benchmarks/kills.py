@@ -26,7 +26,7 @@ COMMAND = Path(__file__).resolve().parents[1] / "run_office31.py"
 PHASES = ("Checking", "Decoding", "resnet20-", "bn", "The report is in")
 """Words of the output that show how far a command came."""
 
-LEFTOVERS = ("*.part", "*.partial", "*.tmp", "*.ckpt")
+LEFTOVERS = ("*.part", "*.partial", "*.tmp", "*.ckpt", "*.damaged")
 PATIENCE_S = 300
 """Seconds after SIGINT that count as a hang."""
 
@@ -115,10 +115,13 @@ def main() -> int:
                         hung += 1
                         process.kill()
                         process.wait()
-                hit[f"{phase(log.read_text())} ({how.name})"] += 1
+                reached = phase(log.read_text())
+                hit[f"{reached} ({how.name})"] += 1
+                print(f"kill {kills}: {how.name} at {reached!r}", file=sys.stderr, flush=True)
             table = work / "out" / "accuracy.csv"
             if status != 0 or table.read_bytes() != wanted:
                 different += 1
+            print(f"experiment {experiments}: {different} different, {hung} hung", file=sys.stderr, flush=True)
             left += [str(p.relative_to(work)) for pattern in LEFTOVERS for p in work.rglob(pattern)]
     print(f"{kills} kills in {experiments} experiments of {duration:.0f} s; phases hit:")
     for name, count in sorted(hit.items()):
