@@ -18,6 +18,7 @@ from da_wa.report import (
     decisions,
     effect,
     failures,
+    methods,
     overview,
     page,
     scores,
@@ -145,13 +146,15 @@ def sections_of(
     contrasts: Sequence[str] | None = None,
 ) -> list[Section]:
     """The answers, in reading order; see :func:`write_report`."""
-    methods = {record.factors.method for record in facts.records}
+    methods_used = {record.factors.method for record in facts.records}
     progress("label-free scores")
     made = choices(facts, load() if select is None else select, out)
+    several = len(methods_used) > 1
     named: list[tuple[str, Callable[[], Section]]] = [
+        *([("methods", lambda: methods.section(facts))] if several else []),
         ("accuracies", lambda: overview.section(facts, spread)),
         ("effects of weight normalisation", lambda: effect.section(facts)),
-        *([("effects of adaptation", lambda: effect.adaptation(facts))] if len(methods) > 1 else []),
+        *([("effects of adaptation", lambda: effect.adaptation(facts))] if several else []),
         ("decisions", lambda: decisions.section(facts, contrasts)),
         ("comparison with the paper", lambda: comparison.section(facts)),
         ("pre-training", lambda: start.section(facts)),

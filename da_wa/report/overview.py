@@ -18,6 +18,9 @@ from da_wa.report.wording import counted, listed, within
 
 Cell = tuple[str, str, str]
 
+LONG = 24
+"""A headline table with more rows than this is folded away."""
+
 
 def section(facts: Facts, spread: Spread = "interval") -> Section:
     """Which norm transfers best?
@@ -28,9 +31,11 @@ def section(facts: Facts, spread: Spread = "interval") -> Section:
     """
     matrix = facts.matrix
     notices = [*facts.warnings, *([facts.mixed] if facts.mixed else [])]
-    parts: list[Part] = [*notices, matrix_table(matrix, spread)]
+    long = len(matrix.mean) > LONG
+    parts: list[Part] = [*notices, *([] if long else [matrix_table(matrix, spread)])]
     details: list[Part] = [
-        Plot("heatmap", matrix_heatmap(matrix), "Accuracy on the target: lighter is higher.", wide=False)
+        *([matrix_table(matrix, spread)] if long else []),
+        Plot("heatmap", matrix_heatmap(matrix), "Accuracy on the target: lighter is higher.", wide=False),
     ]
     if facts.balanced.mean.notna().any(axis=None):
         (parts if facts.warnings else details).append(balanced_table(facts.balanced, spread))

@@ -1,0 +1,247 @@
+"""Methods × norms: average accuracy, change against training on the source only, and what methods log."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from da_wa.records.schema import Record
+from da_wa.report.content import NONE, Part, Section, Table
+from da_wa.report.contrasts import Effect, effects
+from da_wa.report.facts import Facts
+from da_wa.report.matrix import AVERAGE
+from da_wa.report.statistics import Interval
+from da_wa.report.wording import arrow, counted, signed
+
+NOTHING = "="
+"""Of a method that provably does nothing for a norm."""
+
+Variant = tuple[str, Any]
+"""(method, weight of its loss)."""
+
+
+def section(facts: Facts) -> Section:
+    """Which method goes with which norm?"""
+    grid = _Grid(facts)
+    parts: list[Part] = [_table(facts, grid)]
+    data = {"methods": grid.frame()}
+    details: list[Part] = []
+    online = _online(facts)
+    if len(online):
+        details.append(_online_table(online))
+        data["online"] = online
+    logged = _logged(facts)
+    if len(logged):
+        details.append(_logged_table(logged))
+        data["logged"] = logged
+    return Section("Which method goes with which norm?", parts, data, _summary(grid), details)
+
+
+class _Grid:
+    """Rows of the headline table by norm and by variant of a method."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        found = {facts.label(record): record for record in facts.records}
+        self.records = {label: found[label] for label in facts.matrix.mean.index if label in found}
+        self.norms = list(dict.fromkeys(_norm(record) for record in self.records.values()))
+        variants = {_variant(record) for record in self.records.values()}
+        self.variants = sorted(variants, key=lambda v: (v[0] != "none", v[0], v[1] or 0.0))
+        self.labels = {(_norm(r), _variant(r)): label for label, r in self.records.items()}
+        all_effects = effects(facts.levels, facts.matrix.pairs, facts.resamples, "method", facts.rows.labels)
+        self.changes: dict[str, Effect] = {
+            effect.contrast.rows[0][1]: effect for effect in all_effects if len(effect.contrast.rows) == 1
+        }
+
+    def nothing(self, norm: tuple[str, ...], variant: Variant) -> bool:
+        """Whether the method is the identity for the norm: it was not run, and says that it changes other layers."""
+        base = self.labels.get((norm, ("none", None)))
+        if base is None or (norm, variant) in self.labels:
+            return False
+        activation = self.records[base].factors.activation
+        changes = [r.changes for (_, v), label in self.labels.items() if v == variant for r in [self.records[label]]]
+        return any(known is not None and activation not in known for known in changes)
+
+    def name(self, variant: Variant) -> str:
+        """The display name of a variant."""
+        method, weight = variant
+        several = sum(known == method for known, _ in self.variants) > 1
+        label = str(self.facts.rows.labels.get(("method", method), method))
+        return f"{label} × {weight:g}" if several and weight is not None else label
+
+    def norm_name(self, norm: tuple[str, ...]) -> str:
+        """The display name of a row of this table."""
+        label = str(self.facts.rows.labels.get(("norm", norm[0]), norm[0]))
+        several = len({model for _, model in self.norms}) > 1
+        return f"{label} · {norm[1]}" if several else label
+
+    def frame(self) -> pd.DataFrame:
+        """Mean and change of every cell, in percent and points."""
+        matrix, rows = self.facts.matrix, []
+        for norm in self.norms:
+            for variant in self.variants:
+                label = self.labels.get((norm, variant))
+                row: dict[str, Any] = {"norm": norm[0], "model": norm[1], "method": variant[0], "weight": variant[1]}
+                if label is not None:
+                    row |= {"mean": matrix.mean.at[label, AVERAGE], "low": matrix.low.at[label, AVERAGE]}
+                    row |= {"high": matrix.high.at[label, AVERAGE], "seeds": matrix.seeds.at[label, AVERAGE]}
+                if (effect := self.changes.get(str(label))) is not None:
+                    interval = effect.estimate.interval
+                    row |= {"change": interval.value, "change_low": interval.low, "change_high": interval.high}
+                    row |= {"resolved": effect.resolved}
+                rows.append(row | {"identity": self.nothing(norm, variant)})
+        order = ["norm", "model", "method", "weight", "mean", "low", "high", "seeds", "change", "change_low"]
+        return pd.DataFrame(rows).reindex(columns=[*order, "change_high", "resolved", "identity"])
+
+
+def _norm(record: Record) -> tuple[str, ...]:
+    return (record.factors.norm, record.factors.model)
+
+
+def _variant(record: Record) -> Variant:
+    return (record.factors.method, record.factors.method_weight)
+
+
+def _table(facts: Facts, grid: _Grid) -> Table:
+    matrix, rows, bold = facts.matrix, [], set()
+    for i, norm in enumerate(grid.norms):
+        cells = [grid.norm_name(norm)]
+        for j, variant in enumerate(grid.variants, 1):
+            label = grid.labels.get((norm, variant))
+            if label is None or pd.isna(matrix.mean.at[label, AVERAGE]):
+                cells.append(NOTHING if grid.nothing(norm, variant) else NONE)
+                continue
+            effect = grid.changes.get(label)
+            if effect is None:
+                half = matrix.half.at[label, AVERAGE]
+                spread = "" if pd.isna(half) else f" ± {half:.1f}"
+                cells.append(f"{matrix.mean.at[label, AVERAGE]:.1f}{spread}")
+                continue
+            cells.append(f"{matrix.mean.at[label, AVERAGE]:.1f}\n{_change(effect.estimate.interval)}")
+            if effect.resolved:
+                bold.add((i, j))
+        rows.append(cells)
+    return Table(
+        "methods",
+        f"Average accuracy on the target (%), and its change against training on the source only "
+        f"({counted(len(matrix.pairs), 'pair')})",
+        ["Norm", *(grid.name(variant) for variant in grid.variants)],
+        rows,
+        frozenset(bold),
+        [
+            "Second line: change in points at the same norm, paired over seeds, pairs and images; ± is half of its "
+            "95 % interval. Bold: significant after Holm's correction. "
+            f"{NOTHING}: the method does nothing for this norm. {NONE}: no result.",
+        ],
+    ).transposed_if_wide("Method")
+
+
+def _change(interval: Interval) -> str:
+    return signed(interval.value) + (f" ± {interval.half:.1f}" if interval.known else "")
+
+
+def _summary(grid: _Grid) -> str:
+    matrix = grid.facts.matrix
+    known = [
+        (matrix.mean.at[label, AVERAGE], norm, variant)
+        for (norm, variant), label in grid.labels.items()
+        if pd.notna(matrix.mean.at[label, AVERAGE])
+    ]
+    if not known:
+        return "No method has a result for every pair yet."
+    best, norm, variant = max(known, key=lambda row: row[0])
+    text = f"Best combination: {grid.norm_name(norm)} with {grid.name(variant)}, {best:.1f} %."
+    clear = [effect for effect in grid.changes.values() if effect.resolved]
+    up = sum(effect.estimate.interval.value > 0 for effect in clear)
+    return (
+        f"{text} Of {counted(len(grid.changes), 'method and norm', 'methods and norms')}, {up} are significantly above "
+        f"training on the source only, {len(clear) - up} significantly below."
+    )
+
+
+def _online(facts: Facts) -> pd.DataFrame:
+    """Streams: accuracy when the images arrived and after the pass, one row for each label and pair; fractions."""
+    found: dict[tuple[str, str, str], list[tuple[float, float, Mapping[str, float]]]] = defaultdict(list)
+    for record in facts.records:
+        if record.online is not None and record.target is not None:
+            after = next(r.accuracy for r in record.results if (r.domain, r.selection) == (record.target, "last"))
+            terms = record.curve[-1].terms if record.curve else {}
+            found[facts.label(record), record.source, record.target].append((record.online.accuracy, after, terms))
+    rows = [
+        {
+            "label": label,
+            "source": source,
+            "target": target,
+            "runs": len(values),
+            "online": sum(v[0] for v in values) / len(values),
+            "after": sum(v[1] for v in values) / len(values),
+            "used": _mean([v[2]["used"] for v in values if "used" in v[2]]),
+        }
+        for (label, source, target), values in found.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _online_table(online: pd.DataFrame) -> Table:
+    rows = [
+        [
+            row["label"],
+            arrow(row["source"], row["target"]),
+            f"{100 * row['online']:.1f}",
+            f"{100 * row['after']:.1f}",
+            NONE if pd.isna(row["used"]) else f"{100 * row['used']:.0f}",
+        ]
+        for row in online.to_dict("records")
+    ]
+    return Table(
+        "online",
+        "Streams: accuracy when images arrived, and after the pass (%)",
+        ["Norm and method", "Pair", "Online", "After", "Used (%)"],
+        rows,
+        notes=["Means over seeds. Used: share of images that the method trained on. Other tables show `after`."],
+    )
+
+
+def _logged(facts: Facts) -> pd.DataFrame:
+    """What methods logged in the first and last epoch, means over runs; one row for each label and name."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for record in facts.records:
+        if len(record.curve) > 1:
+            first, last = record.curve[0].terms, record.curve[-1].terms
+            for name in first.keys() & last.keys():
+                found[facts.label(record), name].append((first[name], last[name]))
+    rows = [
+        {
+            "label": label,
+            "quantity": name,
+            "runs": len(values),
+            "first": sum(v[0] for v in values) / len(values),
+            "last": sum(v[1] for v in values) / len(values),
+        }
+        for (label, name), values in sorted(found.items())
+    ]
+    return pd.DataFrame(rows)
+
+
+def _logged_table(logged: pd.DataFrame) -> Table:
+    rows = [
+        [row["label"], row["quantity"].replace("_", " "), f"{row['first']:.3g}", f"{row['last']:.3g}"]
+        for row in logged.to_dict("records")
+    ]
+    return Table(
+        "logged",
+        "What methods logged: first and last epoch",
+        ["Norm and method", "Quantity", "First epoch", "Last epoch"],
+        rows,
+        notes=[
+            "Means over runs. Domain accuracy: of the discriminator, 0.5 where it cannot separate the domains. Feature "
+            "scale: root mean square of the features."
+        ],
+    )
