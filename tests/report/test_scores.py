@@ -115,6 +115,34 @@ def test_choices_by_hand(experiment: Any) -> None:
     assert found.verdicts["source_val", False][w].below_source is False
 
 
+def test_the_guard_rejects_collapsed_candidates(experiment: Any) -> None:
+    """The most confident epoch predicts one class for all."""
+    experiment.images = {"A": 60, "W": 40}
+
+    def logits(domain: str, k: int) -> np.ndarray:
+        n = SMALL[domain]
+        return np.tile([9.0, 0.0, 0.0], (n, 1)) if k == 0 else right(n, 20 + k, float(k))
+
+    add(experiment, "bn", "A", logits)
+    found = made(experiment, ["entropy"])
+    (family,) = found.families
+    chosen = {guard: family.candidates[found.verdicts["entropy", guard][0].chosen] for guard in (False, True)}  # type: ignore[index]
+    assert (chosen[False].epoch, chosen[True].epoch) == (2, 6)
+    assert (found.summary(("entropy", False), [0]).collapsed, found.summary(("entropy", True), [0]).collapsed) == (1, 0)
+    texts = {row[0]: row[4] for row in table(scores.section(load_facts(experiment.out), found), "scores").rows}
+    assert texts["entropy"] == "100 %\n0 % guarded"
+
+
+def test_intervals_of_regret_are_of_the_difference_to_the_best(runs: Any) -> None:
+    found = made(runs)
+    whole = found.regret(("target_oracle", False), found.where())
+    assert whole is not None and (whole.value, whole.half) == (0, 0)
+    (k, *_) = found.where(norm="ln", method="dann")
+    one = found.regret(("last", False), [k])
+    best, last = (found.families[k].outcome("", found.verdicts[r, False][k].chosen) for r in ("target_oracle", "last"))  # type: ignore[arg-type]
+    assert one is not None and one.value == pytest.approx(100 * (best.right.mean() - last.right.mean()))
+
+
 def test_tables_and_numbers_agree(runs: Any) -> None:
     found = made(runs)
     section = scores.section(load_facts(runs.out), found)
@@ -256,8 +284,8 @@ def test_nothing_changed_writes_nothing(experiment: Any) -> None:
 
     assert again(["im"]) != "nothing changed"
     assert again(["im"]) == "nothing changed"
-    assert again(["im"], guard=False) != "nothing changed"
     assert again(["im", "bnm"]) != "nothing changed"
+    assert again(["im", "bnm"], guard=False) != "nothing changed"
     assert set(pd.read_csv(experiment.out / "tables" / "cube.csv")["selection"]) >= {"im", "bnm"}
 
 
