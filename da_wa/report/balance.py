@@ -13,6 +13,9 @@ from da_wa.report.wording import arrow, counted, listed
 UNEVEN = 0.1
 """A target is imbalanced if its largest class has this share of its images more than 1 / number of classes."""
 
+MOST = 4
+"""Sentences about collapsed rows; more rows are summarised in the last."""
+
 
 def warnings(outcomes: Sequence[Outcome], classes: Sequence[str]) -> list[str]:
     """One sentence about imbalanced targets and one for each row with collapsed predictions.
@@ -74,12 +77,20 @@ def _collapsed(outcomes: Sequence[Outcome], classes: Sequence[str]) -> list[str]
             by_label.setdefault(outcome.label, {}).setdefault((outcome.source, outcome.target), []).append(
                 (outcome, *found)
             )
-    lines = []
+    lines: list[tuple[float, str, str]] = []
     for label, by_pair in by_label.items():
         outcome, top, count = max((run for runs in by_pair.values() for run in runs), key=lambda run: run[2])
         where = listed([f"{arrow(*pair)} ({counted(len(runs), 'run')})" for pair, runs in by_pair.items()], 4)
-        lines.append(
+        text = (
             f"{label} predicts one class for most images on {where}; at worst {classes[top]} for {count} of "
             f"{len(outcome.predicted)} images. Its accuracy there says little: compare balanced accuracies."
         )
-    return lines
+        lines.append((count / len(outcome.predicted), label, text))
+    if len(lines) <= MOST:
+        return [text for _, _, text in lines]
+    worst = sorted(lines, key=lambda line: -line[0])[: MOST - 1]
+    rest = [label for _, label, text in lines if text not in {text for _, _, text in worst}]
+    return [
+        *(text for _, _, text in worst),
+        f"{len(rest)} more rows predict one class for most images of a pair: {listed(rest, 8)}.",
+    ]
