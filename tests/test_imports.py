@@ -141,7 +141,7 @@ LIGHT = [
     ("da_wa.launchers.launch", ["torch"]),
     ("da_wa.launchers.local", ["torch"]),
     ("da_wa.report", ["torch"]),
-    ("da_wa.cli", ["torch"]),
+    ("da_wa.cli", ["torch", "pandas", "sklearn", "matplotlib"]),
     ("da_wa.api", ["torch"]),
 ]
 

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import pandas as pd
 from rich.console import Console
 
 from da_wa.config.compose import compose
@@ -16,6 +15,9 @@ from da_wa.errors import ConfigError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.records.files import write_bytes
 from da_wa.runs.jobs import Job
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Paused(Exception):
