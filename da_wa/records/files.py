@@ -6,6 +6,7 @@ import errno
 import glob
 import json
 import os
+import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from da_wa.errors import DataError, DiskFull
-from da_wa.records.lease import confirm
+from da_wa.records.lease import confirm, ended
 
 MAKE_ROOM = "Make room there or choose another folder with out=DIR, then rerun the command."
 
@@ -66,6 +67,15 @@ def remove_drafts(path: Path) -> None:
     for draft in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with suppress(OSError):
             draft.unlink()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete the drafts that processes of this machine left in ``folder`` before they were killed."""
+    for draft in folder.glob(".*.part"):
+        made = re.fullmatch(r"\..+\.(\d+)\.[0-9a-f]{8}\.part", draft.name)
+        if made and f".{socket.gethostname()}.{made[1]}." in draft.name and ended(int(made[1])):
+            with suppress(OSError):
+                draft.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

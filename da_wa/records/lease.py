@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -59,15 +60,22 @@ class Holder:
         """Whether its process is known to have ended; only processes of this machine are known."""
         if not self.machine or self.machine != _machine():
             return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False
-        with suppress(OSError, IndexError):  # ended, but its parent has not asked for the status
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return ended(self.pid)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process of this machine is known to have ended; on Windows none is."""
+    if sys.platform == "win32":
         return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    with suppress(OSError, IndexError):  # ended, but its parent has not asked for the status
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    return False
 
 
 @dataclass(frozen=True)

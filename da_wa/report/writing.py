@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from da_wa.errors import printable
-from da_wa.records.files import write_bytes
+from da_wa.records.files import remove_abandoned, write_bytes
 from da_wa.report.content import Section
 from da_wa.report.facts import Facts
 
@@ -66,6 +66,8 @@ def write_files(out: Path, files: Mapping[str, bytes], digest: str) -> None:
     for name in former - set(files):
         (out / name).unlink(missing_ok=True)
     _write_contents(out, set(files), digest)
+    for folder in {(out / name).parent for name in files}:
+        remove_abandoned(folder)
 
 
 def _write_contents(out: Path, names: set[str], digest: str | None) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from da_wa.errors import ConfigError, DataError
-from da_wa.records.files import write_atomically, write_json
+from da_wa.records.files import remove_abandoned, write_atomically, write_json
 from da_wa.records.outputs import Outputs, pack
 from da_wa.records.schema import Record, parse
 from da_wa.records.store import RunDir, Store
@@ -507,3 +508,20 @@ def test_records_load_neither_torch_nor_pandas() -> None:
     code = f"import sys, {modules}; print('torch' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"
+
+
+def test_drafts_of_killed_processes_are_deleted_and_those_of_others_stay(tmp_path: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", "pass"])
+    killed.wait()
+    host = socket.gethostname()
+    gone = tmp_path / f".a.png.{host}.{killed.pid}.0123abcd.part"
+    stay = [
+        tmp_path / f".a.png.{host}.{os.getpid()}.0123abcd.part",  # still running
+        tmp_path / f".a.png.elsewhere.{killed.pid}.0123abcd.part",  # on another machine
+        tmp_path / ".a.part",
+        tmp_path / "a.png",
+    ]
+    for path in [gone, *stay]:
+        path.touch()
+    remove_abandoned(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(stay)
