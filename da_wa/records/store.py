@@ -93,7 +93,7 @@ class RunDir:
         Raises:
             DataError: the folder cannot be written.
         """
-        text = yaml.dump(plain(config), Dumper=_FastDumper, sort_keys=False, allow_unicode=True).encode()
+        text = _dump_yaml(plain(config))
         target = self.path / "config.yaml"
         known = read_bytes(target)
         if known is None or (known != text and not self.finished):
@@ -335,6 +335,14 @@ def _check_counts(record: Record, outputs: Outputs, where: Path) -> None:
 
 def _checksum(content: bytes) -> Checksum:
     return Checksum(crc32=zlib.crc32(content), bytes=len(content))
+
+
+def _dump_yaml(value: Any) -> bytes:
+    options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True}
+    try:
+        return str(yaml.dump(value, Dumper=_FastDumper, **options)).encode()
+    except UnicodeEncodeError:  # libyaml cannot write undecodable bytes in names
+        return str(yaml.dump(value, Dumper=yaml.SafeDumper, **options)).encode()
 
 
 def _load_yaml(content: bytes) -> Any:
