@@ -92,7 +92,7 @@ class PairedDataModule(DomainDataModule):
             normalize=normalize,
             resident_gb=resident_gb,
         )
-        check_batch(target.domain.name, len(target), batch_size)
+        check_batch(target.domain.name, len(target), batch_size, "target")
         self.target, self.with_source, self.strong = target, train is not None, strong
         self.stream, self.order = stream, order
 

@@ -167,16 +167,28 @@ class Paper:
         return size
 
 
-def check_batch(name: str, images: int, batch_size: int) -> None:
-    """Raise a ConfigError when ``images`` training images of a domain do not fill one batch.
+def check_batch(
+    name: str, images: int, batch_size: int, kind: str = "training", key: str = "finetune.batch_size"
+) -> None:
+    """Raise a ConfigError when the images of a domain do not fill one batch.
+
+    Args:
+        name: of the domain.
+        images: how many there are.
+        batch_size: how many are needed.
+        kind: what they are for.
+        key: the option that sets the batch size.
 
     >>> check_batch("W", images=80, batch_size=80)
     """
-    if images < batch_size:
-        raise ConfigError(
-            f"{printable(name)} has {images} training images, fewer than one batch of {batch_size}. "
-            f"Set the batch size to {images} or less (finetune.batch_size=…)."
-        )
+    if images >= batch_size:
+        return
+    if images == 0:
+        raise ConfigError(f"{printable(name)} has no {kind} images. Choose other domains or another protocol.")
+    raise ConfigError(
+        f"{printable(name)} has {images} {kind} images, fewer than one batch of {batch_size}. "
+        f"Set the batch size to {images} or less ({key}=…)."
+    )
 
 
 def _split(n: int, holdout: np.ndarray) -> Split:

@@ -110,11 +110,14 @@ def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], job
                 check_batch(source, len(kept), cfg["finetune"]["batch_size"])
             else:
                 protocol.target(domain.name, domain.labels, seed)
-    for unit, recipe in ((job.config["unit"], job.config["finetune"]) for job in jobs if isinstance(job, UnitJob)):
+    for config in (job.config for job in jobs if isinstance(job, UnitJob)):
+        unit = config["unit"]
         if unit["target"] is not None:
             domain = next(domain for domain in domains if domain.name == unit["target"])
             images = protocol.target(domain.name, domain.labels, unit["factors"]["seed"])
-            check_batch(domain.name, len(images), recipe["batch_size"])
+            own = f"method.{unit['factors']['method']}.recipe.batch_size" if "recipe" in config["method"] else None
+            size = config["finetune"]["batch_size"]
+            check_batch(domain.name, len(images), size, "target", own or "finetune.batch_size")
 
 
 def _check_recipe(key: str, node: Mapping[str, Any]) -> None:

@@ -125,12 +125,12 @@ class Classifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         loss = float(self.train_loss.compute())
         epoch = self.current_epoch + 1
-        optimizers = self.trainer.optimizers
+        groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
         row = {"epoch": epoch, "loss": loss}
         if self.labelled:
             row["accuracy"] = float(self.train_accuracy.compute())
-        if optimizers:
-            row["lr"] = float(optimizers[0].param_groups[0]["lr"])
+        if groups:  # streams step themselves
+            row["lr"] = float(groups[0]["lr"])
         terms = self.take_terms()
         self.train_loss.reset()
         self.train_accuracy.reset()

@@ -336,6 +336,7 @@ def _quieten() -> None:
         ".*smaller than the logging interval.*",
         ".*Experiment logs directory.*",  # a resumed run writes its log anew
         ".*isinstance.treespec, LeafSpec.*",
+        ".*module\\(s\\) in eval mode.*",  # streams set the modes they need
         ".*configure_optimizers. returned .None.*",  # streams step themselves
         ".*srun.*",  # one process by design, also inside a SLURM allocation
     ):

@@ -1,0 +1,428 @@
+"""What every method must prove, for networks with and without BatchNorm.
+
+The class is a bright colour channel; the target has less contrast and a colour cast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from da_wa.adapt.adaptable import adaptable
+from da_wa.adapt.method import Method, Seen, Step
+from da_wa.config.make import make
+from da_wa.config.methods import method_nodes
+from da_wa.config.tree import folders
+from da_wa.data.augment import Augment, Normalize
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.splits import Full
+from da_wa.models.resnet import BasicBlock, ResNet
+from da_wa.norm import named
+from da_wa.train import schedule, subsets
+from da_wa.train.adaptation import Adaptation
+from da_wa.train.classifier import cross_entropy
+from da_wa.train.recipe import Recipe
+from da_wa.train.settings import Settings
+from da_wa.train.train import Trained, train
+
+SETTINGS = Settings(accelerator="cpu", precision="32-true", channels_last=False, save_every_s=0.0)
+NORMALIZE = Normalize([0.5] * 3, [0.25] * 3)
+
+
+def domain(name: str, seed: int, contrast: tuple[int, int], cast: float = 0.0, n: int = 60) -> DecodedDomain:
+    """Three classes shown by which colour channel is bright; ``cast`` is added to red."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    pixels = draw.normal(60, 25, (n, 3, 8, 8))
+    pixels[np.arange(n), labels] += draw.uniform(*contrast, (n, 1, 1))
+    pixels[:, 0] += cast
+    digest = f"{name}-{seed}-{cast}"
+    return DecodedDomain(
+        name, np.clip(pixels, 0, 255).astype(np.uint8), labels, tuple(map(str, range(n))), digest, ("r", "g", "b")
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A network after training or adaptation, and how it got there."""
+
+    model: ResNet
+    trained: Trained
+    method: Method | None
+
+    @property
+    def accuracy(self) -> float:
+        """On the target, after the last epoch."""
+        outputs = self.trained.outputs.domains["T"]
+        return float(outputs.correct[-1] / len(outputs.index))
+
+    def same_weights(self, other: Run) -> bool:
+        """Whether no bit of network and method differs."""
+        modules = [(self.model, other.model)]
+        if self.method is not None and other.method is not None:
+            modules.append((self.method, other.method))
+        return all(
+            one.state_dict().keys() == two.state_dict().keys()
+            and all(torch.equal(tensor, two.state_dict()[key]) for key, tensor in one.state_dict().items())
+            for one, two in modules
+        )
+
+
+def made(name: str, **build: Any) -> tuple[Method, dict[str, Any]]:
+    """A method as ``conf/method`` has it, with other arguments, and how the training uses it."""
+    node = method_nodes([name], [], {}, folders())[name]
+    wide = {"width": 16} if "width" in node["build"] else {}
+    method: Method = make({**node["build"], **wide, **build})
+    return method, {key: node[key] for key in ("weight", "statistics", "order") if key in node}
+
+
+def network(norm: str, seed: int = 0) -> ResNet:
+    """Two blocks."""
+    torch.manual_seed(seed)
+    return ResNet(named(norm), 3, block=BasicBlock, depths=[1, 1], widths=[8, 16])
+
+
+def run(
+    folder: Path,
+    domains: Sequence[DecodedDomain],
+    model: ResNet,
+    method: Method | None = None,
+    *,
+    epochs: int = 2,
+    batch: int = 12,
+    lr: float = 0.02,
+    notify: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> Run:
+    """Train on S, or adapt to T, with the training state in ``folder``."""
+    folder.mkdir(exist_ok=True)
+    if method is None:
+        chosen, adaptation = subsets.transfer(domains, "S", Full(0.1), 0), None
+    else:
+        joint = method.phase == "joint"
+        chosen = subsets.adaptation(domains, "S", "T", Full(0.1), 0, with_source=joint)
+        adaptation = Adaptation(method, **options)
+    recipe = Recipe(
+        1 if method is not None and method.phase == "stream" else epochs,
+        batch,
+        partial(torch.optim.SGD, lr=lr, momentum=0.9),
+        schedule.cosine,
+        Augment(),
+    )
+    trained = train(
+        model,
+        chosen,
+        cross_entropy(),
+        recipe,
+        SETTINGS,
+        adaptation=adaptation,
+        normalize=NORMALIZE,
+        seed=0,
+        state=folder / "last.ckpt",
+        notify=notify,
+    )
+    return Run(model, trained, method)
+
+
+def permuted(of: DecodedDomain) -> DecodedDomain:
+    """The same images with other labels."""
+    return replace(of, labels=np.random.default_rng(1).permutation(of.labels))
+
+
+SMALL = [domain("S", 0, (60, 120), n=30), domain("T", 1, (40, 90), 30.0, n=24)]
+"""Source and target for tests that only compare weights."""
+
+
+@pytest.fixture(scope="session")
+def small_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, torch.Tensor]]:
+    """The weights after training on the source of :data:`SMALL`, by norm."""
+
+    @cache
+    def of(norm: str) -> dict[str, torch.Tensor]:
+        return run(tmp_path_factory.mktemp(norm), SMALL, network(norm)).model.state_dict()
+
+    return of
+
+
+def start(method: Method, norm: str, weights: Callable[[str], dict[str, torch.Tensor]]) -> ResNet:
+    """The network that a method starts from."""
+    model = network(norm)
+    if method.phase != "joint":
+        model.load_state_dict(weights(norm))
+    return model
+
+
+def features_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters below the head."""
+    return {name: p for name, p in model.named_parameters() if not name.startswith("head.")}
+
+
+NORMS = ["bn", "bn_wa", "gn", "wa"]
+METHODS = sorted(path.stem for path in (folders()[0] / "method").glob("*.yaml") if path.stem != "none")
+JOINT = [name for name in METHODS if made(name)[0].phase == "joint"]
+STREAMS = [name for name in METHODS if made(name)[0].phase == "stream"]
+TRAINED = [name for name in METHODS if made(name)[0].trains]
+"""All but AdaBN, which has no steps to interrupt."""
+
+
+def images(of, first=0, n=12):
+    return NORMALIZE(torch.from_numpy(of.pixels[first : first + n]))
+
+
+def labels(of, n=12):
+    return torch.from_numpy(of.labels[:n])
+
+
+def test_there_are_fourteen():
+    assert len(METHODS) == 14
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, small_source):
+    """The run of a method and a norm, made once."""
+    known = {}
+
+    def of(name, norm):
+        if (name, norm) not in known:
+            method, options = made(name)
+            folder = tmp_path_factory.mktemp(f"{name}-{norm}")
+            known[name, norm] = run(folder, SMALL, start(method, norm, small_source), method, **options)
+        return known[name, norm]
+
+    return of
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", METHODS)
+def test_permuted_target_labels_change_no_bit_of_the_weights(undisturbed, small_source, tmp_path, name, norm):
+    method, options = made(name)
+    domains = [SMALL[0], permuted(SMALL[1])]
+    other = run(tmp_path, domains, start(method, norm, small_source), method, **options)
+    assert other.same_weights(undisturbed(name, norm))
+    assert other.accuracy != undisturbed(name, norm).accuracy or (domains[1].labels != SMALL[1].labels).any()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in STREAMS])
+def test_interrupted_and_resumed_is_undisturbed(undisturbed, small_source, tmp_path, name, norm):
+    def cut(done, total):
+        raise RuntimeError("power cut")
+
+    whole = undisturbed(name, norm)
+    method, options = made(name)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path, SMALL, start(method, norm, small_source), method, notify=cut, **options)
+    again, _ = made(name)
+    resumed = run(tmp_path, SMALL, start(again, norm, small_source), again, **options)
+    assert resumed.trained.resumed_from == 1
+    assert resumed.same_weights(whole)
+    assert resumed.trained.curve == whole.trained.curve
+    assert (resumed.trained.outputs.domains["T"].logits == whole.trained.outputs.domains["T"].logits).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", STREAMS)
+def test_an_interrupted_stream_starts_anew(monkeypatch, undisturbed, small_source, tmp_path, name, norm):
+    whole = undisturbed(name, norm)
+    method, options = made(name)
+    observe, seen = type(method).observe, []
+
+    def interrupted(self, backbone, batch):
+        seen.append(len(batch))
+        if len(seen) == 2:
+            raise RuntimeError("power cut")
+        return observe(self, backbone, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(method), "observe", interrupted)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(tmp_path, SMALL, start(method, norm, small_source), method, **options)
+    again, _ = made(name)
+    resumed = run(tmp_path, SMALL, start(again, norm, small_source), again, **options)
+    assert resumed.same_weights(whole)
+    for one, two in zip(resumed.trained.online, whole.trained.online, strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", JOINT)
+def test_statistics_modes_are_one_function_without_batch_norm_only(tmp_path, name, norm):
+    logits = {}
+    for statistics in ("joint", "separate", "domain"):
+        method, options = made(name)
+        ran = run(
+            tmp_path / statistics, SMALL, network(norm), method, epochs=1, **{**options, "statistics": statistics}
+        )
+        logits[statistics] = torch.from_numpy(ran.trained.outputs.domains["T"].logits[-1].astype("float32"))
+    gaps = [float((logits["joint"] - logits[other]).abs().max()) for other in ("separate", "domain")]
+    gaps.append(float((logits["separate"] - logits["domain"]).abs().max()))
+    if norm in ("bn", "bn_wa"):
+        assert min(gaps) > 1e-2
+    else:
+        assert max(gaps) < 5e-3  # logits are kept in half precision
+
+
+def step_on(model, method, small, progress=0.5):
+    """A step of ``method`` on the first images of the domains."""
+    model.train()
+
+    def seen(x):
+        features = model.features(x)
+        return Seen(features, model.head(features))
+
+    source, target = seen(images(small[0])), seen(images(small[1]))
+    joint = method.phase == "joint"
+    return Step(
+        source if joint else None,
+        labels(small[0]) if joint else None,
+        target,
+        torch.arange(12),
+        progress,
+        lambda: seen(images(small[1]).flip(3)),
+    )
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in (*STREAMS, "dsbn")])
+def test_the_gradient_of_its_term_reaches_every_feature_parameter(small_source, name, norm):
+    build = {"threshold": 0.0} if name == "fixmatch" else {}
+    method, _ = made(name, **build)
+    model = network(norm)
+    model.load_state_dict(small_source(norm))
+    method.build(model, 3, 24)
+    sum(method.loss(step_on(model, method, SMALL)).values()).backward()
+    for key, parameter in features_of(model).items():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+    first = next(p for p in features_of(model).values() if p.ndim == 4)
+    assert first.grad.abs().max() > 0
+
+
+def test_the_gradient_of_a_discriminator_is_reversed_for_the_features_only(small_source):
+    """A step against the gradient improves the discriminator and makes the features harder to tell apart."""
+    method, _ = made("dann")
+    model = network("gn")
+    model.load_state_dict(small_source("gn"))
+    method.build(model, 3, 24)
+    method.eval()
+    step = step_on(model, method, SMALL)
+    step.source.features.retain_grad()
+    loss = method.loss(step)["domain"]
+    loss.backward()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter -= 1e-2 * parameter.grad
+        assert method.loss(step)["domain"] < loss
+        for parameter in method.parameters():
+            parameter += 1e-2 * parameter.grad
+        moved = Seen(step.source.features - 1e-1 * step.source.features.grad, step.source.logits)
+        harder = Step(moved, step.labels, step.target, step.index, step.progress, step.strong)
+        assert method.loss(harder)["domain"] > loss
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_shows_every_image_once_and_predicts_before_it_learns(undisturbed, small_source, name, norm):
+    whole = undisturbed(name, norm)
+    index, logits = whole.trained.online
+    assert sorted(index.tolist()) == list(range(24))
+    assert index.tolist() != sorted(index.tolist())
+    method, _ = made(name)
+    model = start(method, norm, small_source)
+    method.build(model, 3, 24)
+    with torch.no_grad():
+        before = model(NORMALIZE(torch.from_numpy(SMALL[1].pixels[index[:12].numpy()])))
+    torch.testing.assert_close(logits[:12], before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_sorted_stream_has_the_order_of_the_files(small_source, tmp_path, name):
+    method, options = made(name)
+    ran = run(tmp_path, SMALL, start(method, "gn", small_source), method, **{**options, "order": "sorted"})
+    assert ran.trained.online[0].tolist() == list(range(24))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_changes_affine_parameters_only(small_source, tmp_path, name, norm):
+    build = {"lr": 0.1, "share": 1.0} if name == "sar" else {"lr": 0.1}
+    method, options = made(name, **build)
+    model = start(method, norm, small_source)
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    run(tmp_path, SMALL, model, method, **options)
+    changed = {key for key, p in model.named_parameters() if not torch.equal(p, before[key])}
+    allowed = {key for key, _ in adaptable(model)}
+    assert changed <= allowed
+    assert len(changed) > len(allowed) / 2
+
+
+@pytest.mark.parametrize(("share", "used"), [(1e-6, 0.0), (1.0, 1.0)])
+def test_sar_reports_the_share_of_images_that_it_used(small_source, tmp_path, share, used):
+    method, options = made("sar", share=share, lr=0.1)
+    model = start(method, "gn", small_source)
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    ran = run(tmp_path, SMALL, model, method, **options)
+    assert ran.trained.curve[-1]["terms"]["used"] == pytest.approx(used, abs=0.1)
+    unchanged = all(torch.equal(p, before[key]) for key, p in model.named_parameters())
+    assert unchanged == (used == 0)
+
+
+def test_sar_goes_back_to_the_source_when_its_loss_is_low(small_source, tmp_path):
+    method, options = made("sar", share=1.0, lr=0.1, reset_below=100.0)
+    model = start(method, "gn", small_source)
+    ran = run(tmp_path, SMALL, model, method, **options)
+    assert ran.trained.curve[-1]["terms"]["reset"] == 1
+    fresh = small_source("gn")
+    assert all(torch.equal(p, fresh[key]) for key, p in model.named_parameters())
+
+
+def test_shot_leaves_the_head_as_it_was(undisturbed, small_source):
+    trained = undisturbed("shot", "bn").model.state_dict()
+    before = small_source("bn")
+    assert torch.equal(trained["head.weight"], before["head.weight"])
+    assert torch.equal(trained["head.bias"], before["head.bias"])
+    assert any(not torch.equal(trained[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("batch", [1, 5, 12, 24])
+def test_adabn_is_one_batch_of_all_images_in_training_mode(small_source, tmp_path, batch):
+    """Without augmentation and with momentum 1; the running variance is the unbiased one in both."""
+    method, options = made("adabn")
+    adapted = run(tmp_path, SMALL, start(method, "bn", small_source), method, batch=batch, **options).model
+    expected = start(method, "bn", small_source).train()
+    for layer in expected.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        expected(images(SMALL[1], n=24))
+    for key, value in expected.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            torch.testing.assert_close(adapted.state_dict()[key], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["gn", "wa"])
+def test_adabn_does_nothing_without_batch_norm(undisturbed, small_source, norm):
+    weights = undisturbed("adabn", norm).model.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in small_source(norm).items())
+
+
+def test_adabn_with_alpha_0_is_the_source(small_source, tmp_path):
+    method, options = made("adabn", alpha=0.0)
+    weights = run(tmp_path, SMALL, start(method, "bn", small_source), method, **options).model.state_dict()
+    for key, value in small_source("bn").items():
+        torch.testing.assert_close(weights[key], value)
+
+
+def test_dsbn_keeps_statistics_of_both_domains(undisturbed):
+    weights = undisturbed("dsbn", "bn").model.state_dict()
+    sides = [(key, key.replace(".source.", ".target.")) for key in weights if ".source.running_mean" in key]
+    assert sides
+    assert all(not torch.equal(weights[source], weights[target]) for source, target in sides)

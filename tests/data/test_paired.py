@@ -1,0 +1,118 @@
+"""Paired batches: order, cycling, and no labels of the target."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from da_wa.data.augment import Normalize
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.datamodule import Subset
+from da_wa.data.paired import Paired, PairedDataModule, Unlabelled
+from da_wa.errors import ConfigError
+
+
+def domain(name: str, n: int) -> DecodedDomain:
+    """Image number i has the value i everywhere and the label i % 3."""
+    pixels = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 3, 4, 4)).copy()
+    return DecodedDomain(name, pixels, np.arange(n) % 3, tuple(map(str, range(n))), name, ("a", "b", "c"))
+
+
+def paired(source=20, target=9, *, batch=4, seed=0, epoch=0, name="T", index=None, **options) -> PairedDataModule:
+    train = None if source is None else Subset(domain("S", source), np.arange(source))
+    of = domain(name, 40)
+    seen = Subset(of, np.arange(target) if index is None else np.asarray(index))
+    same = Normalize([0.0] * 3, [1.0] * 3)
+    data = PairedDataModule(
+        train, seen, [], seed=seed, batch_size=batch, augment=lambda x: x, strong=lambda x: 255 - x, normalize=same,
+        **options,
+    )  # fmt: skip
+    data.trainer = SimpleNamespace(current_epoch=epoch, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    return data
+
+
+def batches(data: PairedDataModule) -> list[Paired]:
+    return list(data.train_dataloader())
+
+
+def order(data: PairedDataModule) -> list[int]:
+    return torch.cat([batch.target.position for batch in batches(data)]).tolist()
+
+
+def test_a_target_batch_has_no_field_for_labels():
+    assert Unlabelled._fields == ("images", "raw", "position")
+    assert Paired._fields == ("source", "target")
+    assert not any(getattr(x, "dtype", None) == torch.int64 and x is not b.target.position
+                   for b in batches(paired()) for x in b.target)  # fmt: skip
+
+
+def test_the_order_of_the_target_is_a_function_of_seed_epoch_and_domain():
+    first = order(paired())
+    assert order(paired()) == first
+    others = [order(paired(seed=1)), order(paired(epoch=1)), order(paired(name="other"))]
+    assert all(other != first for other in others)
+    assert len({tuple(other) for other in others}) == 3
+
+
+def test_the_target_does_not_change_the_order_of_the_source():
+    def sources(data):
+        return torch.cat([batch.source[2] for batch in batches(data)]).tolist()
+
+    assert sources(paired(name="T")) == sources(paired(name="other", target=20))
+
+
+def test_an_epoch_is_a_pass_over_the_source_and_the_shorter_target_cycles():
+    found = batches(paired(source=20, target=9))
+    assert [(len(b.source[0]), len(b.target.images)) for b in found] == [(4, 4)] * 5
+    assert sorted(torch.cat([b.source[2] for b in found]).tolist()) == list(range(20))
+    seen = order(paired(source=20, target=9))
+    assert sorted(seen[:9]) == sorted(seen[9:18]) == list(range(9))
+    assert seen[:9] != seen[9:18]
+
+
+def test_a_longer_target_is_drawn_anew_in_every_epoch():
+    seen = {position for epoch in range(40) for position in order(paired(source=8, target=30, epoch=epoch))}
+    assert seen == set(range(30))
+    assert len(set(order(paired(source=8, target=30)))) == 8
+
+
+def test_without_a_source_an_epoch_is_a_pass_over_the_target_in_full_batches():
+    found = batches(paired(source=None, target=9))
+    assert [b.source for b in found] == [None] * 3
+    assert [len(b.target.images) for b in found] == [4, 4, 4]
+    assert set(order(paired(source=None, target=9))) == set(range(9))
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "sorted"])
+def test_a_stream_shows_every_image_once(kind):
+    data = paired(source=None, target=9, stream=True, order=kind)
+    assert [len(b.target.images) for b in batches(data)] == [4, 4, 1]
+    seen = order(data)
+    assert sorted(seen) == list(range(9))
+    assert (seen == list(range(9))) == (kind == "sorted")
+
+
+def test_positions_count_in_the_subset():
+    """Image number 7 of the domain is the third of the subset."""
+    (batch, *_) = batches(paired(source=None, index=[1, 4, 7, 30], batch=4))
+    shown = batch.target.images[:, 0, 0, 0].tolist()
+    assert [[1, 4, 7, 30][k] for k in batch.target.position.tolist()] == shown
+
+
+def test_views_and_order_of_all_images():
+    data = paired(source=None, index=[1, 4, 7, 30], batch=4)
+    (batch, *_) = batches(data)
+    moved = data.on_after_batch_transfer(batch, 0)
+    torch.testing.assert_close(moved.target.images, moved.target.raw.float() / 255)
+    torch.testing.assert_close(data.strong_view(moved.target.raw), 1 - moved.target.images)
+    everything = torch.cat(list(data.target_in_order()))
+    torch.testing.assert_close(everything[:, 0, 0, 0] * 255, torch.tensor([1.0, 4, 7, 30]))
+
+
+@pytest.mark.parametrize("target", [0, 3])
+def test_a_target_smaller_than_a_batch_is_refused(target):
+    with pytest.raises(ConfigError, match="T"):
+        paired(target=target)
