@@ -20,7 +20,7 @@ def options(group: str) -> list[str]:
 CHOICES = [
     (g.name, option)
     for g in sorted(conf_dir().iterdir())
-    if g.is_dir() and g.name not in ("norm", "select", "study")
+    if g.is_dir() and g.name not in ("method", "norm", "select", "study")
     for option in options(g.name)
 ]
 
@@ -31,6 +31,12 @@ def test_every_option_composes(group, option):
     cfg, norms = experiment.cfg, experiment.norms
     assert len(norms) == 10
     assert cfg["pretrain"]["name"]
+
+
+@pytest.mark.parametrize("method", options("method"))
+def test_every_method_composes(method):
+    experiment = compose([f"methods=[{method}]"])
+    assert list(experiment.methods) == [method]
 
 
 @pytest.mark.parametrize("model", options("model"))
