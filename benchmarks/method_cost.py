@@ -1,9 +1,9 @@
 """What an adaptation method costs: CPU time of a training step, relative to training on the source at equal images.
 
-A step of a joint method sees 64 source and 64 target images and is compared with two source steps of 64 images; a step of
-a target or stream method sees 64 images and is compared with one. Every method has a network of its own and takes turns
-with the reference, in the opposite order in every second round; the median of the rounds' ratios is printed. ``head`` is
-the share of the method's own parameters: discriminators and auxiliary classifiers train, too.
+A step of a joint method sees 64 source and 64 target images and is compared with two source steps of 64 images. A step
+of a target or stream method sees 64 images and is compared with one. Every method takes turns with the reference, in
+the opposite order in every second round; the median of the rounds' ratios is printed. ``own parameters`` are those of
+discriminators and auxiliary classifiers, which train, too.
 
     uv run benchmarks/method_cost.py
     uv run benchmarks/method_cost.py --norm gn_wa --methods mcc dann --repeats 20

@@ -30,7 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_norm_the_network_and_what_a_run_leaves(here, capsys):
-    (command,) = re.findall(r"run_office31.py (--config-dir mine .*)", PAGE)
+    (command,) = re.findall(r"run_office31.py (--config-dir mine .* model=plain .*)", PAGE)
     small = ["data.per_class=20", "sources=[H]", "finetune.epochs=1", "finetune.batch_size=20", "report.images=false"]
     assert main([*command.split(), *small, "launcher.workers=2", "cache_dir=cache"]) == 0
     records = [json.loads(path.read_text()) for path in here.glob("out/mine/runs/*/record.json")]
@@ -55,3 +55,15 @@ def test_the_checkpoint(here, capsys):
     assert (record["pretraining"]["dataset"], record["pretraining"]["correct"]) == ("my images", 6012)
     assert main([*options, "norms=[bn]", "normalize.mean=[0,0,0]", "out=other"]) == 2
     assert "another normalize" in capsys.readouterr().err
+
+
+def test_the_method(here):
+    (command,) = re.findall(r"run_office31.py (--config-dir mine .*methods=.*)", PAGE)
+    small = [
+        "data.per_class=20", "data.size=8", "sources=[H]", "seeds=[0]", "finetune.epochs=1", "finetune.batch_size=20",
+        "report.images=false", "launcher.workers=1", "cache_dir=cache",
+    ]  # fmt: skip
+    assert main([*command.split(), *small]) == 0
+    records = [json.loads(path.read_text()) for path in here.glob("out/method/runs/*/record.json")]
+    told = {(r["labels"]["method"], r["target"], r.get("label_firewall")) for r in records}
+    assert told == {("source only", None, None), ("mean gap", "N", "passed"), ("mean gap", "P", "passed")}

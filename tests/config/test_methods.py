@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from da_wa.config.compose import compose
@@ -62,3 +65,17 @@ def test_bad_options_say_what_is_wrong(options, said):
     with pytest.raises(ConfigError) as caught:
         nodes(*options)
     assert said in str(caught.value)
+
+
+def test_the_table_of_the_documentation_has_the_defaults_of_conf():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "adaptation.md").read_text()
+    rows = {cells[1].strip(" `"): cells for cells in (line.split("|") for line in re.findall(r"^\| `.*", page, re.M))}
+    names = {path.stem for path in (conf_dir() / "method").glob("*.yaml")} - {"none"}
+    assert set(rows) == names
+    for name, node in nodes(f"methods=[{','.join(sorted(names))}]").items():
+        assert rows[name][2].strip() == node["phase"]
+        build = {key: value for key, value in node["build"].items() if key != "_target_"}
+        shown = {"weight": node["weight"]} if "weight" in node else {}
+        shown |= build | ({"statistics": "domain"} if node.get("statistics") == "domain" else {})
+        told = {key: value for key, value in (part.split() for part in rows[name][4].split(","))}
+        assert told == {key: str(value).lower() for key, value in shown.items()}
