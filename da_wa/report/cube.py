@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from da_wa.records.schema import Factors
 from da_wa.report.candidates import LAST, ORACLE, Family, without_method
 from da_wa.report.choices import Choices, Rule
 from da_wa.report.content import Plot, Section, Table
@@ -41,10 +42,11 @@ def section(facts: Facts, made: Choices, guard: bool = True) -> Section:
     }
     alike = {label for label in labels if _changes_nothing([made.families[k] for k in members[label]], made.families)}
     best = _best(found, alike)
+    skipped = _skipped(facts)
     return Section(
         TITLE,
-        [best, _table(labels, rules, found, alike, guard), _figure(labels, rules, found)],
-        {"cube": _frame(made, members, rules, found, alike)},
+        [best, _table(labels, rules, found, alike, skipped, guard), _figure(labels, rules, found)],
+        {"cube": pd.concat([_frame(made, members, rules, found, alike), _nothing(skipped, rules)], ignore_index=True)},
         best,
     )
 
@@ -71,6 +73,7 @@ def _table(
     rules: Sequence[Rule],
     found: dict[tuple[str, Rule], Interval | None],
     alike: set[str],
+    skipped: Mapping[str, Factors],
     guard: bool,
 ) -> Table:
     rows = []
@@ -85,6 +88,7 @@ def _table(
             for c in cells
         ]
         rows.append([label, *texts])
+    rows += [[label, *[ALIKE] * len(rules)] for label in skipped]
     return Table(
         "cube",
         "Accuracy on the target (%), mean over the pairs, by selection",
@@ -94,8 +98,8 @@ def _table(
             f"Selection among epochs and weights of the method, separately for every pair and seed; scores "
             f"{'reject' if guard else 'may choose'} collapsed candidates. last is the headline. {_shown(ORACLE)}: no "
             "result of unsupervised adaptation, but the bound of what selection can give.",
-            "Small: half of the 95 % interval over seeds and images, choices taken as given. = : the method changes no "
-            "prediction with this norm.",
+            "Small: half of the 95 % interval over seeds and images, choices taken as given. = : the method does "
+            "nothing for this norm, or changed no prediction.",
         ],
     ).transposed_if_wide("Selection")
 
@@ -140,6 +144,40 @@ def _frame(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _nothing(skipped: Mapping[str, Factors], rules: Sequence[Rule]) -> pd.DataFrame:
+    """Rows of methods that were not run, because they do nothing for a norm."""
+    return pd.DataFrame(
+        [
+            {
+                "label": label,
+                "norm": factors.norm,
+                "method": factors.method,
+                "selection": name,
+                "guard": guard,
+                "uses_target_labels": name == ORACLE,
+                "note": ALIKE,
+            }
+            for label, factors in skipped.items()
+            for name, guard in rules
+        ]
+    )
+
+
+def _skipped(facts: Facts) -> dict[str, Factors]:
+    """Rows that are not there because the method, by its own account, does nothing for the norm."""
+    changes = {record.factors.method: record.changes for record in facts.records if record.changes is not None}
+    present = {(record.factors.norm, record.factors.model, record.factors.method) for record in facts.records}
+    found = {}
+    for method, activations in changes.items():
+        for record in facts.records:
+            factors = record.factors
+            absent = (factors.norm, factors.model, method) not in present
+            if factors.method == "none" and absent and factors.activation not in activations:
+                imagined = factors.model_copy(update={"method": method})
+                found[facts.rows.label(record.model_copy(update={"factors": imagined}))] = imagined
+    return found
 
 
 def _changes_nothing(of_label: Sequence[Family], families: Sequence[Family]) -> bool:

@@ -18,7 +18,7 @@ from da_wa.records.schema import Record
 from da_wa.runs.jobs import Job, UnitJob
 from da_wa.select.anytime import ALPHA, decided_after, e_value
 
-FACTORS = ("norm", "weight", "activation", "method", "model")
+FACTORS = ("norm", "weight", "activation", "method", "method_weight", "model")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def standings(units: Sequence[UnitJob], wanted: Sequence[str] | None = None) -> 
         units: of all seeds that are allowed.
         wanted: see :func:`da_wa.records.contrasts.of_interest`.
     """
-    rows = {_label(job): {factor: _factors(job)[factor] for factor in FACTORS} for job in units}
+    rows = {_label(job): {factor: _factors(job).get(factor) for factor in FACTORS} for job in units}
     pairs = list(dict.fromkeys(pair for job in units for pair in _pairs(job)))
     seeds = sorted({_seed(job) for job in units})
     accuracies: dict[Cell, dict[tuple[int, int], float]] = {}
@@ -141,7 +141,7 @@ def _seed(job: UnitJob) -> int:
 def _label(job: UnitJob) -> str:
     """The row of the table, whatever it is called there."""
     factors = _factors(job)
-    return " ".join(str(factors.get(factor)) for factor in (*FACTORS, "method_weight"))
+    return " ".join(str(factors.get(factor)) for factor in FACTORS)
 
 
 def _pairs(job: UnitJob) -> list[Pair]:

@@ -223,6 +223,21 @@ def test_a_method_without_an_effect(experiment: Any) -> None:
     assert "=" not in rows["LN"] + rows["LN · DANN"]
 
 
+def test_a_method_that_was_not_run_because_it_does_nothing(experiment: Any) -> None:
+    experiment.images = {"A": 60, "W": 40}
+    draw = np.random.default_rng(2)
+    for norm in ("bn", "ln"):
+        add(experiment, norm, "A", noisy(draw))
+    add(experiment, "bn", "A", noisy(draw), method="adabn", target="W", changes=["bn"])
+    add(experiment, "bn", "A", noisy(draw), method="dann", target="W")
+    section = cube.section(load_facts(experiment.out), made(experiment))
+    rows = {row[0]: row[1:] for row in table(section, "cube").rows}
+    assert set(rows["LN · adabn"]) == {"="} and "=" not in rows["BN · adabn"]
+    assert "LN · DANN" not in rows  # not run yet
+    notes = section.data["cube"].query("norm == 'ln' and method == 'adabn'")
+    assert set(notes["note"]) == {"="} and notes["mean"].isna().all()
+
+
 def test_without_logits_a_score_says_why(experiment: Any) -> None:
     experiment.images = SMALL
     experiment.simulate(["bn", "bn_wa"], (0, 1))

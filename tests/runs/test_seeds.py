@@ -187,3 +187,35 @@ def test_a_list_of_seeds_is_as_ever() -> None:
     experiment = compose(["seeds=[3,1]"])
     assert (experiment.cfg["seeds"], experiment.auto) == ([3, 1], False)
     assert compose(["seeds=auto", "seeds.max=4"]).cfg["seeds"] == [0, 1, 2, 3]
+
+
+def test_methods_and_their_weights_are_compared_at_equal_weights(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "norms=[bn,bn_wa]", "methods=[none,coral]", "method.weight=[0.1,1.0]", "seeds_max=4")
+    levels = [
+        (s.contrast.value, *(tuple(label.split()[k] for k in (0, 3, 4)) for label in s.contrast.rows[0]))
+        for s in standings(jobs)
+    ]
+    assert sorted(levels) == sorted(
+        [
+            ("align", ("bn", "none", "None"), ("bn_wa", "none", "None")),
+            *(("align", ("bn", "coral", w), ("bn_wa", "coral", w)) for w in ("0.1", "1.0")),
+            *(("coral", (n, "none", "None"), (n, "coral", w)) for n in ("bn", "bn_wa") for w in ("0.1", "1.0")),
+        ]
+    )
+
+
+def test_what_a_unit_starts_from_is_needed_too(tmp_path: Path) -> None:
+    """WA is decided without a method and open with one, which starts from the networks without."""
+    jobs = planned(tmp_path, "norms=[bn,bn_wa]", "methods=[none,shot]", "seeds_max=8")
+
+    def points(job: UnitJob) -> float:
+        shot = job.config["unit"]["factors"]["method"] == "shot"
+        luck = np.random.default_rng([seed_of(job), len(norm_of(job))]).normal()
+        return 40 + 5 * (norm_of(job) == "bn_wa") + 9 * shot * luck
+
+    while pending := [job for job in needed(jobs, ["align"]) if not job.done]:
+        ids = {job.id for job in needed(jobs, ["align"])}
+        assert all(job.needs is None or job.needs in ids for job in pending)
+        for job in pending:
+            finish(job, points(job))
+    assert [(s.after, s.seen) for s in standings(jobs, ["align"])] == [(4, 8), (None, 8)]
