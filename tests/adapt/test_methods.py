@@ -462,14 +462,20 @@ HELPS: dict[str, dict[str, object]] = {
 }
 """What a method needs on a toy of a hundred steps: stronger terms than its defaults, which are those of its paper."""
 
+# Casts, weights and rates of this test were chosen so that methods succeed: it proves that a method can help, and says
+# nothing about its defaults. Where no choice was found, this is what happened (source only: 0.83 for gn, 0.82 for wa).
 NOT_HERE = {
     **{(name, norm): "it is the identity without BatchNorm" for name in ("adabn", "dsbn") for norm in ("gn", "wa")},
-    **{(name, norm): "five steps of affine parameters do not move predictions of a network without BatchNorm"
-       for name in ("tent", "sar") for norm in ("gn", "wa")},
-    ("fixmatch", "gn"): "its pseudo-labels leave the accuracy as it was (0.83)",
-    **{("afn", norm): "longer features do not undo a cast" for norm in ("gn", "wa")},
-    **{(name, "wa"): "without any activation norm this toy's adversary is unstable or diverges"
-       for name in ("dann", "cdan", "mdd")},
+    ("tent", "gn"): "accuracy falls from 0.83 to 0.80 (lr 0.1) or 0.67 (lr 0.3)",
+    ("sar", "gn"): "accuracy falls from 0.83 to 0.80 (lr 0.1) or 0.67 (lr 0.3)",
+    ("tent", "wa"): "accuracy stays at 0.82 (lr 0.1) or rises to 0.85 (lr 0.3), less than the margin",
+    ("sar", "wa"): "accuracy stays at 0.82 (lr 0.1 and 0.3)",
+    ("fixmatch", "gn"): "accuracy stays at 0.83",
+    ("afn", "gn"): "accuracy falls from 0.83 to between 0.75 and 0.78",
+    ("afn", "wa"): "the training diverges",
+    ("dann", "wa"): "accuracy stays at 0.82 (weight 1) or falls to 0.68 (weight 5)",
+    ("cdan", "wa"): "accuracy stays at 0.82 (weight 1) or falls to 0.47 (weight 5)",
+    ("mdd", "wa"): "the training diverges",
 }  # fmt: skip
 
 
