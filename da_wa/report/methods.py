@@ -156,9 +156,10 @@ def _summary(grid: _Grid) -> str:
     text = f"Best combination: {grid.norm_name(norm)} with {grid.name(variant)}, {best:.1f} %."
     clear = [effect for effect in grid.changes.values() if effect.resolved]
     up = sum(effect.estimate.interval.value > 0 for effect in clear)
+    total = counted(len(grid.changes), "combination")
     return (
-        f"{text} Of {counted(len(grid.changes), 'method and norm', 'methods and norms')}, {up} are significantly above "
-        f"training on the source only, {len(clear) - up} significantly below."
+        f"{text} Against training on the source only, {up} of {total} of norm and method significantly higher, "
+        f"{len(clear) - up} significantly lower."
     )
 
 
