@@ -14,6 +14,7 @@ import numpy as np
 
 from da_wa.records.outputs import Outputs
 from da_wa.records.schema import Factors, Record
+from da_wa.report.collection import Rows
 from da_wa.report.facts import Facts
 from da_wa.report.matrix import Pair
 from da_wa.report.outcomes import Array, Outcome
@@ -119,7 +120,7 @@ def families(facts: Facts) -> list[Family]:
     Raises:
         DataError: outputs cannot be read.
     """
-    rows = replace(facts.rows, key=[factor for factor in facts.rows.key if factor != WEIGHT])
+    rows = without_weight(facts.rows)
     grouped: dict[tuple[object, ...], list[tuple[Record, Outputs]]] = {}
     for record in facts.records:
         outputs = facts.runs[record.id].outputs(record)
@@ -132,6 +133,11 @@ def families(facts: Facts) -> list[Family]:
     found = [_family(str(label), (str(s), str(t)), units) for (label, s, t, *_), units in grouped.items()]
     reference = {without_method(f): f.candidates[0].accuracy for f in found if f.factors.method == "none"}
     return [replace(family, source_only=reference.get(without_method(family))) for family in found]
+
+
+def without_weight(rows: Rows) -> Rows:
+    """Rows of the table that hold all weights of a method."""
+    return replace(rows, key=[factor for factor in rows.key if factor != WEIGHT])
 
 
 def _family(label: str, pair: Pair, units: Sequence[tuple[Record, Outputs]]) -> Family:

@@ -52,14 +52,22 @@ class Choices:
     @property
     def several(self) -> bool:
         """Whether there is anything to choose from."""
-        return any(len(family.candidates) > 1 for family in self.families)
+        return bool(self.where())
+
+    @property
+    def comparable(self) -> list[str]:
+        """Scores that choose in the most families; scores of features choose in fewer."""
+        counts = {name: self.summary((name, False), self.where()).families for name in self.scores}
+        return [name for name, n in counts.items() if n == max(counts.values())]
 
     def where(self, norm: str | None = None, method: str | None = None) -> list[int]:
-        """Numbers of the families of a norm, a method, or all."""
+        """Numbers of the families with several candidates, of a norm, a method, or all."""
         return [
             k
             for k, family in enumerate(self.families)
-            if norm in (None, family.factors.norm) and method in (None, family.factors.method)
+            if len(family.candidates) > 1
+            and norm in (None, family.factors.norm)
+            and method in (None, family.factors.method)
         ]
 
     def summary(self, rule: Rule, chosen: Sequence[int]) -> Summary:
@@ -98,12 +106,16 @@ class Choices:
         return Interval(value, value - half, value + half)
 
     def depends_on_norm(self) -> float | None:
-        """P-value of the interaction of norm and score in the regret, without the guard; ``None`` if not testable."""
-        norms = list(dict.fromkeys(family.factors.norm for family in self.families))
+        """P-value of the interaction of norm and score in the regret, without the guard; ``None`` if not testable.
+
+        Over :attr:`comparable` scores.
+        """
+        norms = list(dict.fromkeys(self.families[k].factors.norm for k in self.where()))
+        names = self.comparable
         usable = {
-            k: [self.verdicts[name, False][k].regret for name in self.scores]
-            for k in range(len(self.families))
-            if all(self.verdicts[name, False][k].chosen is not None for name in self.scores)
+            k: [self.verdicts[name, False][k].regret for name in names]
+            for k in self.where()
+            if all(self.verdicts[name, False][k].chosen is not None for name in names)
         }
         found: dict[tuple[object, ...], dict[str, dict[tuple[object, ...], list[float]]]] = {}
         for k, values in usable.items():
@@ -118,7 +130,7 @@ class Choices:
                 table.append(
                     [np.mean([of_norms[norm][key] for key in sorted(shared, key=repr)], axis=0) for norm in norms]
                 )
-        return interaction(np.array(table)) if table and len(self.scores) > 1 else None
+        return interaction(np.array(table)) if table and len(names) > 1 else None
 
 
 def cell(of: Cell, rule: Rule) -> Cell:
@@ -141,12 +153,15 @@ def choices(facts: Facts, scores: Mapping[str, Score], out: Path | None = None) 
     found = families(facts)
     others = {name: score for name, score in scores.items() if name not in RULES}
     made: Scored = scored(facts, found, others, out)
-    values = {rule: [family.rule(rule) for family in found] for rule in RULES} | dict(made.values)
+    values = {rule: [family.rule(rule) for family in found] for rule in RULES}
+    for name, rows in made.values.items():  # a single candidate is what any score chooses
+        known = any(not math.isnan(value) for row in rows for value in row)
+        values[name] = [[0.0] if known and len(row) == 1 else list(row) for row in rows]
     verdicts: dict[Rule, list[Verdict]] = {}
     for name, rows in values.items():
         for guard in (False,) if name in (LAST, ORACLE) else (False, True):
             verdicts[name, guard] = [f.judged(row, guard) for f, row in zip(found, rows, strict=True)]
-    present = [name for name in values if any(v.chosen is not None for v in verdicts[name, False])]
+    present = {name for name, guard in verdicts if any(v.chosen is not None for v in verdicts[name, guard])}
     order = [name for name in (LAST, SOURCE, *others, ORACLE) if name in present]
     outcomes: list[Outcome] = []
     for (name, guard), of_rule in verdicts.items():

@@ -46,7 +46,7 @@ class Rows:
         named = [self.labels.get(("norm", factors.norm), factors.norm)]
         for factor in self.key[1:]:
             level = getattr(factors, factor)
-            if (factor, level) == ("method", "none"):
+            if level is None or (factor, level) == ("method", "none"):
                 continue
             plain = str(level) if factor in ALWAYS else f"{factor.replace('_', ' ')} {level}"
             named.append(self.labels.get((factor, level), plain))

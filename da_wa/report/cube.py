@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from da_wa.records.schema import Factors
-from da_wa.report.candidates import LAST, ORACLE, Family, without_method
+from da_wa.report.candidates import LAST, ORACLE, Family, without_method, without_weight
 from da_wa.report.choices import Choices, Rule
 from da_wa.report.content import Plot, Section, Table
 from da_wa.report.facts import Facts
@@ -167,6 +167,7 @@ def _nothing(skipped: Mapping[str, Factors], rules: Sequence[Rule]) -> pd.DataFr
 
 def _skipped(facts: Facts) -> dict[str, Factors]:
     """Rows that are not there because the method, by its own account, does nothing for the norm."""
+    rows = without_weight(facts.rows)
     changes = {record.factors.method: record.changes for record in facts.records if record.changes is not None}
     present = {(record.factors.norm, record.factors.model, record.factors.method) for record in facts.records}
     found = {}
@@ -176,7 +177,7 @@ def _skipped(facts: Facts) -> dict[str, Factors]:
             absent = (factors.norm, factors.model, method) not in present
             if factors.method == "none" and absent and factors.activation not in activations:
                 imagined = factors.model_copy(update={"method": method})
-                found[facts.rows.label(record.model_copy(update={"factors": imagined}))] = imagined
+                found[rows.label(record.model_copy(update={"factors": imagined}))] = imagined
     return found
 
 

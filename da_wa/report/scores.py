@@ -35,8 +35,8 @@ def section(facts: Facts, made: Choices, guard: bool = True) -> Section:
     rules.sort(key=lambda rule: made.names.index(rule[0]))
     verdict = _verdict(made, guard)
     p = made.depends_on_norm()
-    norms = list(dict.fromkeys(family.factors.norm for family in made.families))
-    methods = list(dict.fromkeys(family.factors.method for family in made.families))
+    norms = list(dict.fromkeys(made.families[k].factors.norm for k in everything))
+    methods = list(dict.fromkeys(made.families[k].factors.method for k in everything))
     details: list[Part] = []
     if len(norms) > 1:
         labels = [facts.rows.labels.get(("norm", norm), norm) for norm in norms]
@@ -58,27 +58,33 @@ def section(facts: Facts, made: Choices, guard: bool = True) -> Section:
 def _verdict(made: Choices, guard: bool) -> str:
     """The score with the lowest regret, in words."""
     everything = made.where()
-    found = {name: made.regret((name, guard), everything) for name in made.scores}
+    found = {name: made.regret((name, guard), everything) for name in made.comparable}
     known = {name: interval for name, interval in found.items() if interval is not None}
     last = made.regret((LAST, False), everything)
     if not known or last is None:
         return "No score can be computed from what was saved."
     best = min(known, key=lambda name: known[name].value)
     most = max(len(family.candidates) for family in made.families)
+    among = f"Among up to {counted(most, 'candidate')} per run{' and with the collapse guard' if guard else ''}"
+    if known[best].value >= last.value:
+        return (
+            f"{among}, no score selects better on average than the last epoch, which loses {within(last)} points "
+            f"against selection by target labels; next is {best} with {within(known[best])}."
+        )
     return (
-        f"Among up to {counted(most, 'candidate')} per run, {best} loses least accuracy against selection by target "
-        f"labels: {within(known[best])} points on average; the last epoch loses {within(last)}."
+        f"{among}, {best} loses least accuracy against selection by target labels: {within(known[best])} points on "
+        f"average; the last epoch loses {within(last)}."
     )
 
 
 def _dependence(facts: Facts, made: Choices, norms: Sequence[str], p: float | None, guard: bool) -> str:
     """Whether the best score depends on the norm."""
-    if len(norms) < 2 or len(made.scores) < 2:
+    if len(norms) < 2 or len(made.comparable) < 2:
         return ""
     best: dict[str, list[str]] = {}
     for norm in norms:
         chosen = made.where(norm=norm)
-        regrets = {name: made.summary((name, guard), chosen).regret for name in made.scores}
+        regrets = {name: made.summary((name, guard), chosen).regret for name in made.comparable}
         known = {name: regret for name, regret in regrets.items() if not math.isnan(regret)}
         if known:
             name = min(known, key=lambda name: known[name])
@@ -119,7 +125,7 @@ def _quality(made: Choices, rules: Sequence[Rule], chosen: Sequence[int]) -> Tab
     known = [
         (made.summary((name, False), chosen).regret, k)
         for k, name in enumerate(dict.fromkeys(name for name, _ in rules))
-        if name in made.scores
+        if name in made.comparable
     ]
     bold = {(min(known)[1], 0), (min(known)[1], 1)} if known else set()
     return Table(
@@ -136,7 +142,8 @@ def _quality(made: Choices, rules: Sequence[Rule], chosen: Sequence[int]) -> Tab
             "accuracy than training on the source alone for all epochs. Collapsed: share with more than half of the "
             "predictions in one class.",
             "Small: with the guard, which rejects collapsed candidates, where it changes the number. Bold: lowest "
-            "regret without the guard. last is the headline of all other sections; of several weights it takes the "
+            "regret without the guard, of scores with the most choices. last is the headline of all other sections; of "
+            "several weights it takes the "
             "middle one. Target labels judge choices; only target_oracle chooses with them.",
         ],
     )

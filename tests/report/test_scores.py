@@ -238,6 +238,21 @@ def test_a_method_that_was_not_run_because_it_does_nothing(experiment: Any) -> N
     assert set(notes["note"]) == {"="} and notes["mean"].isna().all()
 
 
+def test_a_single_candidate_is_what_every_score_selects(experiment: Any) -> None:
+    experiment.images = {"A": 60, "W": 40}
+    experiment.correct = lambda norm, source, target, seed: 13
+    for norm in ("bn", "ln"):
+        add(experiment, norm, "A", noisy(np.random.default_rng(3)))
+    experiment.add("bn", "A", method="adabn", target="W")  # one epoch, without logits
+    found = made(experiment)
+    cells = cube.section(load_facts(experiment.out), found).data["cube"].query("method == 'adabn'")
+    assert set(cells["selection"]) == {"last", "source_val", "entropy", "im", "target_oracle"}
+    assert cells["mean"].tolist() == pytest.approx([100 * 13 / 40] * 5)
+    quality = scores.section(load_facts(experiment.out), found).data["scores"]
+    assert set(quality["choices"]) == {1, 2}  # it says nothing about scores: two runs in all, one of each norm
+    assert set(quality.query("scope == 'all'")["choices"]) == {2}
+
+
 def test_without_logits_a_score_says_why(experiment: Any) -> None:
     experiment.images = SMALL
     experiment.simulate(["bn", "bn_wa"], (0, 1))
