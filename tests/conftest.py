@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # before Ray is imported; see da_wa/launchers/ray.py
 
 DOMAINS = ("blueprint", "paper", "sunset")
 CLASSES = ("mug", "pen", "ruler")

@@ -57,11 +57,12 @@ class Ray:
             ConfigError: Ray is missing, or there is no cluster at the address.
             UserError: all tasks ended before the jobs were done.
         """
+        # With `uv run`, Ray would copy the folder and make an environment for every task. Read when Ray is imported.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         try:
             import ray
         except ImportError as error:
             raise ConfigError("launcher=ray needs Ray; install it with: pip install 'da-wa[ray]'") from error
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # it would copy the folder of the command
         started = not ray.is_initialized()
         if started:
             try:
