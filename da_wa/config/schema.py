@@ -17,9 +17,10 @@ from pydantic import (
     Tag,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from da_wa.config import choices
+from da_wa.config.nodes import Node, Own, Part, kind_at, rule
+from da_wa.config.recipe_types import Recipe
 from da_wa.config.types import (
     Allowed,
     AutoFlag,
@@ -30,8 +31,6 @@ from da_wa.config.types import (
     Counts,
     Flag,
     Folder,
-    Fraction,
-    Fractions,
     Levels,
     Mean,
     MethodNames,
@@ -57,88 +56,6 @@ from da_wa.config.types import (
     _Int,
     _Str,
 )
-
-
-def _rule(text: str) -> PydanticCustomError:
-    """Options that do not fit together; the text starts with one of them."""
-    return PydanticCustomError("rule", text)
-
-
-class Node(BaseModel):
-    """Options with known names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Part(BaseModel):
-    """A callable and its arguments; those unknown here are checked when it is called."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
-    target: Text = Field(alias="_target_")
-
-
-def _kind(*path: str) -> Discriminator:
-    """Distinguish nodes of the package from the user's own, by the ``_target_`` at ``path``."""
-
-    def kind(node: Any) -> str:
-        for key in path:
-            node = node.get(key) if isinstance(node, dict) else None
-        target = node.get("_target_") if isinstance(node, dict) else None
-        return "<own>" if isinstance(target, str) and not target.startswith("da_wa.") else "<shipped>"
-
-    return Discriminator(kind)
-
-
-def _named(node: Any) -> str:
-    return "<own>" if isinstance(node, dict) and "_target_" in node else "<shipped>"
-
-
-Own = Annotated[Part, Tag("<own>")]
-
-
-class Optimizer(BaseModel):
-    """A ``torch.optim`` class by its name in lower case, with its arguments."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    name: Annotated[str, OneOf(tuple(choices.OPTIMIZERS))]
-    lr: Positive
-    momentum: Fraction = 0.0
-    weight_decay: Positive = 0.0
-
-
-class Schedule(Node):
-    """A function of ``da_wa.train.schedule`` by name, with its arguments."""
-
-    name: Annotated[str, OneOf(tuple(choices.SCHEDULES))]
-    warmup: Fraction = 0.0
-    start: Fraction = 0.0
-    at: Fractions = []
-
-    @model_validator(mode="after")
-    def _own_options(self) -> Schedule:
-        if others := sorted(self.model_fields_set - {"name", *choices.SCHEDULES[self.name]}):
-            raise _rule(f"{others[0]}={getattr(self, others[0])}: {self.name} has no such option")
-        return self
-
-
-class Augment(Node):
-    """See :class:`da_wa.data.augment.Augment`."""
-
-    crop: Fraction
-    flip: Flag
-    erase: Fraction
-
-
-class Recipe(Node):
-    """See :class:`da_wa.train.recipe.Recipe`."""
-
-    epochs: Count
-    batch_size: Count
-    optimizer: Annotated[Own | Annotated[Optimizer, Tag("<shipped>")], Discriminator(_named)]
-    schedule: Annotated[Own | Annotated[Schedule, Tag("<shipped>")], Discriminator(_named)]
-    augment: Annotated[Own | Annotated[Augment, Tag("<shipped>")], Discriminator(_named)]
-    label_smoothing: Below1 = 0.0
-    evaluations: Count = 1
 
 
 class Data(BaseModel):
@@ -180,14 +97,14 @@ class Model(BaseModel):
 class Build(Part):
     """Options that networks of the package share."""
 
-    depths: Counts = [1]
-    widths: Counts = [1]
+    depths: Counts = Field(default=[1])
+    widths: Counts = Field(default=[1])
     gain_init: Annotated[str, OneOf(choices.GAIN_INITS)] = "one"
 
     @model_validator(mode="after")
     def _same_length(self) -> Build:
         if {"depths", "widths"} <= self.model_fields_set and len(self.depths) != len(self.widths):
-            raise _rule(f"depths={self.depths} and widths={self.widths} must have the same length")
+            raise rule(f"depths={self.depths} and widths={self.widths} must have the same length")
         return self
 
 
@@ -233,7 +150,7 @@ class ShippedPretraining(Pretraining):
 def _pretraining(node: Any) -> str:
     if isinstance(node, dict) and "recipe" in node and node["recipe"] is None:
         return "<none>"
-    return str(_kind("data").discriminator(node))  # type: ignore[operator]
+    return str(kind_at("data").discriminator(node))  # type: ignore[operator]
 
 
 class ShippedProtocol(Part):
@@ -262,7 +179,7 @@ class Trainer(Node):
     @model_validator(mode="after")
     def _half_on_cpu(self) -> Trainer:
         if (self.accelerator, self.precision) == ("cpu", "16-mixed"):
-            raise _rule("precision=16-mixed needs a GPU; use bf16-mixed or 32-true with accelerator=cpu")
+            raise rule("precision=16-mixed needs a GPU; use bf16-mixed or 32-true with accelerator=cpu")
         return self
 
 
@@ -311,74 +228,13 @@ class Norm(Part):
     factors: Factors | None = None
 
 
-class SourceOnly(Node):
-    """No adaptation: one unit per source, evaluated on every other domain."""
-
-    label: Text
-    phase: Annotated[str, OneOf(("source",))]
-
-
-class Joint(Node):
-    """A method that trains on source and target images together, with the recipe of ``finetune``."""
-
-    label: Text
-    phase: Annotated[str, OneOf(("joint",))]
-    version: Count = 1
-    changes: list[Text] | None = None
-    statistics: Annotated[str, OneOf(choices.STATISTICS)]
-    weight: Annotated[
-        Positive | Annotated[list[Positive], Field(min_length=1)], Allowed("a number, 0 or more, or a list of them")
-    ]
-    build: Part
-
-
-class TargetOnly(Node):
-    """A method that starts from the network trained on the source; ``recipe`` changes that of ``finetune``."""
-
-    label: Text
-    phase: Annotated[str, OneOf(("target",))]
-    version: Count = 1
-    changes: list[Text] | None = None
-    recipe: Recipe
-    build: Part
-
-
-class Streaming(TargetOnly):
-    """Likewise; the target arrives in batches, once."""
-
-    phase: Annotated[str, OneOf(("stream",))]
-    order: Annotated[str, OneOf(choices.STREAM_ORDERS)]
-
-
-class UnknownPhase(BaseModel):
-    """Any other ``phase``."""
-
-    model_config = ConfigDict(extra="allow")
-    phase: Annotated[str, OneOf(("source", "joint", "target", "stream"))]
-
-
-def _phase(node: Any) -> str:
-    phase = node.get("phase") if isinstance(node, dict) else None
-    return f"<{phase}>" if phase in ("source", "joint", "target", "stream") else "<unknown>"
-
-
-AnyMethod = Annotated[
-    Annotated[SourceOnly, Tag("<source>")]
-    | Annotated[Joint, Tag("<joint>")]
-    | Annotated[TargetOnly, Tag("<target>")]
-    | Annotated[Streaming, Tag("<stream>")]
-    | Annotated[UnknownPhase, Tag("<unknown>")],
-    Discriminator(_phase),
-]
-
-
-AnyModel = Annotated[Annotated[Model, Tag("<own>")] | Annotated[ShippedModel, Tag("<shipped>")], _kind("build")]
+AnyModel = Annotated[Annotated[Model, Tag("<own>")] | Annotated[ShippedModel, Tag("<shipped>")], kind_at("build")]
 
 
 class Config(Node):
     """The whole composed configuration, as ``--cfg`` prints it."""
 
-    data: Annotated[Annotated[Data, Tag("<own>")] | Annotated[ShippedData, Tag("<shipped>")], _kind("domains")]
+    data: Annotated[Annotated[Data, Tag("<own>")] | Annotated[ShippedData, Tag("<shipped>")], kind_at("domains")]
     model: AnyModel
     pretrain: Annotated[
         Annotated[Untrained, Tag("<none>")]
@@ -387,7 +243,7 @@ class Config(Node):
         Discriminator(_pretraining),
     ]
     finetune: Recipe
-    protocol: Annotated[Own | Annotated[ShippedProtocol, Tag("<shipped>")], _kind()]
+    protocol: Annotated[Own | Annotated[ShippedProtocol, Tag("<shipped>")], kind_at()]
     trainer: Trainer
     launcher: Launcher
     logger: dict[str, Part]

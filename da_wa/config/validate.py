@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from da_wa.config.schema import AnyMethod, AnyModel, Config, Norm
+from da_wa.config.method_types import AnyMethod
+from da_wa.config.schema import AnyModel, Config, Norm
 from da_wa.errors import ConfigError
 
 LIMIT = 10

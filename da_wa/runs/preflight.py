@@ -17,7 +17,7 @@ from da_wa.errors import ConfigError, UserError
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import CheckpointError, read_header
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
-from da_wa.runs.plan import acts
+from da_wa.runs.units import acts
 from da_wa.train.recipe import make_recipe
 
 

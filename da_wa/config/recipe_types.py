@@ -1,0 +1,56 @@
+"""Types of a training recipe: ``conf/finetune`` and the ``recipe`` of pre-trainings and methods."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from da_wa.config import choices
+from da_wa.config.nodes import Node, Own, named_or_own, rule
+from da_wa.config.types import Below1, Count, Flag, Fraction, Fractions, OneOf, Positive
+
+
+class Optimizer(BaseModel):
+    """A ``torch.optim`` class by its name in lower case, with its arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: Annotated[str, OneOf(tuple(choices.OPTIMIZERS))]
+    lr: Positive
+    momentum: Fraction = 0.0
+    weight_decay: Positive = 0.0
+
+
+class Schedule(Node):
+    """A function of ``da_wa.train.schedule`` by name, with its arguments."""
+
+    name: Annotated[str, OneOf(tuple(choices.SCHEDULES))]
+    warmup: Fraction = 0.0
+    start: Fraction = 0.0
+    at: Fractions = Field(default=[])
+
+    @model_validator(mode="after")
+    def _own_options(self) -> Schedule:
+        if others := sorted(self.model_fields_set - {"name", *choices.SCHEDULES[self.name]}):
+            raise rule(f"{others[0]}={getattr(self, others[0])}: {self.name} has no such option")
+        return self
+
+
+class Augment(Node):
+    """See :class:`da_wa.data.augment.Augment`."""
+
+    crop: Fraction
+    flip: Flag
+    erase: Fraction
+
+
+class Recipe(Node):
+    """See :class:`da_wa.train.recipe.Recipe`."""
+
+    epochs: Count
+    batch_size: Count
+    optimizer: Annotated[Own | Annotated[Optimizer, Tag("<shipped>")], Discriminator(named_or_own)]
+    schedule: Annotated[Own | Annotated[Schedule, Tag("<shipped>")], Discriminator(named_or_own)]
+    augment: Annotated[Own | Annotated[Augment, Tag("<shipped>")], Discriminator(named_or_own)]
+    label_smoothing: Below1 = 0.0
+    evaluations: Count = 1

@@ -1,0 +1,189 @@
+"""The units of one network, source and seed: one per source, and those of adaptation methods per target."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from da_wa.config.choices import ACTIVATIONS
+from da_wa.data.manifest import DomainManifest
+from da_wa.errors import ConfigError
+from da_wa.records import identity
+from da_wa.records.identity import Facts
+from da_wa.records.store import Store
+from da_wa.runs.jobs import PretrainJob, UnitJob
+
+
+@dataclass(frozen=True)
+class Context:
+    """What units of one network, source and seed share."""
+
+    cfg: Mapping[str, Any]
+    store: Store
+    shared: Facts
+    domains: Sequence[DomainManifest]
+    norm: tuple[str, Mapping[str, Any]]
+    model: Mapping[str, Any]
+    source: str
+    seed: int
+    network_seed: int | None
+    network: PretrainJob | None
+    start: Path | None
+
+    @cached_property
+    def start_name(self) -> str | None:
+        """The name of the pre-trained network, or the digest of a given file."""
+        return self.network.id if self.network else _content(self.start)
+
+    def images(self, name: str) -> int:
+        """The number of images of a domain."""
+        return next(len(domain) for domain in self.domains if domain.name == name)
+
+    @property
+    def targets(self) -> list[str]:
+        """Every domain but the source."""
+        return [domain.name for domain in self.domains if domain.name != self.source]
+
+
+def units(context: Context, methods: Mapping[str, Mapping[str, Any]]) -> list[UnitJob]:
+    """The units of every method; training on the source first where another method starts from it."""
+    chosen = [(name, node) for name, node in methods.items() if acts(node, context.norm)]
+    from_source = [(name, node) for name, node in chosen if node["phase"] in ("target", "stream")]
+    units: list[UnitJob] = []
+    if from_source or any(node["phase"] == "source" for _, node in chosen):
+        units.append(_unit_job(context, "none", SOURCE_ONLY, None))
+    for name, node in chosen:
+        if node["phase"] == "joint":
+            units += [
+                _unit_job(context, name, {**node, "weight": weight}, target)
+                for weight in _each(node["weight"])
+                for target in context.targets
+            ]
+    adapted = [_unit_job(context, n, node, t, after=units[0]) for n, node in from_source for t in context.targets]
+    if adapted:
+        units[0] = replace(units[0], dependents=[job.directory for job in adapted])
+    return [*units, *adapted]
+
+
+SOURCE_ONLY = {"label": "source only", "phase": "source"}
+"""The node of ``method=none``."""
+
+PASSES = {"source": 1.0, "joint": 2.0, "target": 1.0, "stream": 1.5}
+"""Cost of a method per image of an epoch, relative to training on the source; of joint methods per source image."""
+
+
+def acts(node: Mapping[str, Any], norm: tuple[str, Mapping[str, Any]]) -> bool:
+    """Whether a method changes networks of this norm; for others its result is that of training on the source.
+
+    >>> acts({"changes": ["bn"]}, ("gn", {"factors": {"activation": "gn"}}))
+    False
+    """
+    changes, level = node.get("changes"), (norm[1].get("factors") or {}).get("activation", norm[0])
+    return changes is None or level in changes or level not in ACTIVATIONS
+
+
+def _each(weight: Any) -> list[float]:
+    return list(dict.fromkeys(weight)) if isinstance(weight, list) else [weight]
+
+
+def _unit_job(
+    context: Context,
+    method: str,
+    node: Mapping[str, Any],
+    target: str | None,
+    after: UnitJob | None = None,
+) -> UnitJob:
+    """One unit; ``after`` is the unit whose weights it starts from."""
+    cfg, (norm, norm_node) = context.cfg, context.norm
+    facts = identity.unit_facts(
+        norm=identity.norm_facts(norm, norm_node),
+        model=identity.model_facts(context.model),
+        method=identity.method_facts(method, node),
+        source=context.source,
+        target=target,
+        seed=context.seed,
+        start=after.id if after else context.start_name,
+        shared=context.shared,
+    )
+    run_id = identity.unit_name(facts)
+    start = after.weights if after else context.start
+    recipe = node.get("recipe") or cfg["finetune"]
+    config = {
+        "unit": _unit(context, method, node, target, recipe),
+        "experiment": identity.digest(context.shared),
+        "facts": facts,
+        **computing(cfg),
+        "norm": norm_node,
+        "model": context.model,
+        "method": node,
+        "finetune": recipe,
+        "protocol": cfg["protocol"],
+        "normalize": cfg["normalize"],
+        "data": cfg["data"],
+        "logger": cfg["logger"],
+        "keep": cfg["keep"],
+        "label_firewall": cfg["label_firewall"],
+        "start": None if start is None else str(start),
+        "needs": after.id if after else None,
+    }
+    images = context.images(target if after and target else context.source)
+    cost = PASSES[node["phase"]] * images * recipe["epochs"]
+    return UnitJob(run_id, config, float(cost), context.store.run(run_id), start, after.id if after else None)
+
+
+def _unit(
+    context: Context, method: str, node: Mapping[str, Any], target: str | None, recipe: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The plan of a unit, see :class:`~da_wa.records.schema.Plan`."""
+    cfg, (norm, norm_node) = context.cfg, context.norm
+    pretrain, factors = cfg["pretrain"], norm_node.get("factors") or {}
+    trained = trains(pretrain)
+    return {
+        "factors": {
+            "norm": norm,
+            "weight": factors.get("weight", norm),
+            "activation": factors.get("activation", norm),
+            "method": method,
+            "method_weight": node.get("weight"),
+            "model": context.model["name"],
+            "dataset": cfg["data"]["name"],
+            "protocol": cfg["protocol"]["name"],
+            "size": cfg["data"]["size"],
+            "batch_size": recipe["batch_size"],
+            "epochs": recipe["epochs"],
+            "lr": recipe["optimizer"].get("lr"),
+            "seed": context.seed,
+            "pretraining": pretrain["name"] if trained or pretrain["checkpoint"] is not None else None,
+            "pretraining_epochs": pretrain["recipe"]["epochs"] if trained else None,
+            "pretraining_seed": context.network_seed,
+        },
+        "labels": {"norm": norm_node.get("label", norm), "method": node["label"]},
+        "source": context.source,
+        "target": target,
+        "domains": [domain.name for domain in context.domains],
+    }
+
+
+def computing(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Where and how to compute; not part of a job's name."""
+    return {"trainer": cfg["trainer"], "cache_dir": cfg["cache_dir"]}
+
+
+def trains(pretrain: Mapping[str, Any]) -> bool:
+    """Whether networks are pre-trained here, neither given nor untrained."""
+    return pretrain["recipe"] is not None and pretrain["checkpoint"] is None
+
+
+def _content(checkpoint: Path | None) -> str | None:
+    """The digest of a file that the user gave."""
+    if checkpoint is None:
+        return None
+    try:
+        with checkpoint.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise ConfigError(f"pretrain.checkpoint={checkpoint} cannot be read: {error.strerror}.") from error
