@@ -49,7 +49,7 @@ class DomainDataModule(LightningDataModule):
         train: the source's training images.
         evaluate: what is evaluated, in this order: validation gets a loader for each, testing one for
             each that is not of the source's domain.
-        extract: what prediction gets loaders for, for looking at features.
+        mixed: likewise, with loaders after those of ``evaluate``.
         seed: with the epoch's number it fixes the order of the training images.
         batch_size: images per training step; a last, smaller batch is left out.
         eval_batch_size: images per evaluation step; by default 500 at 32×32 and fewer at larger sizes (same number of
@@ -67,7 +67,7 @@ class DomainDataModule(LightningDataModule):
         self,
         train: Subset,
         evaluate: Sequence[Subset],
-        extract: Sequence[Subset] = (),
+        mixed: Sequence[Subset] = (),
         *,
         seed: int,
         batch_size: int,
@@ -79,7 +79,7 @@ class DomainDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_batch(train.domain.name, len(train), batch_size)
-        self.train, self.evaluate, self.extract = train, tuple(evaluate), tuple(extract)
+        self.train, self.evaluate, self.mixed = train, tuple(evaluate), tuple(mixed)
         height, width = train.domain.pixels.shape[2:]
         self.seed, self.batch_size = seed, batch_size
         self.eval_batch_size = eval_batch_size or max(50, 500 * 32**2 // (height * width))
@@ -106,13 +106,10 @@ class DomainDataModule(LightningDataModule):
         return self._batches(self.train, self.epoch_order, self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> list[Iterable[Batch]]:
-        return [self._in_order(subset) for subset in self.evaluate]
+        return [self._in_order(subset) for subset in (*self.evaluate, *self.mixed)]
 
     def test_dataloader(self) -> list[Iterable[Batch]]:
         return [self._in_order(subset) for subset in self.evaluate if subset.domain.name != self.train.domain.name]
-
-    def predict_dataloader(self) -> list[Iterable[Batch]]:
-        return [self._in_order(subset) for subset in self.extract]
 
     def _in_order(self, subset: Subset) -> Iterable[Batch]:
         return self._batches(subset, lambda: torch.arange(len(subset)), self.eval_batch_size, drop_last=False)

@@ -9,6 +9,7 @@ import torch
 from da_wa.data.augment import Augment, Normalize
 from da_wa.data.cache import DecodedDomain
 from da_wa.data.datamodule import DomainDataModule, Subset, epoch_seed
+from da_wa.data.mixed import mixed
 from da_wa.errors import ConfigError
 
 NORMALIZE = Normalize([0.5] * 3, [0.25] * 3)
@@ -29,7 +30,6 @@ def module(batch_size: int = 5, **kwargs) -> DomainDataModule:
     return DomainDataModule(
         Subset(source, train),
         parts,
-        [Subset(target, np.arange(3))],
         seed=0,
         batch_size=batch_size,
         eval_batch_size=4,
@@ -74,9 +74,11 @@ def test_one_test_loader_per_target():
     assert sum(len(labels) for _, labels, _ in target) == 11
 
 
-def test_the_represented_images_come_alone():
-    (loader,) = module().predict_dataloader()
-    assert [n.tolist() for _, _, n in loader] == [[0, 1, 2]]
+def test_mixtures_are_evaluated_last():
+    data = module()
+    data.mixed = (mixed(data.evaluate[1], 2).images,)
+    *_, loader = data.val_dataloader()
+    assert [n.tolist() for _, _, n in loader] == [[0, 1]]
 
 
 def test_a_last_smaller_batch_is_left_out_of_training():

@@ -26,7 +26,7 @@ from da_wa.train.subsets import transfer
 from da_wa.train.train import Trained, train
 
 BN_WA = Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d)
-SETTINGS = Settings(accelerator="cpu", precision="32-true", channels_last=True, save_every_s=0.0)
+SETTINGS = Settings(accelerator="cpu", precision="32-true", channels_last=False, save_every_s=0.0)
 
 
 @pytest.fixture(scope="session")
