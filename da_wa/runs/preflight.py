@@ -101,13 +101,13 @@ def _check_size(cfg: Mapping[str, Any], name: str, model: Backbone) -> None:
 
 def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], jobs: Sequence[Job]) -> None:
     """Split the domains as the units will."""
-    protocol = make(cfg["protocol"])
+    protocol, recipe = make(cfg["protocol"]), make_recipe(cfg["finetune"])
     units = [job.config["unit"] for job in jobs if isinstance(job, UnitJob)]
     for source, seed in dict.fromkeys((unit["source"], unit["factors"]["seed"]) for unit in units):
         for domain in domains:
             if domain.name == source:
                 kept, _ = protocol.source(source, domain.labels, seed)
-                check_batch(source, len(kept), cfg["finetune"]["batch_size"])
+                recipe.check_images(source, domain.labels[kept])
             else:
                 protocol.target(domain.name, domain.labels, seed)
     for config in (job.config for job in jobs if isinstance(job, UnitJob)):
@@ -121,11 +121,10 @@ def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], job
 
 
 def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
-    """Make the optimiser and schedule of a recipe for one parameter."""
-    recipe, parameter = make_recipe(node), torch.zeros(1, requires_grad=True)
+    """Make a recipe and its parts."""
+    recipe = make_recipe(node)
     try:
-        optimizer = recipe.optimizer([{"params": [parameter]}])
-        recipe.schedule(optimizer, total_steps=2)
+        recipe.check()
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key} cannot be used: {error}") from error
 

@@ -131,7 +131,7 @@ def _unit_job(
         "needs": after.id if after else None,
     }
     images = context.images(target if after and target else context.source)
-    cost = PASSES[node["phase"]] * images * recipe["epochs"]
+    cost = PASSES[node["phase"]] * images * recipe.get("epochs", 1)
     return UnitJob(run_id, config, float(cost), context.store.run(run_id), start, after.id if after else None)
 
 
@@ -153,9 +153,9 @@ def _unit(
             "dataset": cfg["data"]["name"],
             "protocol": cfg["protocol"]["name"],
             "size": cfg["data"]["size"],
-            "batch_size": recipe["batch_size"],
-            "epochs": recipe["epochs"],
-            "lr": recipe["optimizer"].get("lr"),
+            "batch_size": recipe.get("batch_size"),
+            "epochs": recipe.get("epochs"),
+            "lr": (recipe.get("optimizer") or {}).get("lr"),
             "seed": context.seed,
             "pretraining": pretrain["name"] if trained or pretrain["checkpoint"] is not None else None,
             "pretraining_epochs": pretrain["recipe"]["epochs"] if trained else None,
