@@ -108,10 +108,21 @@ class Build(Part):
         return self
 
 
+class ModelFactors(Node):
+    """The levels of a trained network where its norm is kept, and what it was trained on."""
+
+    weight: Text = "plain"
+    activation: Text = "none"
+    pretraining: Text | None = None
+
+
 class ShippedModel(Model):
-    """The options of ``conf/model``."""
+    """The options of ``conf/model``; the last three are of networks from other libraries."""
 
     model_config = ConfigDict(extra="forbid")
+    weights: Text | None = None
+    options: dict[str, Any] = {}
+    factors: ModelFactors | None = None
     gain_init: Annotated[str, OneOf(choices.GAIN_INITS)] = "one"
     build: Build
 

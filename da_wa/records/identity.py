@@ -59,9 +59,20 @@ def norm_facts(name: str, node: Mapping[str, Any]) -> Facts:
     return {"name": name, "version": 1} | found
 
 
-def model_facts(node: Mapping[str, Any]) -> Facts:
-    """Name, version and parameters of a backbone."""
-    return {"version": 1, **parameters(node)}
+def model_facts(node: Mapping[str, Any], weights: str | None = None) -> Facts:
+    """Name, version and parameters of a backbone.
+
+    Args:
+        node: its configuration.
+        weights: the digest of the file that it starts from, instead of the path.
+
+    >>> model_facts({"name": "resnet50", "weights": "a.pt", "build": {"_target_": "x.P", "weights": "a.pt"}}, "0f3c")
+    {'version': 1, 'name': 'resnet50', 'build': {}, 'weights': '0f3c'}
+    """
+    found = {k: v for k, v in parameters(node).items() if k != "weights"}
+    if isinstance(build := found.get("build"), Mapping):
+        found["build"] = {k: v for k, v in build.items() if k != "weights"}
+    return {"version": 1, **found} | ({"weights": weights} if weights else {})
 
 
 def method_facts(name: str, node: Mapping[str, Any]) -> Facts:
