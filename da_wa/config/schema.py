@@ -20,7 +20,7 @@ from pydantic import (
 
 from da_wa.config import choices
 from da_wa.config.nodes import Node, Own, Part, kind_at, rule
-from da_wa.config.recipe_types import Recipe
+from da_wa.config.recipe_types import AnyRecipe, Recipe
 from da_wa.config.types import (
     Allowed,
     AutoFlag,
@@ -108,10 +108,21 @@ class Build(Part):
         return self
 
 
+class ModelFactors(Node):
+    """The levels of a trained network where its norm is kept, and what it was trained on."""
+
+    weight: Text = "plain"
+    activation: Text = "none"
+    pretraining: Text | None = None
+
+
 class ShippedModel(Model):
-    """The options of ``conf/model``."""
+    """The options of ``conf/model``; the last three are of networks from other libraries."""
 
     model_config = ConfigDict(extra="forbid")
+    weights: Text | None = None
+    options: dict[str, Any] = {}
+    factors: ModelFactors | None = None
     gain_init: Annotated[str, OneOf(choices.GAIN_INITS)] = "one"
     build: Build
 
@@ -242,7 +253,7 @@ class Config(Node):
         | Annotated[ShippedPretraining, Tag("<shipped>")],
         Discriminator(_pretraining),
     ]
-    finetune: Recipe
+    finetune: AnyRecipe
     protocol: Annotated[Own | Annotated[ShippedProtocol, Tag("<shipped>")], kind_at()]
     trainer: Trainer
     launcher: Launcher

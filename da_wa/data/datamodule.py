@@ -47,8 +47,8 @@ class DomainDataModule(LightningDataModule):
 
     Args:
         train: the source's training images.
-        evaluate: what is evaluated, in this order: validation gets a loader for each, testing one for
-            each that is not of the source's domain.
+        evaluate: what is evaluated, in this order: validation and prediction get a loader for each, testing
+            one for each that is not of the source's domain.
         mixed: likewise, with loaders after those of ``evaluate``.
         seed: with the epoch's number it fixes the order of the training images.
         batch_size: images per training step; a last, smaller batch is left out.
@@ -107,6 +107,9 @@ class DomainDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[Iterable[Batch]]:
         return [self._in_order(subset) for subset in (*self.evaluate, *self.mixed)]
+
+    def predict_dataloader(self) -> list[Iterable[Batch]]:
+        return [self._in_order(subset) for subset in self.evaluate]
 
     def test_dataloader(self) -> list[Iterable[Batch]]:
         return [self._in_order(subset) for subset in self.evaluate if subset.domain.name != self.train.domain.name]

@@ -2,7 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The images that a trained network expects.
+
+    Attributes:
+        size: their side in pixels, as in its training.
+        mean: of each channel, in units of 0…1.
+        std: likewise.
+        interpolation: for resizing, ``bilinear`` or ``bicubic``.
+        crop: side of the central crop over the side of the resized image, e.g. 224/256.
+
+    >>> Expected(224).crop
+    0.875
+    """
+
+    size: int
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+    crop: float = 0.875
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a norm changed of a network that was built without it.
+
+    Attributes:
+        replaced: kinds of changes that keep all trained values, and the number of layers.
+        kept: kinds of layers that are unchanged, likewise.
+        lost: kinds of changes that lose trained values, likewise.
+        reached: convolution and linear layers of the wanted kind.
+        layers: all convolution and linear layers but the classifier.
+        stale: BatchNorms with running statistics of filters that have changed; training adapts them.
+
+    >>> Conversion({"Conv2d -> WeightAlignConv2d": 2}, {}, {}, reached=2, layers=2, stale=2).stale
+    2
+    """
+
+    replaced: Mapping[str, int]
+    kept: Mapping[str, int]
+    lost: Mapping[str, int]
+    reached: int
+    layers: int
+    stale: int
 
 
 class Backbone(nn.Module):
@@ -12,6 +61,9 @@ class Backbone(nn.Module):
         num_features: d, the length of a feature vector.
         min_size: the smallest side of an image in pixels.
         head: the classifier, ``nn.Linear(num_features, classes)``; never weight-normalised.
+        expects: the images that a trained network expects; None: as the experiment's ``normalize`` says.
+        weights: the digest of the file of its starting weights; None for its initialisation.
+        conversion: what the norm changed of a network that was built without it; None for others.
 
     >>> import torch
     >>> class Small(Backbone):
@@ -32,6 +84,9 @@ class Backbone(nn.Module):
     num_features: int
     min_size: int
     head: nn.Linear
+    expects: Expected | None = None
+    weights: str | None = None
+    conversion: Conversion | None = None
 
     def features(self, x: Tensor) -> Tensor:
         """Images (n, 3, h, w) -> feature vectors (n, d)."""

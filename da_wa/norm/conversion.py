@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Literal
@@ -40,6 +41,8 @@ Both shares must be low. Of torchvision's VGG16, 13 of 15 layers are reached but
 linear layers hold the rest: no warning. Of ConvNeXt-T, 22 of 58 layers and 7 % of the weights: a warning.
 """
 ALREADY = "already of this kind"
+LOST = "lost: "
+NO_GAIN = "no gain: the scale of the filters is lost"
 SAME: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
     nn.BatchNorm2d: BATCH_NORMS,
     InstanceNorm2d: (nn.InstanceNorm2d,),
@@ -74,6 +77,11 @@ class Change:
         """Whether the layer is of the requested kind after the conversion."""
         return self.after is not None or self.note == ALREADY
 
+    @property
+    def loses(self) -> bool:
+        """Whether trained values have no place in the new layer."""
+        return self.after is not None and self.note.startswith((LOST, NO_GAIN))
+
     def __str__(self) -> str:
         what = f"{self.before} unchanged" if self.after is None else f"{self.before} -> {self.after}"
         return f"{what} ({self.note})" if self.note else what
@@ -104,6 +112,24 @@ class Survey:
         total = sum(change.weights for change in self.changes)
         return sum(change.weights for change in self.changes if change.reached), total
 
+    @property
+    def replaced(self) -> dict[str, int]:
+        """Kinds of changes that keep all trained values, and how many there are of each."""
+        return self._counts(lambda change: change.after is not None and not change.loses)
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Kinds of layers that are unchanged, and how many there are of each."""
+        return self._counts(lambda change: change.after is None)
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Kinds of changes that lose trained values, and how many there are of each."""
+        return self._counts(lambda change: change.loses)
+
+    def _counts(self, chosen: Callable[[Change], bool]) -> dict[str, int]:
+        return dict(Counter(sorted(str(change) for change in self.changes if chosen(change))))
+
     def __str__(self) -> str:
         return "\n".join(self._lines()) or "nothing to convert"
 
@@ -127,6 +153,7 @@ def convert(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_in
     - The classifier is unchanged. If a network ends in features, its last layer may be taken for a classifier.
     - Non-linearities are unchanged: FRN comes without its TLU, and the ReLU after EvoNorm-S0 stays.
     - Hooks are kept.
+    - A norm with ``keep`` (``named("keep")``) changes nothing.
 
     :func:`survey` lists all changes beforehand. Filters that lose their mean change the input of a kept BatchNorm; to
     evaluate without fine-tuning, re-estimate its statistics with ``torch.optim.swa_utils.update_bn``. Before you
@@ -186,6 +213,8 @@ def survey(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_ini
 def _convert(model: nn.Module, norm: Norm, skip: Collection[str], gain_init: GainInit) -> tuple[nn.Module, Survey]:
     if gain_init not in ("match", "one"):
         raise ConfigError(f"unknown gain_init {gain_init!r}. {nearest(str(gain_init), ('match', 'one'))}")
+    if norm.keep:
+        return model, Survey(())
     flow = trace(model)
     left = _left_alone(model, skip, flow)
     absorbed = absorb_batch_norms(flow.conv_norms, left) if norm.activation is None else {}
@@ -256,7 +285,7 @@ def _new_conv(path: str, conv: nn.Conv2d, make: ConvFactory, gain_init: GainInit
             nn.init.ones_(new.gain)
         new.gain.requires_grad_(conv.weight.requires_grad)
     elif isinstance(new, NormalizedConv2d):
-        return new, "no gain: the scale of the filters is lost"
+        return new, NO_GAIN
     return new, ""
 
 
@@ -284,7 +313,7 @@ def _new_norm(norm: nn.Module, make: ActivationFactory | None, like: Tensor) -> 
 
 
 def _lost(names: Collection[str]) -> str:
-    return f"lost: {', '.join(sorted(names))}" if names else ""
+    return f"{LOST}{', '.join(sorted(names))}" if names else ""
 
 
 def _first_float(*modules: nn.Module) -> Tensor:

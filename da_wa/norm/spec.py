@@ -47,6 +47,7 @@ class Norm:
         factors: the levels that tables and contrasts compare, e.g. ``{"weight": "align", "activation": "bn"}``.
             Norms with the same ``weight`` (or ``activation``) are grouped, whatever their labels.
         version: part of the identity of a run. Raise it when the code of the norm changes its results.
+        keep: leave the layers of an existing network as they are. There is nothing to build a network from.
 
     Raises:
         ConfigError: ``factors`` is not a mapping of names to names, or ``version`` is not a whole number from 1.
@@ -65,8 +66,11 @@ class Norm:
     nonlinearity: ActivationFactory = relu
     factors: Mapping[str, str] = field(default_factory=dict, hash=False)
     version: int = 1
+    keep: bool = False
 
     def __post_init__(self) -> None:
+        if self.keep:
+            object.__setattr__(self, "conv", _nothing_to_build)
         if not isinstance(self.factors, Mapping) or not all(
             isinstance(text, str) for item in self.factors.items() for text in item
         ):
@@ -76,6 +80,12 @@ class Norm:
             )
         if not isinstance(self.version, int) or isinstance(self.version, bool) or self.version < 1:
             raise ConfigError(f"norm.version={self.version} of {self.label} must be a whole number, 1 or more")
+
+
+def _nothing_to_build(*args: Any, **kwargs: Any) -> nn.Conv2d:
+    raise ConfigError(
+        "norm `keep` leaves an existing network as it is, so it cannot build one; choose model=timm, or another norm"
+    )
 
 
 class GroupNorm(nn.GroupNorm):

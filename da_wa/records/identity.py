@@ -59,9 +59,20 @@ def norm_facts(name: str, node: Mapping[str, Any]) -> Facts:
     return {"name": name, "version": 1} | found
 
 
-def model_facts(node: Mapping[str, Any]) -> Facts:
-    """Name, version and parameters of a backbone."""
-    return {"version": 1, **parameters(node)}
+def model_facts(node: Mapping[str, Any], weights: str | None = None) -> Facts:
+    """Name, version and parameters of a backbone.
+
+    Args:
+        node: its configuration.
+        weights: the digest of the file that it starts from, instead of the path.
+
+    >>> model_facts({"name": "resnet50", "weights": "a.pt", "build": {"_target_": "x.P", "weights": "a.pt"}}, "0f3c")
+    {'version': 1, 'name': 'resnet50', 'build': {}, 'weights': '0f3c'}
+    """
+    found = {k: v for k, v in parameters(node).items() if k != "weights"}
+    if isinstance(build := found.get("build"), Mapping):
+        found["build"] = {k: v for k, v in build.items() if k != "weights"}
+    return {"version": 1, **found} | ({"weights": weights} if weights else {})
 
 
 def method_facts(name: str, node: Mapping[str, Any]) -> Facts:
@@ -79,7 +90,7 @@ def method_facts(name: str, node: Mapping[str, Any]) -> Facts:
 
 
 def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:
-    """Parameters of a training recipe; a callable given by its path (``_target_``) is known by that path.
+    """Parameters of a training recipe; a callable without a name is known by its path (``_target_``).
 
     >>> recipe_facts({"epochs": 6, "optimizer": {"_target_": "my.Lion", "_partial_": True, "lr": 0.1}})
     {'epochs': 6, 'optimizer': {'lr': 0.1, 'name': 'my.Lion'}}
@@ -91,7 +102,7 @@ def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:
 def _with_paths(node: Any) -> Any:
     if isinstance(node, Mapping):
         known = {str(k): _with_paths(v) for k, v in node.items() if k not in _NOT_FACTS}
-        return known | ({"name": node["_target_"]} if "_target_" in node else {})
+        return ({"name": node["_target_"]} if "_target_" in node else {}) | known
     if isinstance(node, (list, tuple)):
         return [_with_paths(v) for v in node]
     return node

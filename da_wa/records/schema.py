@@ -123,6 +123,26 @@ class Pretraining(_Frozen):
     recipe: str | None = None
 
 
+class Conversion(_Frozen):
+    """What a norm changed of a network that was built without it: kinds of changes and numbers of layers.
+
+    Attributes:
+        replaced: changes that keep all trained values.
+        kept: layers that are unchanged.
+        lost: changes that lose trained values.
+        reached: convolution and linear layers of the wanted kind.
+        layers: all convolution and linear layers but the classifier.
+        stale: BatchNorms that started with running statistics of filters that had changed.
+    """
+
+    replaced: dict[str, Count] = {}
+    kept: dict[str, Count] = {}
+    lost: dict[str, Count] = {}
+    reached: Count
+    layers: Count
+    stale: Count = 0
+
+
 class Divergence(_Frozen):
     """In which epoch a training loss stopped being finite."""
 
@@ -188,6 +208,7 @@ class Record(_Frozen):
     label_firewall: Literal["passed"] | None = None
     pretraining: Pretraining | None = None
     parameters: int | None = None
+    conversion: Conversion | None = None
     cost: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
     outputs: Checksum | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache, singledispatch
 from pathlib import Path
@@ -25,12 +25,13 @@ from da_wa.records.migrate import NO_EPOCHS
 from da_wa.records.outputs import Outputs, trimmed
 from da_wa.records.plain import plain
 from da_wa.records.provenance import command, machine
-from da_wa.records.schema import Divergence, EpochCurve, Evaluation, Images, Pretraining, Record, parse_plan
+from da_wa.records.schema import Conversion, Divergence, EpochCurve, Evaluation, Images, Pretraining, Record, parse_plan
 from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.train import subsets
 from da_wa.train.adaptation import Adaptation
 from da_wa.train.classifier import cross_entropy
+from da_wa.train.fit import Task, fit
 from da_wa.train.progress import Notify
 from da_wa.train.recipe import make_recipe
 from da_wa.train.train import Trained, train
@@ -64,7 +65,7 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
             cross_entropy(recipe.label_smoothing),
             recipe,
             make(config["trainer"]),
-            normalize=Normalize(**facts["normalize"]),
+            normalize=_normalize(model, facts["normalize"]),
             seed=facts["seed"],
             state=state,
             notify=notify,
@@ -149,6 +150,7 @@ def _unit(job: UnitJob, notify: Notify) -> None:
             **record,
             status="finished",
             parameters=sum(p.numel() for p in model.parameters()),
+            conversion=_conversion(model),
             evaluations=evaluations,
             curve=[EpochCurve.model_validate(row) for row in trained.curve],
             online=_online(trained, unit.target, domains, job),
@@ -176,20 +178,20 @@ def _train(
         chosen = subsets.adaptation(domains, unit.source, unit.target, protocol, seed, with_source=joint)
         options = {key: node[key] for key in ("weight", "statistics", "order") if key in node}
         adaptation = Adaptation(make(node["build"]), **options)
-    trained = train(
-        model,
-        chosen,
-        cross_entropy(recipe.label_smoothing),
-        recipe,
-        make(config["trainer"]),
-        adaptation=adaptation,
-        normalize=Normalize(**config["normalize"]),
+    task = Task(
+        model=model,
+        facts={key: config["facts"][key] for key in ("model", "norm")},
+        subsets=chosen,
+        normalize=_normalize(model, config["normalize"]),
+        settings=make(config["trainer"]),
         seed=seed,
         state=state,
+        cache=Path(config["cache_dir"]) / "features",
+        adaptation=adaptation,
         notify=notify,
         **logging,
     )
-    return model, trained
+    return model, fit(recipe, task)
 
 
 def _started(job: UnitJob, classes: int, seed: int) -> Backbone:
@@ -264,7 +266,21 @@ def _evaluations(outputs: Outputs, source: str) -> list[Evaluation]:
 def _model(config: Mapping[str, Any], num_classes: int, seed: int) -> Backbone:
     torch.manual_seed(epoch_seed(seed, 0, stream=2))
     model: Backbone = make(config["model"]["build"])(make(config["norm"]), num_classes)
+    if model.weights != config["facts"]["model"].get("weights"):
+        raise DataError(
+            f"The starting weights of {config['model']['name']} changed since the command was planned; rerun it."
+        )
     return model
+
+
+def _normalize(model: Backbone, otherwise: Mapping[str, Any]) -> Normalize:
+    """The statistics that a trained network expects, or those of the experiment."""
+    expected = model.expects
+    return Normalize(**otherwise) if expected is None else Normalize(expected.mean, expected.std)
+
+
+def _conversion(model: Backbone) -> Conversion | None:
+    return None if model.conversion is None else Conversion(**asdict(model.conversion))
 
 
 def _pretraining(start: Path | None) -> Pretraining | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from da_wa.config.compose import Experiment
+from da_wa.config.make import make
 from da_wa.data.manifest import DomainManifest
 from da_wa.errors import ConfigError, nearest
+from da_wa.models.weights import PUBLISHED, file_digest, given_file
 from da_wa.records import identity
 from da_wa.records.identity import Facts
 from da_wa.records.store import Store
@@ -37,12 +39,16 @@ def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, c
     cfg = experiment.cfg
     networks = _pretraining(experiment, checkpoint_dir)
     jobs: list[Job] = list(networks.values())
-    store, shared = Store(out), _shared(cfg, domains) if domains else {}
+    store, shared = Store(out), _shared(experiment, domains) if domains else {}
     sources = chosen_sources(cfg["sources"], [domain.name for domain in domains]) if domains else []
-    for seed, network_seed in product(dict.fromkeys(cfg["seeds"]), _network_seeds(cfg["pretrain"])):
+    own = {model: _own_weights(node) for model, node in experiment.models.items()} if domains else {}
+    network_seeds = {model: _network_seeds(cfg["pretrain"], node) for model, node in experiment.models.items()}
+    for seed, network_seed in product(dict.fromkeys(cfg["seeds"]), dict.fromkeys(chain(*network_seeds.values()))):
         for (model, model_node), (norm, norm_node), source in product(
             experiment.models.items(), experiment.norms.items(), sources
         ):
+            if network_seed not in network_seeds[model]:
+                continue
             network = networks.get((model, norm, network_seed))
             context = Context(
                 cfg=cfg,
@@ -51,6 +57,7 @@ def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, c
                 domains=domains,
                 norm=(norm, norm_node),
                 model=model_node,
+                weights=own[model],
                 source=source,
                 seed=seed,
                 network_seed=network_seed,
@@ -66,12 +73,13 @@ def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, i
     """The pre-training of every (model, norm, seed); empty if networks are given or untrained."""
     cfg = experiment.cfg
     pretrain = cfg["pretrain"]
-    if not trains(pretrain):
+    models = {model: node for model, node in experiment.models.items() if trains(pretrain, node)}
+    if not models:
         return {}
     images = _own_images(pretrain, cfg["cache_dir"])
     jobs = {}
     for seed, (model, model_node), (norm, norm_node) in product(
-        _network_seeds(pretrain), experiment.models.items(), experiment.norms.items()
+        _seeds(pretrain), models.items(), experiment.norms.items()
     ):
         recipe = _at_rate(pretrain["recipe"], pretrain["rates"].get(norm))
         facts = identity.network_facts(
@@ -105,11 +113,24 @@ def _at_rate(recipe: Mapping[str, Any], rate: float | None) -> Mapping[str, Any]
     return recipe if rate is None else {**recipe, "optimizer": {**recipe["optimizer"], "lr": rate}}
 
 
-def _network_seeds(pretrain: Mapping[str, Any]) -> list[int | None]:
-    """The seeds of the pre-training; one None where there is none."""
-    if not trains(pretrain):
-        return [None]
+def _network_seeds(pretrain: Mapping[str, Any], model: Mapping[str, Any]) -> list[int | None]:
+    """The seeds of the pre-training of a model; one None where there is none."""
+    return _seeds(pretrain) if trains(pretrain, model) else [None]
+
+
+def _seeds(pretrain: Mapping[str, Any]) -> list[int | None]:
     return list(dict.fromkeys(pretrain["seeds"] or [pretrain["seed"]]))
+
+
+def _own_weights(model: Mapping[str, Any]) -> str | None:
+    """The digest of the weights that a model brings along."""
+    weights = model.get("weights")
+    if weights is None:
+        return None
+    if weights != PUBLISHED:
+        return file_digest(given_file(weights))
+    library = make(model["build"]["library"])  # imports torch
+    return file_digest(library.published())
 
 
 def _own_images(pretrain: Mapping[str, Any], cache_dir: str) -> dict[str, str]:
@@ -120,10 +141,11 @@ def _own_images(pretrain: Mapping[str, Any], cache_dir: str) -> dict[str, str]:
     return {domain.name: domain.digest for domain in subsets}
 
 
-def _shared(cfg: Mapping[str, Any], domains: Sequence[DomainManifest]) -> Facts:
+def _shared(experiment: Experiment, domains: Sequence[DomainManifest]) -> Facts:
+    cfg = experiment.cfg
     pretrain = cfg["pretrain"]
     how: Any = None if pretrain["checkpoint"] is None else "given"
-    if trains(pretrain):
+    if any(trains(pretrain, model) for model in experiment.models.values()):
         keys = ("name", "size", "dtype", "holdout")
         how = {**{k: pretrain[k] for k in keys}, "recipe": identity.recipe_facts(pretrain["recipe"])}
         how |= {"rates": pretrain["rates"]} if pretrain["rates"] else {}

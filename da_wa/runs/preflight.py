@@ -16,8 +16,9 @@ from da_wa.data.splits import check_batch
 from da_wa.errors import ConfigError, UserError
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import CheckpointError, read_header
+from da_wa.models.pretrained import activation_level
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
-from da_wa.runs.units import acts
+from da_wa.runs.units import acts, trains
 from da_wa.train.recipe import make_recipe
 
 
@@ -45,7 +46,10 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
             _check_recipe(key, node)
     for model_node in experiment.models.values():
         for name, norm in experiment.norms.items():
-            _check_size(cfg, model_node["name"], _skeleton(model_node, name, norm))
+            skeleton = _skeleton(model_node, name, norm)
+            _check_size(cfg, model_node, skeleton)
+            if norm.get("keep"):
+                _check_level(model_node, skeleton)
     for name, node in experiment.methods.items():
         _check_method(cfg, name, node, experiment)
     for job in jobs:
@@ -88,26 +92,43 @@ def _check_method(cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], ex
         _check_recipe(f"method {name}: recipe", node["recipe"])
 
 
-def _check_size(cfg: Mapping[str, Any], name: str, model: Backbone) -> None:
+def _check_size(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone) -> None:
+    name = node["name"]
     sizes = {"data.size": cfg["data"]["size"]} if cfg["sources"] else {}
-    if cfg["pretrain"]["recipe"] is not None:
+    if trains(cfg["pretrain"], node):
         sizes["pretrain.size"] = cfg["pretrain"]["size"]
     for key, size in sizes.items():
         if size < model.min_size:
             raise ConfigError(
                 f"{key}={size} is too small for {name}, which needs images of {model.min_size} pixels or more."
             )
+        try:
+            with torch.no_grad():
+                model(torch.empty(2, 3, size, size, device="meta"))
+        except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+            trained = "" if model.expects is None else f"; it was trained at {model.expects.size} pixels"
+            raise ConfigError(f"{key}={size}: {name} does not take images of this size{trained} ({error})") from error
+
+
+def _check_level(node: Mapping[str, Any], model: Backbone) -> None:
+    """Compare the declared activation norm of a network that is kept with its layers."""
+    declared, found = (node.get("factors") or {}).get("activation"), activation_level(model)
+    if declared != found:
+        raise ConfigError(
+            f"model.factors.activation={declared}: the activation norm of {node['name']} is {found}, "
+            f"so tables would compare it with the wrong rows; write model.factors.activation={found}"
+        )
 
 
 def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], jobs: Sequence[Job]) -> None:
     """Split the domains as the units will."""
-    protocol = make(cfg["protocol"])
+    protocol, recipe = make(cfg["protocol"]), make_recipe(cfg["finetune"])
     units = [job.config["unit"] for job in jobs if isinstance(job, UnitJob)]
     for source, seed in dict.fromkeys((unit["source"], unit["factors"]["seed"]) for unit in units):
         for domain in domains:
             if domain.name == source:
                 kept, _ = protocol.source(source, domain.labels, seed)
-                check_batch(source, len(kept), cfg["finetune"]["batch_size"])
+                recipe.check_images(source, domain.labels[kept])
             else:
                 protocol.target(domain.name, domain.labels, seed)
     for config in (job.config for job in jobs if isinstance(job, UnitJob)):
@@ -121,11 +142,10 @@ def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], job
 
 
 def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
-    """Make the optimiser and schedule of a recipe for one parameter."""
-    recipe, parameter = make_recipe(node), torch.zeros(1, requires_grad=True)
+    """Make a recipe and its parts."""
+    recipe = make_recipe(node)
     try:
-        optimizer = recipe.optimizer([{"params": [parameter]}])
-        recipe.schedule(optimizer, total_steps=2)
+        recipe.check()
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key} cannot be used: {error}") from error
 

@@ -20,7 +20,7 @@ from da_wa.runs.jobs import PretrainJob, UnitJob
 
 @dataclass(frozen=True)
 class Context:
-    """What units of one network, source and seed share."""
+    """What units of one network, source and seed share; ``weights`` is the digest of the model's own."""
 
     cfg: Mapping[str, Any]
     store: Store
@@ -28,6 +28,7 @@ class Context:
     domains: Sequence[DomainManifest]
     norm: tuple[str, Mapping[str, Any]]
     model: Mapping[str, Any]
+    weights: str | None
     source: str
     seed: int
     network_seed: int | None
@@ -101,7 +102,7 @@ def _unit_job(
     cfg, (norm, norm_node) = context.cfg, context.norm
     facts = identity.unit_facts(
         norm=identity.norm_facts(norm, norm_node),
-        model=identity.model_facts(context.model),
+        model=identity.model_facts(context.model, context.weights),
         method=identity.method_facts(method, node),
         source=context.source,
         target=target,
@@ -131,7 +132,7 @@ def _unit_job(
         "needs": after.id if after else None,
     }
     images = context.images(target if after and target else context.source)
-    cost = PASSES[node["phase"]] * images * recipe["epochs"]
+    cost = PASSES[node["phase"]] * images * recipe.get("epochs", 1)
     return UnitJob(run_id, config, float(cost), context.store.run(run_id), start, after.id if after else None)
 
 
@@ -140,8 +141,9 @@ def _unit(
 ) -> dict[str, Any]:
     """The plan of a unit, see :class:`~da_wa.records.schema.Plan`."""
     cfg, (norm, norm_node) = context.cfg, context.norm
-    pretrain, factors = cfg["pretrain"], norm_node.get("factors") or {}
-    trained = trains(pretrain)
+    pretrain, own = cfg["pretrain"], context.model.get("factors") or {}
+    factors = norm_node.get("factors") or own  # of norm=keep
+    trained = trains(pretrain, context.model)
     return {
         "factors": {
             "norm": norm,
@@ -153,11 +155,11 @@ def _unit(
             "dataset": cfg["data"]["name"],
             "protocol": cfg["protocol"]["name"],
             "size": cfg["data"]["size"],
-            "batch_size": recipe["batch_size"],
-            "epochs": recipe["epochs"],
-            "lr": recipe["optimizer"].get("lr"),
+            "batch_size": recipe.get("batch_size"),
+            "epochs": recipe.get("epochs"),
+            "lr": (recipe.get("optimizer") or {}).get("lr"),
             "seed": context.seed,
-            "pretraining": pretrain["name"] if trained or pretrain["checkpoint"] is not None else None,
+            "pretraining": _pretraining(context),
             "pretraining_epochs": pretrain["recipe"]["epochs"] if trained else None,
             "pretraining_seed": context.network_seed,
         },
@@ -173,9 +175,19 @@ def computing(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {"trainer": cfg["trainer"], "cache_dir": cfg["cache_dir"]}
 
 
-def trains(pretrain: Mapping[str, Any]) -> bool:
-    """Whether networks are pre-trained here, neither given nor untrained."""
-    return pretrain["recipe"] is not None and pretrain["checkpoint"] is None
+def trains(pretrain: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
+    """Whether networks of a model are pre-trained here: they are neither given nor untrained, nor bring weights."""
+    return pretrain["recipe"] is not None and pretrain["checkpoint"] is None and model.get("weights") is None
+
+
+def _pretraining(context: Context) -> str | None:
+    """What the starting weights were trained on, or where they come from; None without any."""
+    pretrain, model = context.cfg["pretrain"], context.model
+    if pretrain["checkpoint"] is not None or trains(pretrain, model):
+        return str(pretrain["name"])
+    if model.get("weights") is None:
+        return None
+    return str((model.get("factors") or {}).get("pretraining") or Path(model["weights"]).stem)
 
 
 def _content(checkpoint: Path | None) -> str | None:

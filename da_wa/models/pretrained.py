@@ -1,0 +1,152 @@
+"""Networks that were trained elsewhere, as backbones with any norm."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from da_wa.errors import ConfigError, UserError
+from da_wa.models.backbone import Backbone, Conversion
+from da_wa.models.libraries import Library
+from da_wa.models.weights import PUBLISHED, WeightsError, file_digest, given_file
+from da_wa.norm.conversion import convert, survey
+from da_wa.norm.normalized_conv import NormalizedConv2d
+from da_wa.norm.spec import Norm
+from da_wa.norm.tracing import BATCH_NORMS
+
+
+class Pretrained(Backbone):
+    """A network of a library with its trained weights, converted to a norm.
+
+    The classifier is replaced. Norm ``keep`` leaves all other layers as they are; others go through
+    :func:`~da_wa.norm.conversion.convert`, gains matched, and :attr:`conversion` says what was replaced, kept and lost.
+    A parameter that the network no longer uses without its classifier does not occur in the networks of timm and
+    torchvision.
+
+    Args:
+        norm: the norm.
+        num_classes: outputs of the new head.
+        library: where the network comes from, see :mod:`~da_wa.models.libraries`.
+        weights: ``imagenet`` for the published ones, a ``.safetensors`` or torch file, or None for the initialisation.
+
+    Raises:
+        ConfigError: there is no such network, its classifier is not linear, or the norm cannot be used.
+        WeightsError: weights that are missing, damaged or of another network.
+
+    >>> from da_wa.models.libraries import Timm
+    >>> from da_wa.norm import named
+    >>> model = Pretrained(named("bn_wa"), 31, library=Timm("resnet10t"))
+    >>> model(torch.zeros(2, 3, 64, 64)).shape, model.num_features, model.expects.crop
+    (torch.Size([2, 31]), 512, 0.95)
+    >>> model.conversion.replaced
+    {'Conv2d -> WeightAlignConv2d': 14}
+    """
+
+    min_size = 1  # a forward pass says whether a network takes images of a size
+
+    def __init__(self, norm: Norm, num_classes: int, *, library: Library, weights: str | None = None) -> None:
+        super().__init__()
+        path = None if weights is None else library.published() if weights == PUBLISHED else given_file(weights)
+        self.weights = None if path is None else file_digest(path)
+        network = library.build(None) if path is None else _trained(library, path)
+        self.expects = library.expects(network)
+        self.conversion, network = _converted(network, norm)
+        place = library.classifier(network)
+        classifier = network.get_submodule(place)
+        if not isinstance(classifier, nn.Linear):
+            raise ConfigError(f"{library.name}: its classifier is {type(classifier).__name__}, not nn.Linear")
+        network.set_submodule(place, nn.Identity())
+        self.num_features = classifier.in_features
+        self.network = network
+        self.head = self.make_head(num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        features: Tensor = self.network(x)
+        return features
+
+
+def _converted(network: nn.Module, norm: Norm) -> tuple[Conversion | None, nn.Module]:
+    if norm.keep:
+        return None, network
+    found, network = survey(network, norm), convert(network, norm)
+    filters = any(isinstance(module, NormalizedConv2d) for module in network.modules())
+    norms = [m for m in network.modules() if isinstance(m, BATCH_NORMS) and m.running_mean is not None]
+    reached, layers = found.layers
+    stale = len(norms) if filters else 0
+    return Conversion(found.replaced, found.kept, found.lost, reached, layers, stale), network
+
+
+def activation_level(network: nn.Module) -> str:
+    """Which activation norm a network has, as ``factors.activation`` of a norm calls it; ``mixed`` if several.
+
+    >>> activation_level(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 2)))
+    'bn'
+    """
+    kinds: dict[str, tuple[type[nn.Module], ...]] = {"bn": BATCH_NORMS, "in": (nn.InstanceNorm2d,)}
+    found = {level for level, classes in kinds.items() if any(isinstance(m, classes) for m in network.modules())}
+    groups = {m.num_groups for m in network.modules() if isinstance(m, nn.GroupNorm)}
+    found |= {"gn"} if groups - {1} else set()
+    found |= {"ln"} if groups == {1} or any(isinstance(m, nn.LayerNorm) for m in network.modules()) else set()
+    return found.pop() if len(found) == 1 else "mixed" if found else "none"
+
+
+def _trained(library: Library, path: Path) -> nn.Module:
+    state = read_state(path)
+    try:
+        return library.build(state)
+    except UserError:
+        raise
+    except Exception as error:  # a library's preparation of foreign keys raises almost anything
+        reasons = "; ".join(_shortened(error)) or repr(error)
+        raise WeightsError(
+            f"{path} does not have the weights of {library.name}: {reasons}. Check model.name="
+        ) from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` or torch file, by name; nothing in the file is executed.
+
+    A torch file may hold them under ``state_dict`` or ``model``, with the prefix ``module.`` of parallel training.
+
+    Raises:
+        WeightsError: not such a file, or damaged.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path, device="cpu")
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(
+            f"{path} is not a .safetensors file or a torch file of tensors alone, or it is damaged ({first})"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    state = {str(k).removeprefix("module."): v for k, v in found.items()} if isinstance(found, Mapping) else {}
+    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise WeightsError(f"{path} does not hold tensors by name; save model.state_dict()")
+    return state
+
+
+def _shortened(error: BaseException, most: int = 3) -> Iterator[str]:
+    """The lines of torch's message about keys and shapes, with a few names each."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
+    shapes = [line for line in lines if line.startswith("size mismatch")]
+    for line in lines:
+        kind, _, names = line.partition(": ")
+        if kind.startswith(("Missing key", "Unexpected key")):
+            found = re.findall(r'"([^"]+)"', names)
+            more = f" and {len(found) - most} more" if len(found) > most else ""
+            yield f"{'missing' if kind.startswith('Missing') else 'unexpected'}: {', '.join(found[:most])}{more}"
+    if shapes:
+        more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
+        yield f"{shapes[0]}{more}"
