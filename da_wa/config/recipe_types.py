@@ -79,4 +79,6 @@ class Recipe(Node):
     label_smoothing: Below1 = 0.0
     evaluations: Count = 1
     backbone_rate: Positive = 1.0
-    epoch_steps: Annotated[Annotated[int, Field(strict=True, ge=1)] | None, Allowed("null or a whole number of steps")] = None
+    epoch_steps: Annotated[
+        Annotated[int, Field(strict=True, ge=1)] | None, Allowed("null or a whole number of steps")
+    ] = None

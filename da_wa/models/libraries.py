@@ -208,7 +208,9 @@ def last_linear(network: nn.Module) -> str:
 
 def _need(package: str, module: Any) -> None:
     if module is None:
-        raise ConfigError(f"model={package} needs the package {package}; install it with: pip install 'da-wa[{package}]'")
+        raise ConfigError(
+            f"model={package} needs the package {package}; install it with: pip install 'da-wa[{package}]'"
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from da_wa.norm.normalized_conv import NormalizedConv2d
 from da_wa.norm.spec import Norm
 from da_wa.norm.tracing import BATCH_NORMS
 
+
 class Pretrained(Backbone):
     """A network of a library with its trained weights, converted to a norm.
 
@@ -105,7 +106,9 @@ def _trained(library: Library, path: Path) -> nn.Module:
         raise
     except Exception as error:  # a library's preparation of foreign keys raises almost anything
         reasons = "; ".join(_shortened(error)) or repr(error)
-        raise WeightsError(f"{path} does not have the weights of {library.name}: {reasons}. Check model.name=") from error
+        raise WeightsError(
+            f"{path} does not have the weights of {library.name}: {reasons}. Check model.name="
+        ) from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

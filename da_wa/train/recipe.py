@@ -82,8 +82,8 @@ def make_recipe(node: Mapping[str, Any]) -> Recipe:
     """The recipe that a configuration node (``finetune``, ``pretrain.recipe``) describes.
 
     ``optimizer`` and ``schedule`` have a ``name`` (see :data:`OPTIMIZERS` and
-    :data:`~da_wa.train.schedule.SCHEDULES`), ``augment`` has the options of :class:`~da_wa.data.augment.Augment`, or with ``name: crops`` those of
-    :class:`~da_wa.data.crops.Crops`.
+    :data:`~da_wa.train.schedule.SCHEDULES`), ``augment`` has the options of
+    :class:`~da_wa.data.augment.Augment`, or with ``name: crops`` those of :class:`~da_wa.data.crops.Crops`.
     The user's own callable has a ``_target_``, its import path, instead. Other keys are its arguments.
 
     >>> recipe = make_recipe({
