@@ -11,9 +11,19 @@ OPTIMIZERS = {
 }  # fmt: skip
 """Option -> class of ``torch.optim``. Left out: LBFGS needs a closure, SparseAdam and Muon refuse convolutions."""
 
-SCHEDULES = {"constant": (), "cosine": (), "multi_step": ("at",), "one_cycle": ("start", "warmup")}
+SCHEDULES = {
+    "constant": (),
+    "cosine": (),
+    "inverse": ("gamma", "power"),
+    "multi_step": ("at",),
+    "one_cycle": ("start", "warmup"),
+}
 """Functions of ``da_wa.train.schedule`` and their options."""
 
+AUGMENTATIONS = ("pad", "crops")
+"""Names of views, see ``da_wa.train.recipe``: padded crops for small images, and crops of larger ones."""
+
+INTERPOLATIONS = ("bilinear", "bicubic")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 """Lightning's names. The ``…-true`` types other than 32 need images of that type, which are float32 here."""

@@ -8,7 +8,19 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from da_wa.config import choices
 from da_wa.config.nodes import Node, Own, Part, kind_at, named_or_own, rule
-from da_wa.config.types import Allowed, Below1, Count, Flag, Fraction, Fractions, OneOf, Positive, Text, _Float
+from da_wa.config.types import (
+    Allowed,
+    Below1,
+    Count,
+    Flag,
+    Fraction,
+    Fractions,
+    OneOf,
+    Pixels,
+    Positive,
+    Text,
+    _Float,
+)
 
 
 class Optimizer(BaseModel):
@@ -28,6 +40,8 @@ class Schedule(Node):
     warmup: Fraction = 0.0
     start: Fraction = 0.0
     at: Fractions = Field(default=[])
+    gamma: Positive = 0.0
+    power: Positive = 0.0
 
     @model_validator(mode="after")
     def _own_options(self) -> Schedule:
@@ -39,9 +53,29 @@ class Schedule(Node):
 class Augment(Node):
     """See :class:`da_wa.data.augment.Augment`."""
 
+    name: Annotated[str, OneOf(choices.AUGMENTATIONS)] = "pad"
     crop: Fraction
     flip: Flag
     erase: Fraction
+
+
+class Crops(Node):
+    """See :class:`da_wa.data.crops.Crops`, which checks the ranges."""
+
+    name: Annotated[str, OneOf(choices.AUGMENTATIONS)]
+    size: Pixels
+    crop: Annotated[Fraction | str, Allowed("auto or a number above 0, up to 1, e.g. 0.875")]
+    interpolation: Annotated[str, OneOf(("auto", *choices.INTERPOLATIONS))]
+    scale: Fractions | None
+    ratio: Annotated[list[Positive], Allowed("two positive numbers, e.g. [0.75,1.333]")]
+    flip: Flag
+    erase: Fraction
+
+
+def _view(node: Any) -> str:
+    if isinstance(node, dict) and "_target_" in node:
+        return "<own>"
+    return "<crops>" if isinstance(node, dict) and node.get("name") == "crops" else "<shipped>"
 
 
 class Recipe(Node):
@@ -51,9 +85,15 @@ class Recipe(Node):
     batch_size: Count
     optimizer: Annotated[Own | Annotated[Optimizer, Tag("<shipped>")], Discriminator(named_or_own)]
     schedule: Annotated[Own | Annotated[Schedule, Tag("<shipped>")], Discriminator(named_or_own)]
-    augment: Annotated[Own | Annotated[Augment, Tag("<shipped>")], Discriminator(named_or_own)]
+    augment: Annotated[
+        Own | Annotated[Augment, Tag("<shipped>")] | Annotated[Crops, Tag("<crops>")], Discriminator(_view)
+    ]
     label_smoothing: Below1 = 0.0
     evaluations: Count = 1
+    backbone_rate: Positive = 1.0
+    epoch_steps: Annotated[
+        Annotated[int, Field(strict=True, ge=1)] | None, Allowed("null or a whole number of steps")
+    ] = None
 
 
 class Probe(Part):

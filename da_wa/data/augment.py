@@ -91,8 +91,42 @@ def _gray(x: Tensor) -> Tensor:
     return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
 
 
+class View:
+    """How images are shown to a network: augmented in training, plain in evaluation. Both map uint8 to uint8."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Training images, (n, 3, s, s) -> (n, 3, side, side)."""
+        raise NotImplementedError
+
+    def plain(self, images: Tensor) -> Tensor:
+        """Images to evaluate, (n, 3, s, s) -> (n, 3, side, side)."""
+        return images
+
+    def side(self, stored: int) -> int:
+        """The side of the network's input for images that are stored at ``stored`` pixels."""
+        return stored
+
+    def resolved(self, crop: float, interpolation: str) -> View:
+        """With the network's values for ``auto``: the share of a side that its crop shows, and its interpolation."""
+        return self
+
+
 @dataclass(frozen=True)
-class Augment:
+class Changed(View):
+    """A view whose training images are made by any callable, uint8 batch -> uint8 batch.
+
+    >>> Changed(random_flip).side(32)
+    32
+    """
+
+    change: Callable[[Tensor], Tensor]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.change(images)
+
+
+@dataclass(frozen=True)
+class Augment(View):
     """Augmentation of training images; every operation can be switched off.
 
     Attributes:

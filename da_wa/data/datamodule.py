@@ -16,6 +16,20 @@ from da_wa.data.loader import Batch, Order, ResidentBatches, streamed_batches
 from da_wa.data.splits import check_batch
 
 
+def passes(n: int, wanted: int, generator: torch.Generator) -> Tensor:
+    """The first ``wanted`` positions of passes over ``n`` images, each in another random order, (wanted,) int64.
+
+    >>> passes(2, 5, torch.Generator().manual_seed(0)).shape
+    torch.Size([5])
+    """
+    return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-wanted // n))])[:wanted]
+
+
+def unchanged(images: Tensor) -> Tensor:
+    """The same images."""
+    return images
+
+
 @dataclass(frozen=True)
 class Subset:
     """Some images of a domain: ``index`` (n,) int64 are their numbers in it.
@@ -55,6 +69,8 @@ class DomainDataModule(LightningDataModule):
         eval_batch_size: images per evaluation step; by default 500 at 32×32 and fewer at larger sizes (same number of
             pixels), but at least 50.
         augment: uint8 batch -> uint8 batch, for training images.
+        plain: likewise, for all other images; by default unchanged.
+        epoch_steps: training steps in an epoch; None: one pass over the training images.
         normalize: uint8 batch -> float32 batch.
         resident_gb: domains up to this size are held in the memory of the device that computes.
         workers: reading processes for a domain that is larger.
@@ -73,7 +89,9 @@ class DomainDataModule(LightningDataModule):
         batch_size: int,
         eval_batch_size: int | None = None,
         augment: Callable[[Tensor], Tensor],
+        plain: Callable[[Tensor], Tensor] = unchanged,
         normalize: Normalize,
+        epoch_steps: int | None = None,
         resident_gb: float = 8.0,
         workers: int = 2,
     ) -> None:
@@ -83,27 +101,33 @@ class DomainDataModule(LightningDataModule):
         height, width = train.domain.pixels.shape[2:]
         self.seed, self.batch_size = seed, batch_size
         self.eval_batch_size = eval_batch_size or max(50, 500 * 32**2 // (height * width))
-        self.augment, self.normalize = augment, normalize
+        self.augment, self.plain, self.normalize = augment, plain, normalize
+        self.epoch_steps = epoch_steps
         self.resident_bytes, self.workers = int(resident_gb * 2**30), workers
 
     @property
     def steps_per_epoch(self) -> int:
         """Training steps in an epoch."""
-        return len(self.train) // self.batch_size
+        return self.epoch_steps or len(self.train) // self.batch_size
 
     @property
     def images_per_epoch(self) -> int:
         """Images that are trained on in an epoch."""
         return self.steps_per_epoch * self.batch_size
 
+    @property
+    def images_in_order(self) -> int:
+        """Positions in :meth:`epoch_order`."""
+        return len(self.train) if self.epoch_steps is None else self.epoch_steps * self.batch_size
+
     def epoch_order(self) -> Tensor:
         """The training images of the current epoch in random order: a function of seed and epoch alone."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
-        return torch.randperm(len(self.train), generator=generator)
+        return passes(len(self.train), self.images_in_order, generator)
 
     def train_dataloader(self) -> Iterable[Batch]:
-        return self._batches(self.train, self.epoch_order, self.batch_size, drop_last=True)
+        return self._batches(self.train, self.epoch_order, self.batch_size, self.images_in_order, drop_last=True)
 
     def val_dataloader(self) -> list[Iterable[Batch]]:
         return [self._in_order(subset) for subset in (*self.evaluate, *self.mixed)]
@@ -115,21 +139,28 @@ class DomainDataModule(LightningDataModule):
         return [self._in_order(subset) for subset in self.evaluate if subset.domain.name != self.train.domain.name]
 
     def _in_order(self, subset: Subset) -> Iterable[Batch]:
-        return self._batches(subset, lambda: torch.arange(len(subset)), self.eval_batch_size, drop_last=False)
+        return self._batches(
+            subset, lambda: torch.arange(len(subset)), self.eval_batch_size, len(subset), drop_last=False
+        )
 
-    def _batches(self, subset: Subset, order: Order, batch_size: int, drop_last: bool) -> Iterable[Batch]:
+    def _batches(
+        self, subset: Subset, order: Order, batch_size: int, length: int, *, drop_last: bool
+    ) -> Iterable[Batch]:
         labels, numbers = torch.from_numpy(subset.labels), torch.from_numpy(subset.index)
         if subset.domain.pixels.nbytes > self.resident_bytes:
-            return streamed_batches(subset.domain.pixels, labels, numbers, order, batch_size, drop_last, self.workers)
+            return streamed_batches(
+                subset.domain.pixels, labels, numbers, order, batch_size, drop_last, self.workers, length
+            )
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         images = torch.from_numpy(subset.domain.pixels[subset.index])
-        return ResidentBatches(images.to(device), labels.to(device), numbers.to(device), order, batch_size, drop_last)
+        images, labels, numbers = images.to(device), labels.to(device), numbers.to(device)
+        return ResidentBatches(images, labels, numbers, order, batch_size, drop_last, length)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment and normalize on the device, a whole batch at a time."""
         images, labels, numbers = batch
-        if self.trainer is not None and self.trainer.training:
-            images = self.augment(images)
+        training = self.trainer is not None and self.trainer.training
+        images = self.augment(images) if training else self.plain(images)
         return self.normalize(images), labels, numbers
 
 

@@ -26,6 +26,7 @@ class ResidentBatches:
         order: called at the start of every pass.
         batch_size: images per batch.
         drop_last: leave out a last, smaller batch.
+        length: positions in ``order``; default: the number of images.
 
     >>> images, labels, numbers = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5), torch.arange(5)
     >>> batches = ResidentBatches(images, labels, numbers, lambda: torch.arange(5).flip(0), 2, drop_last=True)
@@ -34,13 +35,21 @@ class ResidentBatches:
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, numbers: Tensor, order: Order, batch_size: int, drop_last: bool
+        self,
+        images: Tensor,
+        labels: Tensor,
+        numbers: Tensor,
+        order: Order,
+        batch_size: int,
+        drop_last: bool,
+        length: int | None = None,
     ) -> None:
+        self.length = len(images) if length is None else length
         self.images, self.labels, self.numbers = images, labels, numbers
         self.order, self.batch_size, self.drop_last = order, batch_size, drop_last
 
     def __len__(self) -> int:
-        return self._batches(len(self.images))
+        return self._batches(self.length)
 
     def __iter__(self) -> Iterator[Batch]:
         order = self.order().to(self.images.device)
@@ -89,6 +98,7 @@ def streamed_batches(
     batch_size: int,
     drop_last: bool,
     workers: int,
+    length: int | None = None,
 ) -> DataLoader[Batch]:
     """The same batches as :class:`ResidentBatches`, read from a memory-mapped array by worker processes.
 
@@ -100,11 +110,12 @@ def streamed_batches(
         batch_size: images per batch.
         drop_last: leave out a last, smaller batch.
         workers: processes that read ahead.
+        length: positions in ``order``; default: the number of images.
 
     >>> images, labels, numbers = np.zeros((5, 3, 8, 8), np.uint8), torch.arange(5), torch.arange(5)
     >>> loader = streamed_batches(images, labels, numbers, lambda: torch.arange(5), 2, drop_last=False, workers=0)
     >>> [labels.tolist() for _, labels, _ in loader]
     [[0, 1], [2, 3], [4]]
     """
-    sampler = BatchSampler(_Order(order, len(numbers)), batch_size, drop_last)
+    sampler = BatchSampler(_Order(order, len(numbers) if length is None else length), batch_size, drop_last)
     return DataLoader(_Rows(images, labels, numbers), sampler=sampler, batch_size=None, num_workers=workers)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from da_wa.data.augment import Normalize
-from da_wa.data.datamodule import DomainDataModule, Subset, epoch_seed
+from da_wa.data.datamodule import DomainDataModule, Subset, epoch_seed, passes, unchanged
 from da_wa.data.loader import Batch
 from da_wa.data.splits import check_batch
 
@@ -57,6 +57,8 @@ class PairedDataModule(DomainDataModule):
         batch_size: images of each domain per step.
         augment: uint8 batch -> uint8 batch.
         strong: likewise, stronger, for methods that compare two views.
+        plain: likewise, for images that are not augmented.
+        epoch_steps: training steps in an epoch with source images; None: one pass over them.
         normalize: uint8 batch -> float32 batch.
         resident_gb: see there.
         stream: show every target image once, not augmented.
@@ -77,7 +79,9 @@ class PairedDataModule(DomainDataModule):
         batch_size: int,
         augment: Callable[[Tensor], Tensor],
         strong: Callable[[Tensor], Tensor],
+        plain: Callable[[Tensor], Tensor] = unchanged,
         normalize: Normalize,
+        epoch_steps: int | None = None,
         resident_gb: float = 8.0,
         stream: bool = False,
         order: Order = "shuffled",
@@ -89,7 +93,9 @@ class PairedDataModule(DomainDataModule):
             seed=seed,
             batch_size=batch_size,
             augment=augment,
+            plain=plain,
             normalize=normalize,
+            epoch_steps=None if train is None else epoch_steps,
             resident_gb=resident_gb,
         )
         check_batch(target.domain.name, len(target), batch_size, "target")
@@ -98,7 +104,7 @@ class PairedDataModule(DomainDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.train) // self.batch_size if self.with_source else -(-len(self.target) // self.batch_size)
+        return super().steps_per_epoch if self.with_source else -(-len(self.target) // self.batch_size)
 
     @property
     def images_per_epoch(self) -> int:
@@ -114,19 +120,18 @@ class PairedDataModule(DomainDataModule):
         stream = TARGET_ORDER + (zlib.crc32(self.target.domain.name.encode()) << 8)
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch, stream))
         wanted = n if self.stream else self.steps_per_epoch * self.batch_size
-        passes = [torch.randperm(n, generator=generator) for _ in range(-(-wanted // n))]
-        return torch.cat(passes)[:wanted]
+        return passes(n, wanted, generator)
 
     def train_dataloader(self) -> Any:
         source = super().train_dataloader() if self.with_source else None
-        target = self._batches(self.target, self.target_order, self.batch_size, drop_last=False)
+        target = self._batches(self.target, self.target_order, self.batch_size, len(self.target), drop_last=False)
         return PairedBatches(source, target, torch.from_numpy(self.target.index), self.steps_per_epoch)
 
     def target_in_order(self) -> Iterator[Tensor]:
         """All target images without augmentation, normalised, in the order of the subset, on the device."""
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         for images, _, _ in self._in_order(self.target):
-            yield self.normalize(images.to(device))
+            yield self.normalize(self.plain(images.to(device)))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment and normalize on the device, a whole batch at a time."""
@@ -134,7 +139,7 @@ class PairedDataModule(DomainDataModule):
             return super().on_after_batch_transfer(batch, dataloader_idx)
         source = None if batch.source is None else super().on_after_batch_transfer(batch.source, dataloader_idx)
         _, raw, position = batch.target
-        images = raw if self.stream else self.augment(raw)
+        images = self.plain(raw) if self.stream else self.augment(raw)
         return Paired(source, Unlabelled(self.normalize(images), raw, position))
 
     def strong_view(self, raw: Tensor) -> Tensor:

@@ -89,13 +89,20 @@ def method_facts(name: str, node: Mapping[str, Any]) -> Facts:
     return facts | ({"recipe": recipe} if recipe else {})
 
 
+_ABSENT = object()
+_NEW_IN_RECIPES = {"backbone_rate": 1.0, "epoch_steps": None}
+"""Options that recipes did not always have, and the values that change nothing: these are not facts."""
+
+
 def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:
     """Parameters of a training recipe; a callable without a name is known by its path (``_target_``).
 
     >>> recipe_facts({"epochs": 6, "optimizer": {"_target_": "my.Lion", "_partial_": True, "lr": 0.1}})
     {'epochs': 6, 'optimizer': {'lr': 0.1, 'name': 'my.Lion'}}
     """
-    found: Facts | None = _with_paths(node)
+    if node is None:
+        return None
+    found: Facts = _with_paths({k: v for k, v in node.items() if v != _NEW_IN_RECIPES.get(k, _ABSENT)})
     return found
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from da_wa.errors import ConfigError, nearest, printable
 from da_wa.report import (
     comparison,
+    conversions,
     cost,
     cube,
     curves,
@@ -106,7 +107,7 @@ def write_report(
     out = Path(out)
     progress("reading runs")
     facts = load_facts(out, images)
-    notices = [*facts.warnings, *([facts.mixed] if facts.mixed else [])]
+    notices = facts.notices
     absent = [*map(str, facts.missing), *facts.unreadable]
     report = Report(facts.frame, facts.matrix, absent, notices, spread)
     others = [side_by_side.section(out, facts, compare)] if compare else []
@@ -158,6 +159,7 @@ def sections_of(
         ("decisions", lambda: decisions.section(facts, contrasts)),
         ("comparison with the paper", lambda: comparison.section(facts)),
         ("pre-training", lambda: start.section(facts)),
+        *([("conversion", lambda: conversions.section(facts.conversions))] if facts.conversions else []),
         ("selection of the epoch", lambda: selection.section(facts)),
         ("selection without labels", lambda: scores.section(facts, made, guard)),
         *([("norm, method and selection", lambda: cube.section(facts, made, guard))] if made.several else []),
@@ -195,7 +197,7 @@ def _page(facts: Facts, sections: Sequence[Section], files: Mapping[str, bytes])
         if name.startswith("figures/") and name.endswith("png")
     }
     summaries = [section.summary for section in sections if section.summary]
-    summaries[1:1] = facts.warnings
+    summaries[1:1] = [*facts.warnings, *conversions.notices(facts.conversions)]
     if absent := len(facts.missing) + len(facts.unreadable):
         summaries.append(f"{counted(absent, 'planned result')} missing; see section 1.")
     matrix, setting = facts.matrix, facts.matrix.setting

@@ -13,11 +13,12 @@ import pandas as pd
 
 from da_wa.errors import ConfigError, nearest
 from da_wa.records.outputs import Outputs
-from da_wa.records.schema import Factors, Record
+from da_wa.records.schema import Conversion, Factors, Record
 from da_wa.records.store import RunDir, Store
 from da_wa.report.balance import class_counts, warnings
 from da_wa.report.collection import Collection, Rows, collect
 from da_wa.report.contrasts import BASES, effects, effects_frame
+from da_wa.report.conversions import conversions, notices
 from da_wa.report.matrix import HEADLINE, Matrix, Missing, Setting
 from da_wa.report.outcomes import Array, Outcome, balanced_by_epoch, outcomes
 from da_wa.report.pivot import headline, pivot
@@ -120,6 +121,16 @@ class Facts:
     def warnings(self) -> list[str]:
         """Sentences about imbalanced targets and collapsed predictions, on which accuracy alone misleads."""
         return warnings(self.outcomes, self.classes)
+
+    @cached_property
+    def conversions(self) -> dict[str, Conversion]:
+        """What a norm changed of the trained network, by label; only of rows that were converted."""
+        return conversions(self.records, self.label)
+
+    @property
+    def notices(self) -> list[str]:
+        """Sentences that belong to the headline table."""
+        return [*self.warnings, *([self.mixed] if self.mixed else []), *notices(self.conversions)]
 
     @cached_property
     def balanced_resamples(self) -> Resamples:
@@ -241,7 +252,9 @@ def _setting(found: Collection, frame: pd.DataFrame, predicted: Sequence[Outcome
     if not found.records:
         return None
     first = found.records[0]
-    pretrained_on = {p.dataset for record in found.records if (p := record.pretraining)}
+    pretrained_on = {
+        name for r in found.records if (name := r.pretraining.dataset if r.pretraining else r.factors.pretraining)
+    }
     headline_rows = frame[(frame["selection"] == HEADLINE) & (frame["role"] == "target")]
     images = headline_rows.groupby("target")["n"].max()
     factors = [record.factors for record in found.records]

@@ -30,7 +30,7 @@ def section(facts: Facts, spread: Spread = "interval") -> Section:
         spread: what stands after ± in the headline tables.
     """
     matrix = facts.matrix
-    notices = [*facts.warnings, *([facts.mixed] if facts.mixed else [])]
+    notices = facts.notices
     long = len(matrix.mean) > LONG
     parts: list[Part] = [*notices, *([] if long else [matrix_table(matrix, spread)])]
     details: list[Part] = [

@@ -99,8 +99,13 @@ def _check_method(cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], ex
 
 
 def _check_size(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone) -> None:
+    """Show the network, without memory, images of the sizes that it will see."""
     name = node["name"]
-    sizes = {"data.size": cfg["data"]["size"]} if cfg["sources"] else {}
+    sizes = {}
+    if cfg["sources"]:
+        stored, view = cfg["data"]["size"], make_recipe(cfg["finetune"]).view
+        side = view.side(stored)
+        sizes["data.size" if side == stored else "finetune.augment.size"] = side
     if trains(cfg["pretrain"], node):
         sizes["pretrain.size"] = cfg["pretrain"]["size"]
     for key, size in sizes.items():

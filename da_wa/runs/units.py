@@ -132,6 +132,8 @@ def _unit_job(
         "needs": after.id if after else None,
     }
     images = context.images(target if after and target else context.source)
+    if not after and recipe.get("epoch_steps"):
+        images = recipe["epoch_steps"] * recipe["batch_size"]
     cost = PASSES[node["phase"]] * images * recipe.get("epochs", 1)
     return UnitJob(run_id, config, float(cost), context.store.run(run_id), start, after.id if after else None)
 

@@ -31,6 +31,10 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 """Logits (n, k) float32 and labels (n,) int64 -> loss ()."""
 
 
+Rate = tuple[float, int]
+"""A factor and a divisor of the learning rate."""
+
+
 def cross_entropy(label_smoothing: float = 0.0) -> Objective:
     """The objective of training on labelled source images alone.
 
@@ -53,6 +57,7 @@ class Classifier(LightningModule):
         mixed_domains: names of the domains of mixtures, one for each of these.
         sample: numbers of the images whose features are kept, by domain.
         seed: with the epoch's number it fixes augmentation and dropout.
+        backbone_rate: learning rate of the backbone, relative to that of everything else.
 
     Attributes:
         fused: request the fused kernel of optimisers that have one.
@@ -79,8 +84,10 @@ class Classifier(LightningModule):
         sample: Sequence[Tensor] = (),
         *,
         seed: int,
+        backbone_rate: float = 1.0,
     ) -> None:
         super().__init__()
+        self.backbone_rate = backbone_rate
         self.model, self.objective = model, objective
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.domains, self.mixed_domains, self.sample = tuple(domains), tuple(mixed_domains), tuple(sample)
@@ -104,17 +111,26 @@ class Classifier(LightningModule):
         return logits
 
     def configure_optimizers(self) -> Any:
-        """Fixup's scalars learn at a tenth of the rate; everything decays, as in the authors' code."""
-        trained = self.trained_parameters()
-        fixup = {id(p) for p in scalar_parameters(self.model)}
-        scalars = [p for p in trained if id(p) in fixup]
-        others = [p for p in trained if id(p) not in fixup]
+        """Groups of one learning rate each, that of the head first; everything decays."""
+        grouped: dict[Rate, list[nn.Parameter]] = {(1.0, 1): []}
+        rates = self._rates()
+        for parameter in self.trained_parameters():
+            grouped.setdefault(rates.get(id(parameter), (1.0, 1)), []).append(parameter)
         fused = {"fused": True} if self.fused and "fused" in signature(self.make_optimizer).parameters else {}
-        optimizer = self.make_optimizer([{"params": others}], **fused)
-        if scalars:
-            optimizer.add_param_group({"params": scalars, "lr": optimizer.defaults["lr"] / 10})
+        groups = [(factor, divisor, group) for (factor, divisor), group in grouped.items() if group]
+        optimizer = self.make_optimizer([{"params": groups[0][2]}], **fused)
+        base = optimizer.defaults["lr"]
+        optimizer.param_groups[0]["lr"] = base * groups[0][0] / groups[0][1]
+        for factor, divisor, group in groups[1:]:
+            optimizer.add_param_group({"params": group, "lr": base * factor / divisor})
         schedule = self.make_schedule(optimizer, total_steps=self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rates(self) -> dict[int, Rate]:
+        """The relative learning rates of the backbone's parameters, by id; Fixup's scalars have a tenth of it."""
+        head = {id(p) for p in self.model.head.parameters()}
+        rates = {id(p): (self.backbone_rate, 1) for p in self.model.parameters() if id(p) not in head}
+        return rates | {id(p): (self.backbone_rate, 10) for p in scalar_parameters(self.model)}
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """What the optimiser trains."""

@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
+from da_wa.data.augment import View
 from da_wa.errors import ConfigError, printable
 from da_wa.records.outputs import Outputs, from_logits, round_logits
 from da_wa.train.engine import device_name, peak_memory_mb
@@ -72,6 +73,11 @@ class Probe:
     folds: int = 5
     iterations: int = 1000
     name: str = "probe"
+
+    @property
+    def view(self) -> View:
+        """Images are shown as they are stored."""
+        return View()
 
     def check(self) -> None:
         """Nothing that its types do not say."""

@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from da_wa.config import choices
 from da_wa.config.make import make
-from da_wa.data.augment import Augment
+from da_wa.data.augment import Augment, Changed, View
+from da_wa.data.crops import Crops
 from da_wa.data.splits import check_batch
 from da_wa.errors import ConfigError, nearest
 from da_wa.train.schedule import SCHEDULES
@@ -31,6 +32,10 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 """Optimisers of ``torch.optim`` by name in lower case."""
 
 
+VIEWS: dict[str, Callable[..., View]] = {"pad": Augment, "crops": Crops}
+"""Augmentations by name; without a name it is ``pad``."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A training, apart from its data and its network.
@@ -40,10 +45,13 @@ class Recipe:
         batch_size: images per step.
         optimizer: parameter groups -> optimiser.
         schedule: (optimiser, total_steps) -> learning-rate schedule, stepped after every batch.
-        augment: uint8 batch (n, 3, h, w) -> uint8 batch.
+        augment: uint8 batch (n, 3, h, w) -> uint8 batch; a :class:`~da_wa.data.augment.View` also says how images are
+            evaluated.
         label_smoothing: of the cross-entropy, in [0, 1).
         evaluations: upper limit of the number of evaluations of all domains, evenly spaced; the last is after the
             last epoch.
+        backbone_rate: learning rate of the backbone, relative to that of the head (and of a method's own networks).
+        epoch_steps: steps in an epoch of training on source images; None: one pass over them.
     """
 
     epochs: int
@@ -53,6 +61,8 @@ class Recipe:
     augment: Callable[[Tensor], Tensor]
     label_smoothing: float = 0.0
     evaluations: int = 1
+    backbone_rate: float = 1.0
+    epoch_steps: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "evaluations"):
@@ -78,6 +88,11 @@ class Recipe:
         check_batch(name, len(labels), self.batch_size)
 
     @property
+    def view(self) -> View:
+        """How images are shown to the network."""
+        return self.augment if isinstance(self.augment, View) else Changed(self.augment)
+
+    @property
     def evaluate_every(self) -> int:
         """Epochs between evaluations."""
         return math.ceil(self.epochs / self.evaluations)
@@ -85,6 +100,10 @@ class Recipe:
 
 class AnyRecipe(Protocol):
     """A way to train, see :func:`da_wa.train.fit.fit`."""
+
+    @property
+    def view(self) -> View:
+        """How images are shown to the network."""
 
     def check(self) -> None:
         """Raise a TypeError, ValueError or UserError if the options do not fit together."""
@@ -100,7 +119,8 @@ def make_recipe(node: Mapping[str, Any]) -> Any:
     :class:`Recipe`:
 
     ``optimizer`` and ``schedule`` have a ``name`` (see :data:`OPTIMIZERS` and
-    :data:`~da_wa.train.schedule.SCHEDULES`), ``augment`` has the options of :class:`~da_wa.data.augment.Augment`.
+    :data:`~da_wa.train.schedule.SCHEDULES`), ``augment`` has the options of
+    :class:`~da_wa.data.augment.Augment`, or with ``name: crops`` those of :class:`~da_wa.data.crops.Crops`.
     The user's own callable has a ``_target_``, its import path, instead. Other keys are its arguments.
 
     >>> recipe = make_recipe({
@@ -124,9 +144,16 @@ def make_recipe(node: Mapping[str, Any]) -> Any:
             **node,
             "optimizer": _callable("optimizer", node["optimizer"], OPTIMIZERS),
             "schedule": _callable("schedule", node["schedule"], SCHEDULES),
-            "augment": make(node["augment"]) if "_target_" in node["augment"] else Augment(**node["augment"]),
+            "augment": _augment(node["augment"]),
         }
     )
+
+
+def _augment(node: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
+    if "_target_" in node:
+        made: Callable[[Tensor], Tensor] = make(node)
+        return made
+    return VIEWS[node.get("name", "pad")](**{str(name): value for name, value in node.items() if name != "name"})
 
 
 def _callable(key: str, node: Mapping[str, Any], known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

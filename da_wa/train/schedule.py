@@ -39,7 +39,12 @@ def multi_step(optimizer: Optimizer, total_steps: int, at: tuple[float, ...] = (
     return LambdaLR(optimizer, lambda step: 0.1 ** sum(step >= a * total_steps for a in at))
 
 
+def inverse(optimizer: Optimizer, total_steps: int, gamma: float = 0.001, power: float = 0.75) -> LambdaLR:
+    """(1 + γt)^-power after t steps, however many there are (Ganin & Lempitsky 2015, t in steps)."""
+    return LambdaLR(optimizer, lambda step: float((1 + gamma * step) ** -power))
+
+
 SCHEDULES: dict[str, Callable[..., LambdaLR]] = {
-    schedule.__name__: schedule for schedule in (constant, cosine, one_cycle, multi_step)
+    schedule.__name__: schedule for schedule in (constant, cosine, one_cycle, multi_step, inverse)
 }
 """All of them by name."""

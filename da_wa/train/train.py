@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from da_wa.data.augment import Normalize, StrongAugment
+from da_wa.data.augment import Normalize, StrongAugment, View
 from da_wa.data.datamodule import DomainDataModule, epoch_seed
 from da_wa.data.paired import PairedDataModule
 from da_wa.errors import Diverged
@@ -152,8 +152,10 @@ def train(
     gc.collect()  # an earlier training of this process may be in reference cycles that hold its images
     if settings.accelerator == "gpu":
         torch.cuda.reset_peak_memory_stats()
-    data = _data(subsets, recipe, settings, adaptation, normalize, seed)
-    flops = count_flops(model, data.train.domain.pixels.shape[1:])
+    view = _view(model, recipe)
+    data = _data(subsets, recipe, view, settings, adaptation, normalize, seed)
+    side = view.side(data.train.domain.pixels.shape[-1])
+    flops = count_flops(model, (3, side, side))
     module = _module(model, subsets, objective, recipe, adaptation, seed)
     clock = Clock()
     settings.prepare(model)
@@ -197,9 +199,17 @@ def train(
     return Trained(module.curve, _outputs(module, subsets), resumed_from, cost, online)
 
 
+def _view(model: Backbone, recipe: Recipe) -> View:
+    """How images are shown to this network."""
+    if model.expects is None:
+        return recipe.view.resolved(0.875, "bilinear")
+    return recipe.view.resolved(model.expects.crop, model.expects.interpolation)
+
+
 def _data(
     subsets: Subsets,
     recipe: Recipe,
+    view: View,
     settings: Settings,
     adaptation: Adaptation | None,
     normalize: Normalize,
@@ -210,8 +220,10 @@ def _data(
         "mixed": [made.images for made in subsets.mixed],
         "seed": seed,
         "batch_size": recipe.batch_size,
-        "augment": recipe.augment,
+        "augment": view,
+        "plain": view.plain,
         "normalize": normalize,
+        "epoch_steps": recipe.epoch_steps,
         "resident_gb": settings.resident_gb,
     }
     if adaptation is None:
@@ -219,7 +231,7 @@ def _data(
         return DomainDataModule(subsets.train, **common)
     assert subsets.target is not None, "adaptation needs target images"
     stream = adaptation.method.phase == "stream"
-    strong = StrongAugment(recipe.augment)
+    strong = StrongAugment(view)
     return PairedDataModule(
         subsets.train, subsets.target, strong=strong, stream=stream, order=adaptation.order, **common
     )
@@ -239,13 +251,19 @@ def _module(
     sample = [torch.from_numpy(s.index[rows]) for s, rows in zip(subsets.evaluate, subsets.sample, strict=False)]
     common: tuple[Any, ...] = (model, classes, objective, recipe.optimizer, recipe.schedule, names, mixed, sample)
     if adaptation is None:
-        return Classifier(*common, seed=seed)
+        return Classifier(*common, seed=seed, backbone_rate=recipe.backbone_rate)
     assert subsets.target is not None, "adaptation needs target images"
     method = adaptation.method
     torch.manual_seed(epoch_seed(seed, 0, stream=5))
     method.build(model, classes, len(subsets.target))
     kind = Stream if method.phase == "stream" else Adapter if method.trains else Calibrator
-    return kind(*common, adaptation=adaptation, target=subsets.target.domain.name, seed=seed)
+    return kind(
+        *common,
+        adaptation=adaptation,
+        target=subsets.target.domain.name,
+        seed=seed,
+        backbone_rate=recipe.backbone_rate,
+    )
 
 
 def _outputs(module: Classifier, subsets: Subsets) -> Outputs:
