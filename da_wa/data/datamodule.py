@@ -12,7 +12,7 @@ from torch import Tensor
 
 from da_wa.data.augment import Normalize
 from da_wa.data.cache import DecodedDomain
-from da_wa.data.loader import Batch, Order, ResidentBatches, streamed_batches
+from da_wa.data.loader import Batch, Order, ResidentBatches, StreamedBatches, whole_map
 from da_wa.data.splits import check_batch
 
 
@@ -56,8 +56,8 @@ class DomainDataModule(LightningDataModule):
             pixels), but at least 50.
         augment: uint8 batch -> uint8 batch, for training images.
         normalize: uint8 batch -> float32 batch.
-        resident_gb: domains up to this size are held in the memory of the device that computes.
-        workers: reading processes for a domain that is larger.
+        resident_gb: domains up to this size are held in the memory of the device that computes; larger ones are read
+            from the cache, batch by batch.
 
     Raises:
         ConfigError: fewer training images than one batch.
@@ -75,7 +75,6 @@ class DomainDataModule(LightningDataModule):
         augment: Callable[[Tensor], Tensor],
         normalize: Normalize,
         resident_gb: float = 8.0,
-        workers: int = 2,
     ) -> None:
         super().__init__()
         check_batch(train.domain.name, len(train), batch_size)
@@ -84,7 +83,7 @@ class DomainDataModule(LightningDataModule):
         self.seed, self.batch_size = seed, batch_size
         self.eval_batch_size = eval_batch_size or max(50, 500 * 32**2 // (height * width))
         self.augment, self.normalize = augment, normalize
-        self.resident_bytes, self.workers = int(resident_gb * 2**30), workers
+        self.resident_bytes = int(resident_gb * 2**30)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -119,10 +118,11 @@ class DomainDataModule(LightningDataModule):
 
     def _batches(self, subset: Subset, order: Order, batch_size: int, drop_last: bool) -> Iterable[Batch]:
         labels, numbers = torch.from_numpy(subset.labels), torch.from_numpy(subset.index)
-        if subset.domain.pixels.nbytes > self.resident_bytes:
-            return streamed_batches(subset.domain.pixels, labels, numbers, order, batch_size, drop_last, self.workers)
+        pixels = subset.domain.pixels
+        if pixels.nbytes > self.resident_bytes and whole_map(pixels):
+            return StreamedBatches(pixels, labels, numbers, order, batch_size, drop_last)
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        images = torch.from_numpy(subset.domain.pixels[subset.index])
+        images = torch.from_numpy(pixels[subset.index])
         return ResidentBatches(images.to(device), labels.to(device), numbers.to(device), order, batch_size, drop_last)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
