@@ -12,7 +12,7 @@ from torch import Tensor
 
 from da_wa.data.augment import Normalize
 from da_wa.data.cache import DecodedDomain
-from da_wa.data.loader import Batch, Order, ResidentBatches, streamed_batches
+from da_wa.data.loader import Batch, Order, ResidentBatches, StreamedBatches, whole_map
 from da_wa.data.splits import check_batch
 
 
@@ -72,8 +72,8 @@ class DomainDataModule(LightningDataModule):
         plain: likewise, for all other images; by default unchanged.
         epoch_steps: training steps in an epoch; None: one pass over the training images.
         normalize: uint8 batch -> float32 batch.
-        resident_gb: domains up to this size are held in the memory of the device that computes.
-        workers: reading processes for a domain that is larger.
+        resident_gb: domains up to this size are held in the memory of the device that computes; larger ones are read
+            from the cache, batch by batch.
 
     Raises:
         ConfigError: fewer training images than one batch.
@@ -93,7 +93,6 @@ class DomainDataModule(LightningDataModule):
         normalize: Normalize,
         epoch_steps: int | None = None,
         resident_gb: float = 8.0,
-        workers: int = 2,
     ) -> None:
         super().__init__()
         check_batch(train.domain.name, len(train), batch_size)
@@ -102,8 +101,7 @@ class DomainDataModule(LightningDataModule):
         self.seed, self.batch_size = seed, batch_size
         self.eval_batch_size = eval_batch_size or max(50, 500 * 32**2 // (height * width))
         self.augment, self.plain, self.normalize = augment, plain, normalize
-        self.epoch_steps = epoch_steps
-        self.resident_bytes, self.workers = int(resident_gb * 2**30), workers
+        self.epoch_steps, self.resident_bytes = epoch_steps, int(resident_gb * 2**30)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -147,12 +145,11 @@ class DomainDataModule(LightningDataModule):
         self, subset: Subset, order: Order, batch_size: int, length: int, *, drop_last: bool
     ) -> Iterable[Batch]:
         labels, numbers = torch.from_numpy(subset.labels), torch.from_numpy(subset.index)
-        if subset.domain.pixels.nbytes > self.resident_bytes:
-            return streamed_batches(
-                subset.domain.pixels, labels, numbers, order, batch_size, drop_last, self.workers, length
-            )
+        pixels = subset.domain.pixels
+        if pixels.nbytes > self.resident_bytes and whole_map(pixels):
+            return StreamedBatches(pixels, labels, numbers, order, batch_size, drop_last, length)
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        images = torch.from_numpy(subset.domain.pixels[subset.index])
+        images = torch.from_numpy(pixels[subset.index])
         images, labels, numbers = images.to(device), labels.to(device), numbers.to(device)
         return ResidentBatches(images, labels, numbers, order, batch_size, drop_last, length)
 

@@ -10,22 +10,18 @@ import json
 import os
 import threading
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from da_wa.data.ahead import in_order
 from da_wa.data.files import checksum, sync
 from da_wa.data.images import Images, Progress
 from da_wa.errors import DataError
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 PIXELS = "pixels.npy"
 JOURNAL = "journal.jsonl"
@@ -92,10 +88,9 @@ def decode_to(
         _write_header(file, n, size)
         known = _resumed(file, journal, key, row)
         crc32, bad = known.crc32, dict[int, str]()
-        pool = ThreadPoolExecutor(workers)
-        try:
-            blocks = (range(start, min(start + _BLOCK, n)) for start in range(known.images, n, _BLOCK))
-            for block, (pixels, refused) in _in_order(pool, decode, blocks, ahead=2 * workers):
+        blocks = (range(start, min(start + _BLOCK, n)) for start in range(known.images, n, _BLOCK))
+        with closing(in_order(decode, blocks, workers, 2 * workers, stop)) as decoded:
+            for block, (pixels, refused) in decoded:
                 file.write(pixels)
                 crc32 = zlib.crc32(pixels, crc32)
                 bad |= refused
@@ -106,9 +101,6 @@ def decode_to(
                     bad = {}
                 if progress is not None:
                     progress(block.stop, n)
-        finally:  # otherwise an interrupt would wait for every block that is queued
-            stop.set()
-            pool.shutdown(cancel_futures=True)
         _write_header(file, n - len(known.bad), size)
         sync(file)
     return known.bad, known.crc32
@@ -153,20 +145,6 @@ def _parsed(line: bytes) -> Any:
 def _note(journal: BufferedRandom, content: object) -> None:
     journal.write(json.dumps(content).encode() + b"\n")
     sync(journal)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
-) -> Iterator[tuple[T, R]]:
-    """Items and results in order, computed at most ``ahead`` items early (``pool.map`` would hold them all)."""
-    pending: deque[tuple[T, Future[R]]] = deque()
-    for item in items:
-        pending.append((item, pool.submit(function, item)))
-        if len(pending) > ahead:
-            done, future = pending.popleft()
-            yield done, future.result()
-    for done, future in pending:
-        yield done, future.result()
 
 
 def _write_header(file: BufferedRandom, n: int, size: int) -> None:

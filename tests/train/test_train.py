@@ -76,6 +76,15 @@ def test_the_same_seed_repeats_and_another_does_not(training, tmp_path):
     assert first.curve != training(tmp_path / "3", seed=1).curve
 
 
+def test_domains_that_are_streamed_give_the_same_numbers(training, domains, tmp_path):
+    resident = training(tmp_path / "resident")
+    for domain in domains:
+        np.save(tmp_path / f"{domain.name}.npy", domain.pixels)
+    mapped = [dataclasses.replace(d, pixels=np.load(tmp_path / f"{d.name}.npy", mmap_mode="r")) for d in domains]
+    settings = Settings(accelerator="cpu", precision="32-true", channels_last=True, save_every_s=0.0, resident_gb=0.0)
+    same(resident, training(tmp_path / "streamed", images=mapped, settings=settings))
+
+
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_training_that_is_cut_off_resumes_to_the_same_numbers(training, tmp_path, after):
     whole = training(tmp_path / "whole")
