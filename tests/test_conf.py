@@ -10,7 +10,13 @@ from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError
 from da_wa.runs.preflight import preflight
 
-GIVEN = {"folders": ["data.root=x"], "lists": ["data.root=x"]}
+GIVEN = {
+    "folders": ["data.root=x"],
+    "lists": ["data.root=x"],
+    "timm": ["model.name=test_resnet"],
+    "torchvision": ["model.name=mobilenet_v3_small"],
+}
+TRAINED_ELSEWHERE = ("timm", "torchvision")
 
 
 def options(group: str) -> list[str]:
@@ -29,7 +35,7 @@ CHOICES = [
 def test_every_option_composes(group, option):
     experiment = compose([f"{group}={option}", *GIVEN.get(option, [])])
     cfg, norms = experiment.cfg, experiment.norms
-    assert len(norms) == 10
+    assert len(norms) == (2 if option == "imagenet" and group == "experiment" else 10)
     assert cfg["pretrain"]["name"]
 
 
@@ -41,8 +47,14 @@ def test_every_method_composes(method):
 
 @pytest.mark.parametrize("model", options("model"))
 def test_every_network_can_be_made_with_every_norm(model):
-    experiment = compose([f"model={model}", f"norms=[{','.join(options('norm'))}]"])
+    norms = [name for name in options("norm") if name != "keep" or model in TRAINED_ELSEWHERE]
+    experiment = compose([f"model={model}", f"norms=[{','.join(norms)}]", *GIVEN.get(model, [])])
     preflight(experiment, [], [])
+
+
+def test_a_network_that_is_built_here_has_nothing_to_keep():
+    with pytest.raises(ConfigError, match="model=timm"):
+        preflight(compose(["model=resnet20", "norms=[keep]"]), [], [])
 
 
 @pytest.mark.parametrize(("group", "key"), [("protocol", "protocol"), ("launcher", "launcher"), ("trainer", "trainer")])

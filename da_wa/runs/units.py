@@ -156,7 +156,7 @@ def _unit(
             "model": context.model["name"],
             "dataset": cfg["data"]["name"],
             "protocol": cfg["protocol"]["name"],
-            "size": cfg["data"]["size"],
+            "size": recipe["augment"].get("size", cfg["data"]["size"]),
             "batch_size": recipe["batch_size"],
             "epochs": recipe["epochs"],
             "lr": recipe["optimizer"].get("lr"),
