@@ -7,8 +7,20 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from da_wa.config import choices
-from da_wa.config.nodes import Node, Own, named_or_own, rule
-from da_wa.config.types import Allowed, Below1, Count, Flag, Fraction, Fractions, OneOf, Pixels, Positive
+from da_wa.config.nodes import Node, Own, Part, kind_at, named_or_own, rule
+from da_wa.config.types import (
+    Allowed,
+    Below1,
+    Count,
+    Flag,
+    Fraction,
+    Fractions,
+    OneOf,
+    Pixels,
+    Positive,
+    Text,
+    _Float,
+)
 
 
 class Optimizer(BaseModel):
@@ -82,3 +94,29 @@ class Recipe(Node):
     epoch_steps: Annotated[
         Annotated[int, Field(strict=True, ge=1)] | None, Allowed("null or a whole number of steps")
     ] = None
+
+
+class Probe(Part):
+    """See :class:`da_wa.train.probe.Probe`."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Text
+    C: Annotated[
+        list[Annotated[_Float, Field(gt=0)]],
+        Field(min_length=1),
+        Allowed("a list of numbers, more than 0, e.g. [0.01,1.0]; one number needs no cross-validation"),
+    ]
+    folds: Annotated[Count, Field(ge=2), Allowed("a whole number, 2 or more")]
+    iterations: Count
+
+
+def _recipe(node: Any) -> str:
+    """Gradient descent has no ``_target_``; other ways to train are callables."""
+    named = isinstance(node, dict) and "_target_" in node
+    return str(kind_at().discriminator(node)) if named else "<descent>"  # type: ignore[operator]
+
+
+AnyRecipe = Annotated[
+    Annotated[Recipe, Tag("<descent>")] | Annotated[Probe, Tag("<shipped>")] | Own, Discriminator(_recipe)
+]
+"""The nodes of ``conf/finetune``."""

@@ -20,7 +20,7 @@ from pydantic import (
 
 from da_wa.config import choices
 from da_wa.config.nodes import Node, Own, Part, kind_at, rule
-from da_wa.config.recipe_types import Recipe
+from da_wa.config.recipe_types import AnyRecipe, Recipe
 from da_wa.config.types import (
     Allowed,
     AutoFlag,
@@ -255,7 +255,7 @@ class Config(Node):
         | Annotated[ShippedPretraining, Tag("<shipped>")],
         Discriminator(_pretraining),
     ]
-    finetune: Recipe
+    finetune: AnyRecipe
     protocol: Annotated[Own | Annotated[ShippedProtocol, Tag("<shipped>")], kind_at()]
     trainer: Trainer
     launcher: Launcher

@@ -30,6 +30,7 @@ def validate(
     Raises:
         ConfigError: one line per wrong option: its name, the value, and the allowed values.
     """
+    _refuse_adaptation(cfg.get("finetune"), methods)
     mistakes = list(_mistakes(Config, cfg))
     for name, node in norms.items():
         mistakes += _mistakes(Norm, node, f"norm {name}: ")
@@ -41,6 +42,16 @@ def validate(
     if mistakes:
         more = [f"… and {len(mistakes) - LIMIT} more"] if len(mistakes) > LIMIT else []
         raise ConfigError("\n".join([*mistakes[:LIMIT], *more]))
+
+
+def _refuse_adaptation(recipe: Any, methods: Mapping[str, Any]) -> None:
+    """Methods train networks by gradient descent; a recipe with a ``_target_`` does not."""
+    adapting = [name for name, node in methods.items() if isinstance(node, Mapping) and node.get("phase") != "source"]
+    if adapting and isinstance(recipe, Mapping) and "_target_" in recipe:
+        raise ConfigError(
+            f"methods=[{','.join(methods)}]: finetune={recipe.get('name', recipe['_target_'])} does not train the "
+            f"network, and {', '.join(adapting)} would. Use methods=[none] with it, or finetune=default with them."
+        )
 
 
 def _mistakes(kind: Any, node: Any, prefix: str = "") -> Iterator[str]:

@@ -21,7 +21,7 @@ MAKE_ROOM = "Make room there or choose another folder with out=DIR, then rerun t
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path, advice: str = MAKE_ROOM) -> Iterator[Path]:
     """Yields the path of a draft, which becomes ``path`` at the end; on any error ``path`` stays as it was.
 
     Under a lease (``lease.py``) the draft replaces ``path`` only while this process holds the lease. The folder is made
@@ -47,16 +47,16 @@ def replaced(path: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
     except OSError as error:
         kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else DataError
-        raise kind(f"Cannot write {path}: {error.strerror or error}. {MAKE_ROOM}") from error
+        raise kind(f"Cannot write {path}: {error.strerror or error}. {advice}") from error
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], advice: str = MAKE_ROOM) -> None:
     """Make ``path`` hold what ``write`` writes: all of it or, on any error, what it held before.
 
     Raises:
         DataError, LeaseLost: see :func:`replaced`.
     """
-    with replaced(path) as draft, draft.open("wb") as file:
+    with replaced(path, advice) as draft, draft.open("wb") as file:
         write(file)
         file.flush()
         os.fsync(file.fileno())

@@ -95,7 +95,7 @@ _NEW_IN_RECIPES = {"backbone_rate": 1.0, "epoch_steps": None}
 
 
 def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:
-    """Parameters of a training recipe; a callable given by its path (``_target_``) is known by that path.
+    """Parameters of a training recipe; a callable without a name is known by its path (``_target_``).
 
     >>> recipe_facts({"epochs": 6, "optimizer": {"_target_": "my.Lion", "_partial_": True, "lr": 0.1}})
     {'epochs': 6, 'optimizer': {'lr': 0.1, 'name': 'my.Lion'}}
@@ -109,7 +109,7 @@ def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:
 def _with_paths(node: Any) -> Any:
     if isinstance(node, Mapping):
         known = {str(k): _with_paths(v) for k, v in node.items() if k not in _NOT_FACTS}
-        return known | ({"name": node["_target_"]} if "_target_" in node else {})
+        return ({"name": node["_target_"]} if "_target_" in node else {}) | known
     if isinstance(node, (list, tuple)):
         return [_with_paths(v) for v in node]
     return node

@@ -31,6 +31,7 @@ from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.train import subsets
 from da_wa.train.adaptation import Adaptation
 from da_wa.train.classifier import cross_entropy
+from da_wa.train.fit import Task, fit
 from da_wa.train.progress import Notify
 from da_wa.train.recipe import make_recipe
 from da_wa.train.train import Trained, train
@@ -177,20 +178,20 @@ def _train(
         chosen = subsets.adaptation(domains, unit.source, unit.target, protocol, seed, with_source=joint)
         options = {key: node[key] for key in ("weight", "statistics", "order") if key in node}
         adaptation = Adaptation(make(node["build"]), **options)
-    trained = train(
-        model,
-        chosen,
-        cross_entropy(recipe.label_smoothing),
-        recipe,
-        make(config["trainer"]),
-        adaptation=adaptation,
+    task = Task(
+        model=model,
+        facts={key: config["facts"][key] for key in ("model", "norm")},
+        subsets=chosen,
         normalize=_normalize(model, config["normalize"]),
+        settings=make(config["trainer"]),
         seed=seed,
         state=state,
+        cache=Path(config["cache_dir"]) / "features",
+        adaptation=adaptation,
         notify=notify,
         **logging,
     )
-    return model, trained
+    return model, fit(recipe, task)
 
 
 def _started(job: UnitJob, classes: int, seed: int) -> Backbone:

@@ -13,7 +13,7 @@ from da_wa.config.compose import Experiment
 from da_wa.config.make import make
 from da_wa.data.manifest import DomainManifest
 from da_wa.data.splits import check_batch
-from da_wa.errors import ConfigError, UserError
+from da_wa.errors import ConfigError, DataError, UserError, printable
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import CheckpointError, read_header
 from da_wa.models.pretrained import activation_level
@@ -33,13 +33,19 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
     Raises:
         ConfigError: an object that cannot be made as configured, a device that is not available, images too small for
             the network or too few for a batch.
-        DataError: a domain that cannot be split as the protocol says; the images for pre-training are missing.
+        DataError: one class only; a domain that cannot be split as the protocol says; the images for pre-training are
+            missing.
         CheckpointError: a pre-trained network that cannot be used, or is of another norm or model.
     """
     cfg = experiment.cfg
     launcher = make(cfg["launcher"])
     if not launcher.remote:  # else every worker checks the device of its machine
         make(cfg["trainer"]).check_device()
+    if domains and len(domains[0].classes) < 2:
+        raise DataError(
+            f"The domains have one class, {printable(domains[0].classes[0])}; a classifier needs two or more. "
+            "Check the folders below data.root, or data.classes."
+        )
     _check_splits(cfg, domains, jobs)
     for key, node in {"finetune": cfg["finetune"], "pretrain.recipe": cfg["pretrain"]["recipe"]}.items():
         if node is not None:
@@ -127,13 +133,13 @@ def _check_level(node: Mapping[str, Any], model: Backbone) -> None:
 
 def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], jobs: Sequence[Job]) -> None:
     """Split the domains as the units will."""
-    protocol = make(cfg["protocol"])
+    protocol, recipe = make(cfg["protocol"]), make_recipe(cfg["finetune"])
     units = [job.config["unit"] for job in jobs if isinstance(job, UnitJob)]
     for source, seed in dict.fromkeys((unit["source"], unit["factors"]["seed"]) for unit in units):
         for domain in domains:
             if domain.name == source:
                 kept, _ = protocol.source(source, domain.labels, seed)
-                check_batch(source, len(kept), cfg["finetune"]["batch_size"])
+                recipe.check_images(source, domain.labels[kept])
             else:
                 protocol.target(domain.name, domain.labels, seed)
     for config in (job.config for job in jobs if isinstance(job, UnitJob)):
@@ -147,11 +153,10 @@ def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], job
 
 
 def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
-    """Make the optimiser and schedule of a recipe for one parameter."""
-    recipe, parameter = make_recipe(node), torch.zeros(1, requires_grad=True)
+    """Make a recipe and its parts."""
+    recipe = make_recipe(node)
     try:
-        optimizer = recipe.optimizer([{"params": [parameter]}])
-        recipe.schedule(optimizer, total_steps=2)
+        recipe.check()
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key} cannot be used: {error}") from error
 

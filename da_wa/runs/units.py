@@ -134,7 +134,7 @@ def _unit_job(
     images = context.images(target if after and target else context.source)
     if not after and recipe.get("epoch_steps"):
         images = recipe["epoch_steps"] * recipe["batch_size"]
-    cost = PASSES[node["phase"]] * images * recipe["epochs"]
+    cost = PASSES[node["phase"]] * images * recipe.get("epochs", 1)
     return UnitJob(run_id, config, float(cost), context.store.run(run_id), start, after.id if after else None)
 
 
@@ -156,10 +156,10 @@ def _unit(
             "model": context.model["name"],
             "dataset": cfg["data"]["name"],
             "protocol": cfg["protocol"]["name"],
-            "size": recipe["augment"].get("size", cfg["data"]["size"]),
-            "batch_size": recipe["batch_size"],
-            "epochs": recipe["epochs"],
-            "lr": recipe["optimizer"].get("lr"),
+            "size": (recipe.get("augment") or {}).get("size", cfg["data"]["size"]),
+            "batch_size": recipe.get("batch_size"),
+            "epochs": recipe.get("epochs"),
+            "lr": (recipe.get("optimizer") or {}).get("lr"),
             "seed": context.seed,
             "pretraining": _pretraining(context),
             "pretraining_epochs": pretrain["recipe"]["epochs"] if trained else None,

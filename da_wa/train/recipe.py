@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor, optim
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -17,6 +19,7 @@ from da_wa.config import choices
 from da_wa.config.make import make
 from da_wa.data.augment import Augment, Changed, View
 from da_wa.data.crops import Crops
+from da_wa.data.splits import check_batch
 from da_wa.errors import ConfigError, nearest
 from da_wa.train.schedule import SCHEDULES
 
@@ -67,6 +70,23 @@ class Recipe:
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value}; it must be a whole number, 1 or more")
 
+    def check(self) -> None:
+        """Make optimiser and schedule for one parameter.
+
+        Raises:
+            TypeError, ValueError: one of them cannot be made.
+        """
+        optimizer = self.optimizer([{"params": [torch.zeros(1, requires_grad=True)]}])
+        self.schedule(optimizer, total_steps=2)
+
+    def check_images(self, name: str, labels: np.ndarray) -> None:
+        """Check that the training images ``labels`` (n,) of the source ``name`` suffice.
+
+        Raises:
+            ConfigError: they are fewer than one batch.
+        """
+        check_batch(name, len(labels), self.batch_size)
+
     @property
     def view(self) -> View:
         """How images are shown to the network."""
@@ -78,8 +98,25 @@ class Recipe:
         return math.ceil(self.epochs / self.evaluations)
 
 
-def make_recipe(node: Mapping[str, Any]) -> Recipe:
+class AnyRecipe(Protocol):
+    """A way to train, see :func:`da_wa.train.fit.fit`."""
+
+    @property
+    def view(self) -> View:
+        """How images are shown to the network."""
+
+    def check(self) -> None:
+        """Raise a TypeError, ValueError or UserError if the options do not fit together."""
+
+    def check_images(self, name: str, labels: np.ndarray) -> None:
+        """Raise a UserError if the training images ``labels`` (n,) of the source ``name`` do not suffice."""
+
+
+def make_recipe(node: Mapping[str, Any]) -> Any:
     """The recipe that a configuration node (``finetune``, ``pretrain.recipe``) describes.
+
+    A node with a ``_target_`` is another kind of recipe, e.g. :class:`~da_wa.train.probe.Probe`. Others are a
+    :class:`Recipe`:
 
     ``optimizer`` and ``schedule`` have a ``name`` (see :data:`OPTIMIZERS` and
     :data:`~da_wa.train.schedule.SCHEDULES`), ``augment`` has the options of
@@ -99,6 +136,9 @@ def make_recipe(node: Mapping[str, Any]) -> Recipe:
     Raises:
         ConfigError: an unknown name, an argument that the callable does not take, or a path that cannot be imported.
     """
+    if "_target_" in node:
+        made: AnyRecipe = make(node)
+        return made
     return Recipe(
         **{
             **node,

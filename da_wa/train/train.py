@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import gc
-import logging
-import signal
-import sys
-import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
@@ -28,15 +21,13 @@ from da_wa.errors import Diverged
 from da_wa.models.backbone import Backbone
 from da_wa.records.outputs import DomainOutputs, Outputs, from_logits
 from da_wa.train.adaptation import Adaptation, Adapter, Calibrator, Stream
-from da_wa.train.classifier import Classifier, Objective
+from da_wa.train.classifier import HISTORY, Classifier, Objective
+from da_wa.train.engine import device_name, engine, interruptible, peak_memory_mb
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 from da_wa.train.progress import Clock, Notify, SaveState
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import Subsets
-
-if sys.platform != "win32":
-    import resource
 
 
 @dataclass(frozen=True)
@@ -136,11 +127,11 @@ def train(
     loggers: Sequence[Logger] = (),
     logged: Mapping[str, Any] | None = None,
 ) -> Trained:
-    """Train ``model``, evaluate it during training, and extract features at the end.
+    """Train ``model`` and evaluate it during training.
 
     Args:
         model: with a head for the classes of the training images.
-        subsets: images to train on, to evaluate, and to extract features of.
+        subsets: images to train on and to evaluate.
         objective: the training loss.
         recipe: epochs, batch size, optimiser, schedule, augmentation, number of evaluations.
         settings: device, precision, memory layout; they change the rounding only.
@@ -157,7 +148,6 @@ def train(
         ConfigError: fewer training images than one batch.
         KeyboardInterrupt: Ctrl-C; the saved state is kept to resume from.
     """
-    _quieten()
     settings = settings.resolve(model)
     gc.collect()  # an earlier training of this process may be in reference cycles that hold its images
     if settings.accelerator == "gpu":
@@ -169,29 +159,19 @@ def train(
     module = _module(model, subsets, objective, recipe, adaptation, seed)
     clock = Clock()
     settings.prepare(model)
-    environment = LightningEnvironment()  # one process, also inside an allocation of several tasks (SLURM)
-    environment.set_global_rank(0)  # SLURM's number of the task would silence the loggers
     module.fused = bool(settings.fused)
-    trainer = pl.Trainer(
-        accelerator=settings.accelerator,
-        devices=1,
-        precision=settings.precision,  # type: ignore[arg-type]
-        deterministic=settings.deterministic,
+    trainer = engine(
+        settings,
         max_epochs=recipe.epochs,
         check_val_every_n_epoch=recipe.evaluate_every,
         num_sanity_val_steps=0,
         logger=list(loggers) or False,
         callbacks=[clock, SaveState(state, settings.save_every_s, notify, recipe.epochs)],
-        plugins=[environment],
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
-    # Deterministic mode would fill all fresh memory, a debugging aid that slows every step.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for logger in loggers:
         logger.log_hyperparams(dict(logged or {}))
     resumed_from = _epochs_in(state)
-    with _interruptible():
+    with interruptible():
         try:
             if adaptation is None or adaptation.method.trains:
                 trainer.fit(module, data, ckpt_path=state if resumed_from else None, weights_only=True)
@@ -200,24 +180,23 @@ def train(
             raise
         if recipe.epochs not in module.logits:
             trainer.validate(module, data, verbose=False)
-        features = [torch.cat(batches).float().cpu().numpy() for batches in _per_loader(trainer, module, data)]
     trained = data.images_per_epoch * len(module.curve)
-    evaluated = len(module.logits) * sum(map(len, subsets.evaluate))
+    evaluated = len(module.logits) * sum(map(len, (*subsets.evaluate, *(made.images for made in subsets.mixed))))
     cost = Cost(
         settings=settings,
-        device=_device_name(settings.accelerator),
+        device=device_name(settings.accelerator),
         train_s=clock.train_s,
         eval_s=clock.eval_s,
         total_s=clock.total_s,
         images_per_s=trained / clock.train_s if clock.train_s else 0.0,
-        peak_memory_mb=_peak_memory_mb(settings.accelerator),
+        peak_memory_mb=peak_memory_mb(settings.accelerator),
         flops=trained * flops.training + evaluated * flops.prediction,
         matrix_rate=matrix_rate(
             trainer.strategy.root_device.type, matrix_type(settings.precision), torch.get_num_threads()
         ),
     )
     online = (module.online_index, module.online) if isinstance(module, Stream) else None
-    return Trained(module.curve, _outputs(module, subsets, features), resumed_from, cost, online)
+    return Trained(module.curve, _outputs(module, subsets), resumed_from, cost, online)
 
 
 def _view(model: Backbone, recipe: Recipe) -> View:
@@ -238,7 +217,7 @@ def _data(
 ) -> DomainDataModule:
     common: dict[str, Any] = {
         "evaluate": subsets.evaluate,
-        "extract": subsets.extract,
+        "mixed": [made.images for made in subsets.mixed],
         "seed": seed,
         "batch_size": recipe.batch_size,
         "augment": view,
@@ -268,7 +247,9 @@ def _module(
 ) -> Classifier:
     names = [subset.domain.name for subset in subsets.evaluate]
     classes = len(subsets.evaluate[0].domain.classes)
-    common: tuple[Any, ...] = (model, classes, objective, recipe.optimizer, recipe.schedule, names)
+    mixed = [made.images.domain.name for made in subsets.mixed]
+    sample = [torch.from_numpy(s.index[rows]) for s, rows in zip(subsets.evaluate, subsets.sample, strict=False)]
+    common: tuple[Any, ...] = (model, classes, objective, recipe.optimizer, recipe.schedule, names, mixed, sample)
     if adaptation is None:
         return Classifier(*common, seed=seed, backbone_rate=recipe.backbone_rate)
     assert subsets.target is not None, "adaptation needs target images"
@@ -285,77 +266,36 @@ def _module(
     )
 
 
-def _outputs(module: Classifier, subsets: Subsets, features: Sequence[np.ndarray]) -> Outputs:
-    """Logits of every evaluated epoch, and the features of the last, by domain."""
+def _outputs(module: Classifier, subsets: Subsets) -> Outputs:
+    """What every evaluated epoch gave, by domain."""
     epochs = sorted(module.logits)
-    extracted = {s.domain.name: (s.index, f) for s, f in zip(subsets.extract, features, strict=True)}
+    mixed = {made.images.domain.name: (made.first, k) for k, made in enumerate(subsets.mixed)}
     domains: dict[str, DomainOutputs] = {}
     for k, subset in enumerate(subsets.evaluate):
-        logits = np.stack([module.logits[epoch][k].numpy() for epoch in epochs])
-        feature_index, of_domain = extracted.get(subset.domain.name, (None, None))
-        domains[subset.domain.name] = from_logits(subset.index, subset.labels, logits, feature_index, of_domain)
+        outputs = from_logits(subset.index, subset.labels, _stacked(module.logits, epochs, k))
+        if subsets.sample:
+            features = _stacked(module.features, epochs, k)
+            outputs = replace(outputs, feature_index=outputs.index[subsets.sample[k]], features=features)
+        if subset.domain.name in mixed:
+            first, row = mixed[subset.domain.name]
+            logits = _stacked(module.mixed_logits, epochs, row)
+            outputs = replace(outputs, mixed_index=outputs.index[first], mixed_logits=logits)
+        domains[subset.domain.name] = outputs
     return Outputs(np.array(epochs, np.int32), domains)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt for Ctrl-C: Lightning turns it into a SystemExit and ignores later ones."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from error
-
-
-def _per_loader(trainer: pl.Trainer, module: Classifier, data: DomainDataModule) -> list[list[Tensor]]:
-    """Predicted batches of every loader; Lightning leaves out the outer list when there is one loader."""
-    if not data.extract:
-        return []
-    batches: Any = trainer.predict(module, data)
-    return [batches] if len(data.extract) == 1 else batches
+def _stacked(by_epoch: Mapping[int, Sequence[Tensor]], epochs: Sequence[int], k: int) -> np.ndarray:
+    """(p, …) what the loader number *k* gave after each epoch."""
+    return np.stack([by_epoch[epoch][k].numpy() for epoch in epochs])
 
 
 def _epochs_in(path: Path) -> int:
     """Finished epochs of a saved training state; 0 if no state can be read."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return len(state["history"]["curve"]) if "logits" in state["history"] else 0
+        return len(state["history"]["curve"]) if set(HISTORY) <= state["history"].keys() else 0
     except FileNotFoundError:
         return 0
     except Exception as error:  # an unreadable state: start from the first epoch
         warnings.warn(f"{path} cannot be read ({error}); the run starts from its first epoch", stacklevel=2)
         return 0
-
-
-def _device_name(accelerator: str) -> str:
-    if accelerator == "gpu":
-        return torch.cuda.get_device_name()
-    return accelerator
-
-
-def _peak_memory_mb(accelerator: str) -> float:
-    """Peak memory: the device's during this training on a GPU, resident memory of this process so far elsewhere."""
-    if accelerator == "gpu":
-        return torch.cuda.max_memory_allocated() / 2**20
-    if sys.platform == "win32":
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def _quieten() -> None:
-    """Silence Lightning's banners and irrelevant hints."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*lr_scheduler.step.*",
-        ".*smaller than the logging interval.*",
-        ".*Experiment logs directory.*",  # a resumed run writes its log anew
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*module\\(s\\) in eval mode.*",  # streams set the modes they need
-        ".*configure_optimizers. returned .None.*",  # streams step themselves
-        ".*srun.*",  # one process by design, also inside a SLURM allocation
-    ):
-        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,88 @@
+"""Lightning's trainer as every computation here uses it: one process, one device, quiet, repeatable."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
+from da_wa.train.settings import Settings
+
+if sys.platform != "win32":
+    import resource
+
+
+def engine(settings: Settings, **options: Any) -> pl.Trainer:
+    """A trainer on the device and in the precision of ``settings``.
+
+    Args:
+        settings: resolved, see :meth:`~da_wa.train.settings.Settings.resolve`.
+        options: more arguments of the trainer.
+    """
+    _quieten()
+    environment = LightningEnvironment()  # one process, also inside an allocation of several tasks (SLURM)
+    environment.set_global_rank(0)  # SLURM's number of the task would silence the loggers
+    trainer = pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        precision=settings.precision,  # type: ignore[arg-type]
+        deterministic=settings.deterministic,
+        plugins=[environment],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    # Deterministic mode would fill all fresh memory, a debugging aid that slows every step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return trainer
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt for Ctrl-C: Lightning turns it into a SystemExit and ignores later ones."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from error
+
+
+def device_name(accelerator: str) -> str:
+    """The name of the GPU, or the kind of device."""
+    return torch.cuda.get_device_name() if accelerator == "gpu" else accelerator
+
+
+def peak_memory_mb(accelerator: str) -> float:
+    """Peak memory: the device's during this training on a GPU, resident memory of this process so far elsewhere."""
+    if accelerator == "gpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _quieten() -> None:
+    """Silence Lightning's banners and irrelevant hints."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (
+        ".*lr_scheduler.step.*",
+        ".*smaller than the logging interval.*",
+        ".*Experiment logs directory.*",  # a resumed run writes its log anew
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*module\\(s\\) in eval mode.*",  # streams set the modes they need
+        ".*configure_optimizers. returned .None.*",  # streams step themselves
+        ".*srun.*",  # one process by design, also inside a SLURM allocation
+    ):
+        warnings.filterwarnings("ignore", message)
