@@ -7,9 +7,11 @@ time is that of its whole command, start of processes, first decoding and report
 
     uv run benchmarks/table_speed.py --root data/office31 --epochs 6
     uv run benchmarks/table_speed.py --root data/office31 --epochs 2 --model resnet50 --size 64
+    uv run benchmarks/table_speed.py --root data/office31 --epochs 1 --model tf_efficientnet_lite0 --size 224 --norm keep
 
 Both use the GPU when there is one, the usual way in its usual settings: float32 (TF32 convolutions), a batch
-copied at each step. ResNet50 has no shipped networks, so both start from scratch. From this project's time per
+copied at each step. ResNet50 has no shipped networks, so both start from scratch; another name is a network of timm,
+with the weights of --weights or none. From this project's time per
 epoch follows that of Table VI: ten norms, three sources, five seeds, thirty epochs.
 """
 
@@ -29,6 +31,7 @@ from torchvision.datasets import ImageFolder
 
 from da_wa.config.compose import compose
 from da_wa.config.make import make
+from da_wa.config.tree import available
 from da_wa.data.splits import Full
 from da_wa.models.checkpoint import load_backbone
 from da_wa.records.provenance import machine
@@ -64,7 +67,10 @@ def usual(options: list[str], root: Path) -> float:
     (name, norm), tune = next(iter(norms.items())), cfg["finetune"]
     networks = [job for job in plan(experiment, [], Path(), Path("missing")) if isinstance(job, PretrainJob)]
     size, device = cfg["data"]["size"], "cuda" if torch.cuda.is_available() else "cpu"
-    normalize = transforms.Normalize(**cfg["normalize"])
+    expected = make(cfg["model"]["build"])(make(norm), 2).expects
+    mean, std = cfg["normalize"].values() if expected is None else (expected.mean, expected.std)
+    normalize = transforms.Normalize(mean, std)
+    at_once = max(50, 500 * 32**2 // size**2)  # as this project evaluates
     plain = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), normalize])
     augmented = transforms.Compose(
         [
@@ -87,8 +93,8 @@ def usual(options: list[str], root: Path) -> float:
                 Subset(train, split.train.tolist()), tune["batch_size"], True, num_workers=2, drop_last=True
             )
             evaluated = [
-                DataLoader(Subset(held, split.holdout.tolist()), 500, num_workers=2),
-                DataLoader(test, 500, num_workers=2),
+                DataLoader(Subset(held, split.holdout.tolist()), at_once, num_workers=2),
+                DataLoader(test, at_once, num_workers=2),
             ]
             model = make(cfg["model"]["build"])(make(norm), 2)
             if networks:
@@ -115,6 +121,13 @@ def usual(options: list[str], root: Path) -> float:
     return time.perf_counter() - started
 
 
+def _network(name: str, weights: str | None) -> list[str]:
+    """The options of a network of this project, or of timm."""
+    if name in dict(available("model")):
+        return [f"model={name}", *([] if name == "resnet20" else ["pretrain=none"])]
+    return ["model=timm", f"model.name={name}", f"model.weights={weights or 'null'}", "pretrain=none"]
+
+
 def main() -> None:
     """Print both times and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,6 +135,7 @@ def main() -> None:
     parser.add_argument("--norm", default="bn")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--model", default="resnet20", help="resnet20 starts from the shipped network")
+    parser.add_argument("--weights", help="of a network of timm: imagenet or a file")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--cache", type=Path, help="decoded images; by default decoding is part of the time")
     parser.add_argument("--ours-only", action="store_true", help="leave the usual way out")
@@ -132,8 +146,7 @@ def main() -> None:
         f"data.root={arguments.root}",
         f"finetune.epochs={arguments.epochs}",
         f"data.size={arguments.size}",
-        f"model={arguments.model}",
-        *([] if arguments.model == "resnet20" else ["pretrain=none"]),
+        *_network(arguments.model, arguments.weights),
     ]
     with tempfile.TemporaryDirectory() as work:
         our_seconds, timings = ours(options, Path(work), arguments.cache)

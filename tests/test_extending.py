@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from da_wa.cli import main
 
@@ -42,6 +43,23 @@ def test_the_norm_the_network_and_what_a_run_leaves(here, capsys):
     (bn,) = (record for record in records if record["factors"]["norm"] == "bn")
     last = {r["domain"]: r["correct"] / r["n"] for r in bn["evaluations"] if r["epoch"] == 1}
     assert {domain: float(value) for domain, value in said.items()} == pytest.approx(last)
+
+
+def test_the_trained_network(here):
+    (command,) = re.findall(r"run_office31.py (--config-dir mine .* model=trained .*)", PAGE)
+    small = [
+        "data.per_class=20", "sources=[H]", "finetune.epochs=1", "finetune.batch_size=20", "report.images=false",
+        "launcher.workers=1", "cache_dir=cache",
+    ]  # fmt: skip
+    exec(block("python", "class Mine"), names := {"__name__": "trained_weights"})
+    save_file(names["Mine"]().build(None).state_dict(), "mine.safetensors")
+    assert main([*command.split(), *small]) == 0
+    records = [json.loads(path.read_text()) for path in here.glob("out/trained/runs/*/record.json")]
+    assert {r["factors"]["norm"]: r["factors"]["pretraining"] for r in records} == dict.fromkeys(
+        ("keep", "bn_wa"), "my images"
+    )
+    converted = {r["factors"]["norm"]: r["conversion"] and r["conversion"]["reached"] for r in records}
+    assert converted == {"keep": None, "bn_wa": 2}
 
 
 def test_the_checkpoint(here, capsys):

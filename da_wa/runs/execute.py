@@ -32,9 +32,14 @@ from da_wa.train import subsets
 from da_wa.train.adaptation import Adaptation
 from da_wa.train.classifier import cross_entropy
 from da_wa.train.fit import Task, fit
+from da_wa.train.precision import decided
 from da_wa.train.progress import Notify
-from da_wa.train.recipe import make_recipe
+from da_wa.train.recipe import AnyRecipe, make_recipe
+from da_wa.train.settings import Settings
 from da_wa.train.train import Trained, train
+
+EXTRACTED = 32
+"""Images of a batch for measuring recipes that have no batches."""
 
 
 @singledispatch
@@ -64,7 +69,7 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
             chosen,
             cross_entropy(recipe.label_smoothing),
             recipe,
-            make(config["trainer"]),
+            _settings(config, model, facts["size"], recipe),
             normalize=_normalize(model, facts["normalize"]),
             seed=facts["seed"],
             state=state,
@@ -94,7 +99,7 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
 def _unit(job: UnitJob, notify: Notify) -> None:
     config, unit = job.config, parse_plan(job.config["unit"], job.id)
     started, workdir = _now(), job.directory.path
-    cache, size = _cache(config["cache_dir"]), unit.factors.size
+    cache, size = _cache(config["cache_dir"]), config["data"]["size"]
     domains = [cache.open(name, digest, size) for name, digest in config["facts"]["shared"]["images"].items()]
     factors = unit.factors.model_dump()
     record: dict[str, Any] = {
@@ -183,7 +188,7 @@ def _train(
         facts={key: config["facts"][key] for key in ("model", "norm")},
         subsets=chosen,
         normalize=_normalize(model, config["normalize"]),
-        settings=make(config["trainer"]),
+        settings=_settings(config, model, config["data"]["size"], recipe),
         seed=seed,
         state=state,
         cache=Path(config["cache_dir"]) / "features",
@@ -271,6 +276,14 @@ def _model(config: Mapping[str, Any], num_classes: int, seed: int) -> Backbone:
             f"The starting weights of {config['model']['name']} changed since the command was planned; rerun it."
         )
     return model
+
+
+def _settings(config: Mapping[str, Any], model: Backbone, stored: int, recipe: AnyRecipe) -> Settings:
+    """The trainer's settings, with the precision that is faster for this network on this device."""
+    side = recipe.view.side(stored)
+    batch = getattr(recipe, "batch_size", EXTRACTED)
+    folder = Path(config["cache_dir"]) / "precision"
+    return decided(make(config["trainer"]), model, (batch, 3, side, side), folder)
 
 
 def _normalize(model: Backbone, otherwise: Mapping[str, Any]) -> Normalize:
