@@ -12,7 +12,7 @@ from torch import Tensor
 
 from da_wa.data.augment import Normalize
 from da_wa.data.cache import DecodedDomain
-from da_wa.data.loader import Batch, Order, ResidentBatches, streamed_batches
+from da_wa.data.loader import Batch, Order, ResidentBatches, StreamedBatches, whole_map
 from da_wa.data.splits import check_batch
 
 
@@ -61,9 +61,9 @@ class DomainDataModule(LightningDataModule):
 
     Args:
         train: the source's training images.
-        evaluate: what is evaluated, in this order: validation gets a loader for each, testing one for
-            each that is not of the source's domain.
-        extract: what prediction gets loaders for, for looking at features.
+        evaluate: what is evaluated, in this order: validation and prediction get a loader for each, testing
+            one for each that is not of the source's domain.
+        mixed: likewise, with loaders after those of ``evaluate``.
         seed: with the epoch's number it fixes the order of the training images.
         batch_size: images per training step; a last, smaller batch is left out.
         eval_batch_size: images per evaluation step; by default 500 at 32×32 and fewer at larger sizes (same number of
@@ -72,8 +72,8 @@ class DomainDataModule(LightningDataModule):
         plain: likewise, for all other images; by default unchanged.
         epoch_steps: training steps in an epoch; None: one pass over the training images.
         normalize: uint8 batch -> float32 batch.
-        resident_gb: domains up to this size are held in the memory of the device that computes.
-        workers: reading processes for a domain that is larger.
+        resident_gb: domains up to this size are held in the memory of the device that computes; larger ones are read
+            from the cache, batch by batch.
 
     Raises:
         ConfigError: fewer training images than one batch.
@@ -83,7 +83,7 @@ class DomainDataModule(LightningDataModule):
         self,
         train: Subset,
         evaluate: Sequence[Subset],
-        extract: Sequence[Subset] = (),
+        mixed: Sequence[Subset] = (),
         *,
         seed: int,
         batch_size: int,
@@ -93,17 +93,15 @@ class DomainDataModule(LightningDataModule):
         normalize: Normalize,
         epoch_steps: int | None = None,
         resident_gb: float = 8.0,
-        workers: int = 2,
     ) -> None:
         super().__init__()
         check_batch(train.domain.name, len(train), batch_size)
-        self.train, self.evaluate, self.extract = train, tuple(evaluate), tuple(extract)
+        self.train, self.evaluate, self.mixed = train, tuple(evaluate), tuple(mixed)
         height, width = train.domain.pixels.shape[2:]
         self.seed, self.batch_size = seed, batch_size
         self.eval_batch_size = eval_batch_size or max(50, 500 * 32**2 // (height * width))
         self.augment, self.plain, self.normalize = augment, plain, normalize
-        self.epoch_steps = epoch_steps
-        self.resident_bytes, self.workers = int(resident_gb * 2**30), workers
+        self.epoch_steps, self.resident_bytes = epoch_steps, int(resident_gb * 2**30)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -130,13 +128,13 @@ class DomainDataModule(LightningDataModule):
         return self._batches(self.train, self.epoch_order, self.batch_size, self.images_in_order, drop_last=True)
 
     def val_dataloader(self) -> list[Iterable[Batch]]:
+        return [self._in_order(subset) for subset in (*self.evaluate, *self.mixed)]
+
+    def predict_dataloader(self) -> list[Iterable[Batch]]:
         return [self._in_order(subset) for subset in self.evaluate]
 
     def test_dataloader(self) -> list[Iterable[Batch]]:
         return [self._in_order(subset) for subset in self.evaluate if subset.domain.name != self.train.domain.name]
-
-    def predict_dataloader(self) -> list[Iterable[Batch]]:
-        return [self._in_order(subset) for subset in self.extract]
 
     def _in_order(self, subset: Subset) -> Iterable[Batch]:
         return self._batches(
@@ -147,12 +145,11 @@ class DomainDataModule(LightningDataModule):
         self, subset: Subset, order: Order, batch_size: int, length: int, *, drop_last: bool
     ) -> Iterable[Batch]:
         labels, numbers = torch.from_numpy(subset.labels), torch.from_numpy(subset.index)
-        if subset.domain.pixels.nbytes > self.resident_bytes:
-            return streamed_batches(
-                subset.domain.pixels, labels, numbers, order, batch_size, drop_last, self.workers, length
-            )
+        pixels = subset.domain.pixels
+        if pixels.nbytes > self.resident_bytes and whole_map(pixels):
+            return StreamedBatches(pixels, labels, numbers, order, batch_size, drop_last, length)
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        images = torch.from_numpy(subset.domain.pixels[subset.index])
+        images = torch.from_numpy(pixels[subset.index])
         images, labels, numbers = images.to(device), labels.to(device), numbers.to(device)
         return ResidentBatches(images, labels, numbers, order, batch_size, drop_last, length)
 

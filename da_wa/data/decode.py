@@ -1,37 +1,63 @@
-"""Decode a set of images into one ``.npy`` file, in threads and in order, with memory for a few images only."""
+"""Decode a set of images into one ``.npy`` file: in threads, in order, resuming where a killed process stopped.
+
+Pixels are appended to ``pixels.npy``. After every chunk they are flushed to the disk, and a line of ``journal.jsonl``
+says how far they go, with their checksum. The next process reads the journal, checks the pixels, and decodes the rest.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any
 
 import numpy as np
 
-from da_wa.data.files import sync
+from da_wa.data.ahead import in_order
+from da_wa.data.files import checksum, sync
 from da_wa.data.images import Images, Progress
 from da_wa.errors import DataError
 
-T = TypeVar("T")
-R = TypeVar("R")
+PIXELS = "pixels.npy"
+JOURNAL = "journal.jsonl"
 
+CHUNK = 1024
+"""Images between two lines of the journal, fewer if they are large: what a killed process loses at most."""
+
+_CHUNK_BYTES = 2**26
 _BLOCK = 16  # images that one thread decodes at a time
 
 
-def decode_to(path: Path, images: Images, size: int, progress: Progress | None = None) -> tuple[dict[int, str], int]:
-    """Write the pixels of all images that can be decoded: (n, 3, size, size) uint8.
+@dataclass
+class _Decoded:
+    """The first ``images`` images: the bad ones (index: reason), and the CRC-32 of the pixels of the others."""
 
-    Interrupted (Ctrl-C or any other exception), every thread ends after the image it is decoding.
+    images: int = 0
+    bad: dict[int, str] = field(default_factory=dict)
+    crc32: int = 0
+
+    def add(self, stop: int, bad: dict[int, str], crc32: int) -> None:
+        self.images, self.bad, self.crc32 = stop, self.bad | bad, crc32
+
+
+def decode_to(
+    folder: Path, images: Images, size: int, key: str, progress: Progress | None = None
+) -> tuple[dict[int, str], int]:
+    """Write the pixels of all images that can be decoded, (n, 3, size, size) uint8, to ``folder/pixels.npy``.
+
+    Chunks that an earlier, killed process has finished are not decoded again. Interrupted (Ctrl-C or any other
+    exception), every thread ends after the image it is decoding.
 
     Args:
-        path: the file to write. It is written, not mapped: a full disk raises.
+        folder: where to write. The file is written, not mapped: a full disk raises.
         images: the images.
         size: side length in pixels.
+        key: changes with the images; chunks that were decoded under another key are discarded.
         progress: called after every few images.
 
     Returns:
@@ -40,8 +66,9 @@ def decode_to(path: Path, images: Images, size: int, progress: Progress | None =
     Raises:
         OSError: the file cannot be written.
     """
-    bad: dict[int, str] = {}
-    checksum, n, workers = 0, len(images), os.cpu_count() or 1
+    n, workers = len(images), os.cpu_count() or 1
+    row = 3 * size**2
+    chunk = max(_BLOCK, min(CHUNK, _CHUNK_BYTES // row))
     stop = threading.Event()
 
     def decode(block: range) -> tuple[bytes, dict[int, str]]:
@@ -55,41 +82,73 @@ def decode_to(path: Path, images: Images, size: int, progress: Progress | None =
                 refused[index] = str(error)
         return b"".join(pixels), refused
 
-    with open(path, "wb") as file:
+    for name in (PIXELS, JOURNAL):
+        (folder / name).touch()
+    with (folder / PIXELS).open("r+b") as file, (folder / JOURNAL).open("r+b") as journal:
         _write_header(file, n, size)
-        pool = ThreadPoolExecutor(workers)
-        try:
-            blocks = (range(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK))
-            for block, (pixels, refused) in _in_order(pool, decode, blocks, ahead=2 * workers):
+        known = _resumed(file, journal, key, row)
+        crc32, bad = known.crc32, dict[int, str]()
+        blocks = (range(start, min(start + _BLOCK, n)) for start in range(known.images, n, _BLOCK))
+        with closing(in_order(decode, blocks, workers, 2 * workers, stop)) as decoded:
+            for block, (pixels, refused) in decoded:
                 file.write(pixels)
-                checksum = zlib.crc32(pixels, checksum)
+                crc32 = zlib.crc32(pixels, crc32)
                 bad |= refused
+                if block.stop - known.images >= chunk or block.stop == n:
+                    sync(file)
+                    _note(journal, {"stop": block.stop, "crc32": crc32, "bad": bad})
+                    known.add(block.stop, bad, crc32)
+                    bad = {}
                 if progress is not None:
                     progress(block.stop, n)
-        finally:  # otherwise an interrupt would wait for every block that is queued
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-        file.seek(0)
-        _write_header(file, n - len(bad), size)
+        _write_header(file, n - len(known.bad), size)
         sync(file)
-    return bad, checksum
+    return known.bad, known.crc32
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
-) -> Iterator[tuple[T, R]]:
-    """Items and results in order, computed at most ``ahead`` items early (``pool.map`` would hold them all)."""
-    pending: deque[tuple[T, Future[R]]] = deque()
-    for item in items:
-        pending.append((item, pool.submit(function, item)))
-        if len(pending) > ahead:
-            done, future = pending.popleft()
-            yield done, future.result()
-    for done, future in pending:
-        yield done, future.result()
+def _resumed(file: BufferedRandom, journal: BufferedRandom, key: str, row: int) -> _Decoded:
+    """What the journal says and the pixels confirm; both files are cut there, and end with it."""
+    known, start = _Decoded(), file.tell()
+    lines = journal.read().splitlines(keepends=True)
+    if not lines or _parsed(lines[0]) != {"key": key}:
+        journal.seek(0)
+        journal.truncate()
+        _note(journal, {"key": key})
+    else:
+        kept = len(lines[0])
+        for line in lines[1:]:
+            found = _parsed(line)
+            try:
+                bad = {int(index): str(reason) for index, reason in found["bad"].items()}
+                good = found["stop"] - known.images - len(bad)
+                if checksum(file, good * row, known.crc32) != found["crc32"]:
+                    break
+            except (ValueError, TypeError, LookupError, AttributeError):
+                break
+            known.add(found["stop"], bad, found["crc32"])
+            kept += len(line)
+        journal.seek(kept)
+        journal.truncate()
+    file.seek(start + (known.images - len(known.bad)) * row)
+    file.truncate()
+    return known
 
 
-def _write_header(file: BinaryIO, n: int, size: int) -> None:
+def _parsed(line: bytes) -> Any:
+    """A line of the journal; None if it is torn."""
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+
+
+def _note(journal: BufferedRandom, content: object) -> None:
+    journal.write(json.dumps(content).encode() + b"\n")
+    sync(journal)
+
+
+def _write_header(file: BufferedRandom, n: int, size: int) -> None:
     """The header of an ``.npy`` file; its length does not depend on ``n``."""
     shape = (n, 3, size, size)
+    file.seek(0)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})

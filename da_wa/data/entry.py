@@ -1,7 +1,8 @@
 """One folder of the pixel cache: a set of images, decoded at one size.
 
-``<digest>-<size>/`` holds ``pixels.npy`` (n, 3, size, size) and ``meta.json``. The folder is written
-atomically. Reading verifies it and detects truncated, damaged or exchanged files.
+``<digest>-<size>/`` holds ``pixels.npy`` (n, 3, size, size) and ``meta.json``. The folder appears atomically: until all
+images are decoded it is called ``<digest>-<size>.partial``. Reading verifies it and detects truncated, damaged or
+exchanged files.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from da_wa.data.decode import decode_to
-from da_wa.data.files import replace_text
+from da_wa.data.decode import JOURNAL, PIXELS, decode_to
+from da_wa.data.files import checksum, replace_text
 from da_wa.data.images import Images, Progress
 from da_wa.errors import DataError, printable
 
@@ -97,9 +97,9 @@ class Entry:
         if meta is None:
             return None
         try:
-            pixels = np.lib.format.open_memmap(self.folder / "pixels.npy", mode="r")
+            pixels = np.lib.format.open_memmap(self.folder / PIXELS, mode="r")
             plain = pixels.dtype == np.uint8 and pixels.flags.c_contiguous and pixels.shape == self._shape(meta)
-            sound = plain and zlib.crc32(pixels.data) == meta.crc32
+            sound = plain and self._checksum(pixels) == meta.crc32
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
@@ -118,14 +118,16 @@ class Entry:
     ) -> tuple[np.ndarray, Meta]:
         """Decode into a folder beside, then rename; a second process that wants the same waits, then reads.
 
+        What an interrupted process had decoded is kept for the next, as long as no image file was touched.
+
         Args:
             images: the images.
             fingerprint: theirs, when the digest was taken.
-            accept: raises when the bad images (index: reason) are too many; then nothing is kept.
+            accept: raises when the bad images (index: reason) are too many.
             progress: called while decoding.
 
         Raises:
-            DataError: as ``accept`` raises it, or the images changed meanwhile.
+            DataError: as ``accept`` raises it, or the images changed meanwhile; then nothing is kept.
             OSError: the cache cannot be written.
         """
         self.cache_dir.mkdir(parents=True, exist_ok=True)
@@ -133,22 +135,28 @@ class Entry:
         with FileLock(self.folder.with_name(f"{self.folder.name}.lock")):
             if found := self.read(images):
                 return found
-            for stale in (partial, self.folder):
-                if stale.exists():
-                    shutil.rmtree(stale)
-            partial.mkdir()
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            partial.mkdir(exist_ok=True)
             try:
-                bad, crc32 = decode_to(partial / "pixels.npy", images, self.size, progress)
+                bad, crc32 = decode_to(partial, images, self.size, f"{DECODER} {fingerprint}", progress)
                 accept(bad)
                 if images.fingerprint() != fingerprint:
                     raise DataError("Images changed while they were read. Leave them alone and rerun the command.")
-                names = tuple(images.name(i) for i in range(len(images)) if i not in bad)
-                meta = Meta(names, bad, crc32)
-                replace_text(partial / "meta.json", json.dumps(self._content(meta)))
-                os.rename(partial, self.folder)
-            finally:
+            except DataError:
                 shutil.rmtree(partial, ignore_errors=True)
-        return np.lib.format.open_memmap(self.folder / "pixels.npy", mode="r"), meta
+                raise
+            names = tuple(images.name(i) for i in range(len(images)) if i not in bad)
+            meta = Meta(names, bad, crc32)
+            replace_text(partial / "meta.json", json.dumps(self._content(meta)))
+            os.rename(partial, self.folder)
+            (self.folder / JOURNAL).unlink()
+        return np.lib.format.open_memmap(self.folder / PIXELS, mode="r"), meta
+
+    def _checksum(self, pixels: np.memmap) -> int | None:
+        with (self.folder / PIXELS).open("rb") as file:
+            file.seek(pixels.offset)
+            return checksum(file, pixels.nbytes)
 
     def _shape(self, meta: Meta) -> tuple[int, int, int, int]:
         return len(meta.names), 3, self.size, self.size

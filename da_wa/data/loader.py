@@ -1,19 +1,30 @@
-"""Batches of a decoded domain: from a tensor in device memory, or from a DataLoader if the domain does not fit."""
+"""Batches of a decoded domain: from a tensor in device memory, or from the cache if the domain does not fit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from mmap import mmap
+from typing import TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from da_wa.data.ahead import in_order
+from da_wa.errors import DataError, printable
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (n, 3, h, w) uint8, labels (n,) int64, and the images' numbers in their domain (n,) int64."""
 
 Order = Callable[[], Tensor]
 """Gives the positions of one epoch, in order: int64. A position may occur more than once."""
+
+AHEAD = 4
+"""Batches that are read before they are needed."""
+
+READERS = 2
+"""Threads that read them."""
 
 
 class ResidentBatches:
@@ -49,73 +60,89 @@ class ResidentBatches:
         self.order, self.batch_size, self.drop_last = order, batch_size, drop_last
 
     def __len__(self) -> int:
-        return self._batches(self.length)
+        return _batches(self.length, self.batch_size, self.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
         order = self.order().to(self.images.device)
-        for batch in range(self._batches(len(order))):
+        for batch in range(_batches(len(order), self.batch_size, self.drop_last)):
             picked = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield self.images[picked], self.labels[picked], self.numbers[picked]
 
-    def _batches(self, images: int) -> int:
-        full, rest = divmod(images, self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
 
+class StreamedBatches:
+    """The same batches as :class:`ResidentBatches`, read from the file of a memory map while the network computes.
 
-class _Rows(Dataset[Batch]):
-    """Whole batches from a memory-mapped array, addressed by lists of positions."""
-
-    def __init__(self, images: np.ndarray, labels: Tensor, numbers: Tensor) -> None:
-        self.images, self.labels, self.numbers = images, labels, numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, positions: list[int]) -> Batch:
-        numbers = self.numbers[positions]
-        rows = np.sort(numbers.numpy())  # ascending: the disk is read in one direction
-        images = torch.from_numpy(self.images[rows])
-        back = torch.searchsorted(torch.from_numpy(rows), numbers)
-        return images[back], self.labels[positions], numbers
-
-
-class _Order(torch.utils.data.Sampler[int]):
-    def __init__(self, order: Order, length: int) -> None:
-        self.order, self.length = order, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order().tolist())
-
-
-def streamed_batches(
-    images: np.ndarray,
-    labels: Tensor,
-    numbers: Tensor,
-    order: Order,
-    batch_size: int,
-    drop_last: bool,
-    workers: int,
-    length: int | None = None,
-) -> DataLoader[Batch]:
-    """The same batches as :class:`ResidentBatches`, read from a memory-mapped array by worker processes.
+    The file is read, not mapped: memory holds ``AHEAD`` batches, whatever the size of the domain.
 
     Args:
-        images: (N, 3, h, w) uint8, all images of the domain; row ``numbers[i]`` belongs to ``labels[i]``.
+        images: (N, 3, h, w) uint8, the whole of a memory-mapped array; row ``numbers[i]`` belongs to ``labels[i]``.
         labels: (n,) int64.
         numbers: (n,) int64.
         order: called at the start of every pass.
         batch_size: images per batch.
         drop_last: leave out a last, smaller batch.
-        workers: processes that read ahead.
         length: positions in ``order``; default: the number of images.
 
-    >>> images, labels, numbers = np.zeros((5, 3, 8, 8), np.uint8), torch.arange(5), torch.arange(5)
-    >>> loader = streamed_batches(images, labels, numbers, lambda: torch.arange(5), 2, drop_last=False, workers=0)
-    >>> [labels.tolist() for _, labels, _ in loader]
-    [[0, 1], [2, 3], [4]]
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     images = np.lib.format.open_memmap(f"{folder}/pixels.npy", "w+", np.uint8, (5, 3, 8, 8))
+    ...     images[:, 0, 0, 0] = np.arange(5)
+    ...     numbers = torch.tensor([4, 1, 2])
+    ...     batches = StreamedBatches(images, numbers, numbers, lambda: torch.arange(3), 2, drop_last=False)
+    ...     [images[:, 0, 0, 0].tolist() for images, _, _ in batches]
+    [[4, 1], [2]]
     """
-    sampler = BatchSampler(_Order(order, len(numbers) if length is None else length), batch_size, drop_last)
-    return DataLoader(_Rows(images, labels, numbers), sampler=sampler, batch_size=None, num_workers=workers)
+
+    def __init__(
+        self,
+        images: np.memmap,
+        labels: Tensor,
+        numbers: Tensor,
+        order: Order,
+        batch_size: int,
+        drop_last: bool,
+        length: int | None = None,
+    ) -> None:
+        self.images, self.labels, self.numbers = images, labels, numbers
+        self.order, self.batch_size, self.drop_last = order, batch_size, drop_last
+        self.length = len(numbers) if length is None else length
+
+    def __len__(self) -> int:
+        return _batches(self.length, self.batch_size, self.drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, size = self.order(), self.batch_size
+        positions = (order[i * size : (i + 1) * size] for i in range(_batches(len(order), size, self.drop_last)))
+        with closing(in_order(self._read, positions, READERS, AHEAD)) as batches:
+            for _, batch in batches:
+                yield batch
+
+    def _read(self, positions: Tensor) -> Batch:
+        numbers = self.numbers[positions]
+        return _read_rows(self.images, numbers), self.labels[positions], numbers
+
+
+def whole_map(images: np.ndarray) -> TypeGuard[np.memmap]:
+    """Whether an array is the whole of a memory-mapped file, which :class:`StreamedBatches` can read.
+
+    >>> whole_map(np.zeros((5, 3, 8, 8), np.uint8))
+    False
+    """
+    return isinstance(images, np.memmap) and isinstance(images.base, mmap)
+
+
+def _read_rows(images: np.memmap, numbers: Tensor) -> Tensor:
+    """``images[numbers]``, from the file and in its order; threads wait for it without holding up others."""
+    rows, places = np.unique(numbers.numpy(), return_inverse=True)
+    found = torch.empty((len(rows), *images.shape[1:]), dtype=torch.uint8)
+    with open(str(images.filename), "rb", buffering=0) as file:
+        for row, image in zip(rows.tolist(), found.flatten(1).numpy(), strict=True):
+            file.seek(images.offset + row * image.nbytes)
+            if file.readinto(image) != image.nbytes:
+                raise DataError(f"{printable(str(images.filename))} has changed. Rerun the command to decode it again.")
+    return found[torch.from_numpy(places)]
+
+
+def _batches(images: int, batch_size: int, drop_last: bool) -> int:
+    full, rest = divmod(images, batch_size)
+    return full + (rest > 0 and not drop_last)

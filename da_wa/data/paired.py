@@ -52,7 +52,7 @@ class PairedDataModule(DomainDataModule):
         train: the source's training images, or None.
         target: the target's images; their labels are not read.
         evaluate: see :class:`~da_wa.data.datamodule.DomainDataModule`.
-        extract: likewise.
+        mixed: likewise.
         seed: of the orders.
         batch_size: images of each domain per step.
         augment: uint8 batch -> uint8 batch.
@@ -73,7 +73,7 @@ class PairedDataModule(DomainDataModule):
         train: Subset | None,
         target: Subset,
         evaluate: Sequence[Subset],
-        extract: Sequence[Subset] = (),
+        mixed: Sequence[Subset] = (),
         *,
         seed: int,
         batch_size: int,
@@ -87,9 +87,9 @@ class PairedDataModule(DomainDataModule):
         order: Order = "shuffled",
     ) -> None:
         super().__init__(
-            train or target,
+            target if train is None else train,
             evaluate,
-            extract,
+            mixed,
             seed=seed,
             batch_size=batch_size,
             augment=augment,

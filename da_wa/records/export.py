@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -18,9 +19,10 @@ KEEP = ("features", "logits", "weights")
 def export(out: Path, to: Path, keep: Collection[str] = ()) -> list[RunDir]:
     """Copy every finished unit of ``out`` to ``to``: record, plan, predicted classes and confidences.
 
-    Units keep their ids. Units of schema 1 are written as schema 2. Units that are not finished are skipped. Running it
-    again adds what has been finished since and writes the rest as before. A unit of Office-31 with three evaluations
-    takes 27 kB (median of the 174 in ``results/``).
+    Of absolute paths in commands and plans the last part is kept: they say where things lay on one machine. Units keep
+    their ids. Units of schema 1 are written as schema 2. Units that are not finished are skipped. Running it again adds
+    what has been finished since and writes the rest as before. A unit of Office-31 with three evaluations takes 27 kB
+    (median of the 174 in ``results/``).
 
     Args:
         out: the folder of the experiment.
@@ -50,14 +52,36 @@ def _export_unit(run: RunDir, copy: RunDir, keep: Collection[str]) -> RunDir | N
     if found is None:
         return None
     record, outputs = found
-    _copy(run.path / "config.yaml", copy.path / "config.yaml")
+    plan = read_bytes(run.path / "config.yaml")
+    if plan is not None:
+        _write(without_folders(plan.decode()).encode(), copy.path / "config.yaml")
     if "weights" in keep:
         _copy(run.path / WEIGHTS, copy.path / WEIGHTS)
+    if "command" in record.provenance:
+        known = record.provenance | {"command": without_folders(record.provenance["command"])}
+        record = record.model_copy(update={"provenance": known})
     copy.finish(record, published(outputs, logits="logits" in keep, features="features" in keep))
     return copy
 
 
 def _copy(source: Path, target: Path) -> None:
     content = read_bytes(source)
-    if content is not None and content != read_bytes(target):
+    if content is not None:
+        _write(content, target)
+
+
+def _write(content: bytes, target: Path) -> None:
+    if content != read_bytes(target):
         write_bytes(target, content)
+
+
+_FOLDERS = re.compile(r"(?<![\w.~/-])/(?:[^\s'\",:/\]}]+/)+")
+
+
+def without_folders(text: str) -> str:
+    """Text with the last part of every absolute path.
+
+    >>> without_folders("run_office31.py data.root=/data/me/office31 out=out/a 'cache_dir=/tmp/cache' http://a/b")
+    "run_office31.py data.root=office31 out=out/a 'cache_dir=cache' http://a/b"
+    """
+    return _FOLDERS.sub("", text)

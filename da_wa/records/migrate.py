@@ -14,7 +14,7 @@ import numpy as np
 from da_wa.errors import DataError
 from da_wa.records import identity
 from da_wa.records.identity import Facts
-from da_wa.records.outputs import DomainOutputs, Outputs, read_arrays
+from da_wa.records.outputs import DomainOutputs, Outputs, by_epoch, read_arrays
 from da_wa.records.schema import Plan, Record, parse, parse_plan
 
 OUTPUTS = "predictions.npz"
@@ -132,6 +132,8 @@ def outputs(content: bytes, domains: Sequence[str], where: str) -> Outputs:
                         ("features", "feature"),
                     )
                 }
+                if (features := optional["features"]) is not None:
+                    optional["features"] = by_epoch(features)
                 found[domain] = DomainOutputs(
                     arrays[f"index_{k}"], arrays[f"label_{k}"], None, arrays[f"predicted_{k}"], **optional
                 )

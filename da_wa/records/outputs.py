@@ -38,7 +38,9 @@ class DomainOutputs:
         predicted: (p, n) int16, the most likely class after each epoch.
         confidence: (n,) float16, softmax probability of the class predicted after the last epoch.
         feature_index: (m,) int32, the images with features.
-        features: (m, d) float16, feature vectors after the last epoch.
+        features: (q, m, d) float16, feature vectors after the last *q* epochs, at least after the last.
+        mixed_index: (r,) int32, the image that makes up most of each mixture, see :mod:`da_wa.data.mixed`.
+        mixed_logits: (q, r, k) float16, logits of mixtures.
     """
 
     index: Array
@@ -48,6 +50,8 @@ class DomainOutputs:
     confidence: Array | None = None
     feature_index: Array | None = None
     features: Array | None = None
+    mixed_index: Array | None = None
+    mixed_logits: Array | None = None
 
     def __post_init__(self) -> None:
         n, p = len(self.index), len(self.predicted)
@@ -59,10 +63,14 @@ class DomainOutputs:
                 raise ValueError(f"logits of {len(self.logits)} epochs, predictions of {p}")
         if self.confidence is not None:
             _check("confidence", self.confidence, (n,))
-        if (self.features is None) != (self.feature_index is None):
-            raise ValueError("features and feature_index go together")
-        if self.features is not None and self.feature_index is not None:
-            _check("features", self.features, (len(self.feature_index), self.features.shape[-1]))
+        for name, index in (("features", "feature_index"), ("mixed_logits", "mixed_index")):
+            values, of = getattr(self, name), getattr(self, index)
+            if (values is None) != (of is None):
+                raise ValueError(f"{name} and {index} go together")
+            if values is not None:
+                _check(name, values, (len(values), len(of), values.shape[-1]))
+                if not 0 < len(values) <= p:
+                    raise ValueError(f"{name} of {len(values)} epochs, predictions of {p}")
 
     @property
     def correct(self) -> Array:
@@ -108,8 +116,6 @@ def from_logits(
     index: Array,
     labels: Array,
     logits: npt.NDArray[np.floating],
-    feature_index: Array | None = None,
-    features: Array | None = None,
 ) -> DomainOutputs:
     """The outputs of one domain from logits (p, n, k): the only place where predictions are made from logits."""
     z = logits[-1].astype(np.float64).clip(-_FLOAT32_MAX, _FLOAT32_MAX)  # infinite ones would give NaN
@@ -122,12 +128,10 @@ def from_logits(
         rounded,
         rounded.argmax(axis=-1).astype(np.int16),
         confidence.astype(np.float16),
-        None if feature_index is None else feature_index.astype(np.int32),
-        None if features is None else features.astype(np.float16),
     )
 
 
-_OPTIONAL = ("logits", "confidence", "feature_index", "features")
+_OPTIONAL = ("logits", "confidence", "feature_index", "features", "mixed_index", "mixed_logits")
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -178,10 +182,17 @@ def unpack(content: bytes, where: str) -> Outputs:
 
 def _unpacked(kept: Mapping[str, Array]) -> DomainOutputs:
     optional = {key: kept.get(key) for key in _OPTIONAL}
+    if (features := optional["features"]) is not None:
+        optional["features"] = by_epoch(features)
     rows = [kept["predicted"]] if "predicted" in kept else []
     if (logits := optional["logits"]) is not None:
         rows.append(logits.argmax(axis=-1).astype(np.int16))
     return DomainOutputs(kept["index"], kept["labels"], predicted=np.concatenate(rows), **optional)
+
+
+def by_epoch(features: Array) -> Array:
+    """Features (q, m, d), also of files that hold (m, d): those after the last epoch."""
+    return features if features.ndim == 3 else features[None]
 
 
 def read_arrays(content: bytes, where: str) -> dict[str, Array]:
@@ -228,14 +239,24 @@ def published(outputs: Outputs, logits: bool = False, features: bool = False) ->
 
 
 def _with_logits(outputs: Outputs, epochs: int) -> Outputs:
-    """The outputs with the logits of the last ``epochs`` epochs."""
+    """The outputs with the logits of the last ``epochs`` epochs, and features of as many, at least of the last."""
     return Outputs(
         outputs.epochs,
         {
-            name: replace(d, logits=None if d.logits is None or not epochs else d.logits[-epochs:])
+            name: replace(
+                d,
+                logits=_last(d.logits, epochs),
+                features=_last(d.features, max(1, epochs)),
+                mixed_index=d.mixed_index if epochs else None,
+                mixed_logits=_last(d.mixed_logits, epochs),
+            )
             for name, d in outputs.domains.items()
         },
     )
+
+
+def _last(values: Array | None, epochs: int) -> Array | None:
+    return None if values is None or not epochs else values[-epochs:]
 
 
 def _size(outputs: Outputs) -> int:

@@ -56,10 +56,10 @@ def _words(frame: pd.DataFrame) -> str:
     for verb, rows in (("higher", clear[clear["effect"] > 0]), ("lower", clear[clear["effect"] < 0])):
         if len(rows):
             named = [f"{row.contrast} ({counted(int(row.decided_after), 'seed')})" for row in rows.itertuples()]
-            lines.append(f"Decided, accuracy {verb}: {listed(named)}.")
+            lines.append(f"Decided, accuracy {verb}: {listed(named, 5)}.")
     open_ = frame[frame["decided_after"].isna()]
     if len(open_):
-        lines.append(f"Open: {listed([f'{row.contrast} ({row.seeds})' for row in open_.itertuples()])}.")
+        lines.append(f"Open: {listed([f'{row.contrast} ({row.seeds})' for row in open_.itertuples()], 5)}.")
     return " ".join(lines)
 
 

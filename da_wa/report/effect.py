@@ -15,6 +15,12 @@ from da_wa.report.matrix import AVERAGE, Matrix
 from da_wa.report.statistics import ALPHA, p_text, ranking, runs_to_reach, smallest_run_p
 from da_wa.report.wording import arrow, change, counted, listed, signed
 
+NAMED = 5
+"""Comparisons that a sentence names."""
+
+LONG = 20
+"""A table with more comparisons is folded."""
+
 
 def section(facts: Facts) -> Section:
     """Does WA help? Other weight normalisations likewise, each against plain weights."""
@@ -44,12 +50,14 @@ def _section(facts: Facts, factor: str, name: str, empty: str) -> Section:
     setting = facts.matrix.setting
     one_network = setting is not None and setting.pretraining is not None and len(setting.pretraining_seeds) < 2
     by_pair = pairwise(found, facts.resamples, facts.outcomes)
+    table = _averages(found, name, one_network)
+    details: list[Part] = [_forest(found, name), _per_pair(by_pair, name)]
     return Section(
         title,
-        [verdict, _averages(found, name, one_network)],
+        [verdict, table] if len(found) <= LONG else [verdict],
         {name: effects_frame(found), f"{name}_pairs": by_pair},
         verdict,
-        [_forest(found, name), _per_pair(by_pair, name)],
+        details if len(found) <= LONG else [table, *details],
     )
 
 
@@ -61,15 +69,15 @@ def _verdict(found: Sequence[Effect]) -> str:
     lower = [e.contrast.name for e in clear if e.estimate.interval.value < 0]
     lines = []
     if higher:
-        lines.append(f"Accuracy is significantly higher for {listed(higher)}.")
+        lines.append(f"Accuracy is significantly higher for {listed(higher, NAMED)}.")
     if lower:
-        lines.append(f"Accuracy is significantly lower for {listed(lower)}.")
+        lines.append(f"Accuracy is significantly lower for {listed(lower, NAMED)}.")
     rest = [effect for effect in single if not effect.resolved]
     if unclear := [effect.contrast.name for effect in rest if effect.p is not None]:
-        lines.append(f"No significant difference: {listed(unclear)}.")
+        lines.append(f"No significant difference: {listed(unclear, NAMED)}.")
     if untested := [effect for effect in rest if effect.p is None]:
         least = counted(max(least_seeds(effect, len(found)) for effect in untested), "seed")
-        lines.append(f"Too few runs for a test ({least} needed): {listed([e.contrast.name for e in untested])}.")
+        lines.append(f"Too few runs for a test ({least} needed): {listed([e.contrast.name for e in untested], NAMED)}.")
     for effect in found:
         if len(effect.contrast.rows) > 1:
             state = "significant" if effect.resolved else "not significant"

@@ -179,7 +179,7 @@ def facts_of(found: Collection, images: Mapping[str, Array] | None = None) -> Fa
         rows += _results(record, outputs, label)
         predicted += outcomes(record, outputs, label, record.targets)
         held_out += outcomes(record, outputs, label, [record.source])
-        features = {name: d.features for name, d in outputs.domains.items() if d.features is not None}
+        features = {name: d.features[-1] for name, d in outputs.domains.items() if d.features is not None}
         samples.append(
             (label, record.source, record.factors.seed, {d: features[d] for d in record.domains if d in features})
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from da_wa.records.schema import Record
-from da_wa.report.content import NONE, Part, Section, Table
+from da_wa.report.content import NONE, Part, Plot, Section, Table
 from da_wa.report.contrasts import Effect, effects
 from da_wa.report.facts import Facts
+from da_wa.report.figures import heatmap
 from da_wa.report.matrix import AVERAGE
 from da_wa.report.statistics import Interval
 from da_wa.report.wording import arrow, counted, signed
@@ -26,7 +28,7 @@ Variant = tuple[str, Any]
 def section(facts: Facts) -> Section:
     """Which method goes with which norm?"""
     grid = _Grid(facts)
-    parts: list[Part] = [_table(facts, grid)]
+    parts: list[Part] = [_table(facts, grid), _figure(grid)]
     data = {"methods": grid.frame()}
     details: list[Part] = []
     online = _online(facts)
@@ -137,6 +139,20 @@ def _table(facts: Facts, grid: _Grid) -> Table:
             f"{NOTHING}: the method does nothing for this norm. {NONE}: no result.",
         ],
     ).transposed_if_wide("Method")
+
+
+def _figure(grid: _Grid) -> Plot:
+    mean = grid.facts.matrix.mean[AVERAGE]
+    values = [
+        [mean.get(grid.labels.get((norm, variant), ""), math.nan) for variant in grid.variants] for norm in grid.norms
+    ]
+    frame = pd.DataFrame(values, [grid.norm_name(norm) for norm in grid.norms], [grid.name(v) for v in grid.variants])
+    return Plot(
+        "methods",
+        heatmap(frame, "Average accuracy on the target (%)", "{:.1f}"),
+        "Norm by method. Hatched: no result, or the method does nothing for the norm.",
+        wide=False,
+    )
 
 
 def _change(interval: Interval) -> str:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from da_wa import select
 from da_wa.records.files import read_bytes, write_bytes
-from da_wa.records.outputs import DomainOutputs, Outputs
+from da_wa.records.outputs import Array, DomainOutputs, Outputs
 from da_wa.records.schema import Record
 from da_wa.report.candidates import Family
 from da_wa.report.facts import Facts
@@ -48,8 +49,6 @@ class Scored:
 def scored(facts: Facts, found: Sequence[Family], scores: Mapping[str, Score], out: Path | None = None) -> Scored:
     """Every score of every candidate; NaN in families where it has fewer than two candidates to compare.
 
-    Features are saved after the last epoch only, so a score of features compares weights of a method, not epochs.
-
     Args:
         facts: of the runs.
         found: the families of candidates.
@@ -60,15 +59,14 @@ def scored(facts: Facts, found: Sequence[Family], scores: Mapping[str, Score], o
         ConfigError: a score fails; the message names it.
         DataError: outputs cannot be read, or the cache cannot be written.
     """
-    several = {c.record.id for f in found for c in f.candidates if len({o.record.id for o in f.candidates}) > 1}
     records = {c.record.id: c.record for f in found for c in f.candidates if len(f.candidates) > 1}
     known = {} if out is None else _read(out / CACHE)
     used: dict[str, Kept] = {}
     units: dict[tuple[str, str], Kept] = {}
     for record in records.values():
-        keys = {name: _key(record, score, record.id in several) for name, score in scores.items()}
+        keys = {name: _key(record, score) for name, score in scores.items()}
         missing = {name: score for name, score in scores.items() if keys[name] not in known}
-        fresh = _unit(record, facts.runs[record.id].outputs(record), missing, record.id in several) if missing else {}
+        fresh = _unit(record, facts.runs[record.id].outputs(record), missing) if missing else {}
         for name, key in keys.items():
             units[record.id, name] = used[key] = fresh[name] if name in fresh else known[key]
     if out is not None and used.keys() - known.keys():
@@ -92,14 +90,14 @@ def identity(scores: Mapping[str, Score]) -> list[str]:
     return [f"{name} {_code(score)}" for name, score in scores.items()]
 
 
-def _unit(record: Record, outputs: Outputs, scores: Mapping[str, Score], features: bool) -> dict[str, Kept]:
+def _unit(record: Record, outputs: Outputs, scores: Mapping[str, Score]) -> dict[str, Kept]:
     """Values of scores for every target and epoch of a unit."""
     found: dict[str, Kept] = {name: {"values": {}, "reason": ""} for name in scores}
     for target in record.targets:
         if target not in outputs.domains:
             continue
         for k, epoch in enumerate(outputs.epochs):
-            saved = _saved(outputs, record.source, target, k, features)
+            saved = _saved(outputs, record.source, target, k)
             for name, score in scores.items():
                 try:
                     if isinstance(saved, str):
@@ -113,51 +111,54 @@ def _unit(record: Record, outputs: Outputs, scores: Mapping[str, Score], feature
     return found
 
 
-def _saved(outputs: Outputs, source: str, target: str, k: int, features: bool) -> Saved | str:
+def _saved(outputs: Outputs, source: str, target: str, k: int) -> Saved | str:
     """The arrays of epoch number *k* without target labels, or why there are none."""
     domain, held_out = outputs.domains[target], outputs.domains.get(source)
-    logits = _logits(outputs, domain, k)
+    logits = _at(k, outputs, domain.logits)
     if logits is None:
         return NO_LOGITS
-    arrays: dict[str, Any] = {"target_logits": logits}
-    last = features and k == len(outputs.epochs) - 1
-    if last and domain.features is not None:
-        arrays |= _features("target", domain)
-    if held_out is not None and len(held_out.index) and (of_source := _logits(outputs, held_out, k)) is not None:
+    arrays: dict[str, Any] = {"target_logits": logits} | _features("target", outputs, domain, k)
+    if (mixed := _at(k, outputs, domain.mixed_logits)) is not None:
+        arrays |= {"mixed_logits": mixed, "mixed_rows": _rows(domain, domain.mixed_index)}
+    if held_out is not None and len(held_out.index) and (of_source := _at(k, outputs, held_out.logits)) is not None:
         arrays |= {"source_logits": of_source, "source_labels": held_out.labels}
-        if last and held_out.features is not None:
-            arrays |= _features("source", held_out)
+        arrays |= _features("source", outputs, held_out, k)
     try:
         return Saved(**arrays)
     except ValueError as error:  # one class, or logits that are not finite
         return str(error)
 
 
-def _logits(outputs: Outputs, domain: DomainOutputs, k: int) -> Any:
-    """(n, k) of epoch number *k*: those of the last epochs are saved."""
-    if domain.logits is None:
+def _at(k: int, outputs: Outputs, values: Array | None) -> Array | None:
+    """What was saved of epoch number *k*: arrays are those of the last epochs."""
+    if values is None:
         return None
-    row = k - (len(outputs.epochs) - len(domain.logits))
-    return domain.logits[row] if row >= 0 else None
+    row = k - (len(outputs.epochs) - len(values))
+    return np.asarray(values[row]) if row >= 0 else None
 
 
-def _features(role: str, domain: DomainOutputs) -> dict[str, Any]:
+def _features(role: str, outputs: Outputs, domain: DomainOutputs, k: int) -> dict[str, Any]:
     """Features of the images that have logits as well."""
-    assert domain.features is not None and domain.feature_index is not None
-    row_of = {int(image): row for row, image in enumerate(domain.index)}
-    both = [k for k, image in enumerate(domain.feature_index) if int(image) in row_of]
-    if not both:
+    features = _at(k, outputs, domain.features)
+    if features is None:
         return {}
-    rows = np.array([row_of[int(domain.feature_index[k])] for k in both])
-    return {f"{role}_features": domain.features[both], f"{role}_rows": rows}
+    rows = _rows(domain, domain.feature_index)
+    known = rows >= 0
+    return {f"{role}_features": features[known], f"{role}_rows": rows[known]} if known.any() else {}
+
+
+def _rows(domain: DomainOutputs, index: Array | None) -> npt.NDArray[np.int64]:
+    """Positions of images among the evaluated ones; -1 where an image was not evaluated."""
+    row_of = {int(image): row for row, image in enumerate(domain.index)}
+    return np.array([row_of.get(int(image), -1) for image in np.asarray(index)], np.int64)
 
 
 def _value(kept: Kept | None, target: str, epoch: int) -> float:
     return math.nan if kept is None else float(kept["values"].get(target, {}).get(str(epoch), math.nan))
 
 
-def _key(record: Record, score: Score, features: bool) -> str:
-    content = (record.outputs, record.source, record.targets, features, _code(score))
+def _key(record: Record, score: Score) -> str:
+    content = (record.outputs, record.source, record.targets, _code(score))
     return hashlib.sha256(repr(content).encode(errors="backslashreplace")).hexdigest()[:24]
 
 

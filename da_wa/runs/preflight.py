@@ -13,7 +13,7 @@ from da_wa.config.compose import Experiment
 from da_wa.config.make import make
 from da_wa.data.manifest import DomainManifest
 from da_wa.data.splits import check_batch
-from da_wa.errors import ConfigError, UserError
+from da_wa.errors import ConfigError, DataError, UserError, printable
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import CheckpointError, read_header
 from da_wa.models.pretrained import activation_level
@@ -33,13 +33,19 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
     Raises:
         ConfigError: an object that cannot be made as configured, a device that is not available, images too small for
             the network or too few for a batch.
-        DataError: a domain that cannot be split as the protocol says; the images for pre-training are missing.
+        DataError: one class only; a domain that cannot be split as the protocol says; the images for pre-training are
+            missing.
         CheckpointError: a pre-trained network that cannot be used, or is of another norm or model.
     """
     cfg = experiment.cfg
     launcher = make(cfg["launcher"])
     if not launcher.remote:  # else every worker checks the device of its machine
         make(cfg["trainer"]).check_device()
+    if domains and len(domains[0].classes) < 2:
+        raise DataError(
+            f"The domains have one class, {printable(domains[0].classes[0])}; a classifier needs two or more. "
+            "Check the folders below data.root, or data.classes."
+        )
     _check_splits(cfg, domains, jobs)
     for key, node in {"finetune": cfg["finetune"], "pretrain.recipe": cfg["pretrain"]["recipe"]}.items():
         if node is not None:

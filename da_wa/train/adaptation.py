@@ -141,12 +141,8 @@ class Adapter(Classifier):
         return means
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        with routed(self.model, self._domain(self.domains[dataloader_idx])):
+        with routed(self.model, self._domain((*self.domains, *self.mixed_domains)[dataloader_idx])):
             super().validation_step(batch, batch_idx, dataloader_idx)
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        with routed(self.model, self._domain(self._data.extract[dataloader_idx].domain.name)):
-            return super().predict_step(batch, batch_idx, dataloader_idx)
 
     def _domain(self, name: str) -> Domain:
         return "target" if name == self.target else "source"

@@ -24,6 +24,9 @@ from da_wa.models.fixup import scalar_parameters
 from da_wa.records.outputs import round_logits
 from da_wa.train.recipe import MakeOptimizer, MakeSchedule
 
+HISTORY = ("curve", "logits", "features", "mixed_logits")
+"""Attributes of :class:`Classifier` that its state keeps."""
+
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Logits (n, k) float32 and labels (n,) int64 -> loss ()."""
 
@@ -50,7 +53,9 @@ class Classifier(LightningModule):
         objective: the training loss.
         optimizer: called with parameter groups.
         schedule: called with the optimiser and ``total_steps``; stepped after every batch.
-        domains: names of the evaluated domains, one for every validation loader.
+        domains: names of the evaluated domains, one for every validation loader but the last ones.
+        mixed_domains: names of the domains of mixtures, one for each of these.
+        sample: numbers of the images whose features are kept, by domain.
         seed: with the epoch's number it fixes augmentation and dropout.
         backbone_rate: learning rate of the backbone, relative to that of everything else.
 
@@ -60,6 +65,8 @@ class Classifier(LightningModule):
             name).
         logits: evaluated epoch -> one tensor a domain, (n, classes) float16 in loader order, see
             :func:`~da_wa.records.outputs.round_logits`.
+        features: evaluated epoch -> one tensor a domain, (m, d) float16 of the images of ``sample`` in loader order.
+        mixed_logits: evaluated epoch -> one tensor for every domain of mixtures.
 
     Raises:
         Diverged: at the end of an epoch whose training loss is not finite.
@@ -73,6 +80,8 @@ class Classifier(LightningModule):
         optimizer: MakeOptimizer,
         schedule: MakeSchedule,
         domains: Sequence[str],
+        mixed_domains: Sequence[str] = (),
+        sample: Sequence[Tensor] = (),
         *,
         seed: int,
         backbone_rate: float = 1.0,
@@ -81,16 +90,20 @@ class Classifier(LightningModule):
         self.backbone_rate = backbone_rate
         self.model, self.objective = model, objective
         self.make_optimizer, self.make_schedule = optimizer, schedule
-        self.domains, self.seed = tuple(domains), seed
+        self.domains, self.mixed_domains, self.sample = tuple(domains), tuple(mixed_domains), tuple(sample)
+        self.seed = seed
         self.fused = False
         self.curve: list[dict[str, Any]] = []
         self.logits: dict[int, list[Tensor]] = {}
+        self.features: dict[int, list[Tensor]] = {}
+        self.mixed_logits: dict[int, list[Tensor]] = {}
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_accuracy = accuracy.clone()
         self.domain_accuracy = nn.ModuleList(accuracy.clone() for _ in domains)
         self.labelled = True  # whether training batches have labels
         self._batches: list[list[Tensor]] = []
+        self._features: list[list[Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (n, 3, h, w) -> logits (n, classes)."""
@@ -163,20 +176,28 @@ class Classifier(LightningModule):
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
 
     def on_validation_epoch_start(self) -> None:
-        self._batches = [[] for _ in self.domains]
+        self._batches = [[] for _ in (*self.domains, *self.mixed_domains)]
+        self._features = [[] for _ in self.sample]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        images, labels, _ = batch
+        images, labels, numbers = batch
         with torch.compiler.set_stance("force_eager"):  # see Settings.compile
-            logits = self(images).float()
-        self._metrics()[dataloader_idx].update(logits, labels)
+            features = self.model.features(images)
+            logits = self.model.head(features).float()
         self._batches[dataloader_idx].append(logits)
+        if dataloader_idx < len(self.domains):
+            self._metrics()[dataloader_idx].update(logits, labels)
+        if dataloader_idx < len(self.sample):
+            kept = torch.isin(numbers, self.sample[dataloader_idx].to(numbers.device))
+            self._features[dataloader_idx].append(features[kept])
 
     def on_validation_epoch_end(self) -> None:
         epoch = self.current_epoch + (self.trainer.state.fn == TrainerFn.FITTING)  # fit counts an epoch when it ends
         whole = [torch.cat(batches).cpu().numpy() for batches in self._batches]
-        self.logits[epoch] = [torch.from_numpy(round_logits(logits)) for logits in whole]
-        self._batches = []
+        rounded = [torch.from_numpy(round_logits(logits)) for logits in whole]
+        self.logits[epoch], self.mixed_logits[epoch] = rounded[: len(self.domains)], rounded[len(self.domains) :]
+        self.features[epoch] = [_half(torch.cat(batches)) for batches in self._features]
+        self._batches, self._features = [], []
         for name, metric in zip(self.domains, self._metrics(), strict=True):
             self.log(f"accuracy/{name}", float(metric.compute()))
             metric.reset()
@@ -184,12 +205,15 @@ class Classifier(LightningModule):
     def _metrics(self) -> list[MulticlassAccuracy]:
         return [metric for metric in self.domain_accuracy if isinstance(metric, MulticlassAccuracy)]
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Images (n, 3, h, w) -> features (n, d)."""
-        return self.model.features(batch[0])
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = {"curve": self.curve, "logits": self.logits}
+        checkpoint["history"] = {name: getattr(self, name) for name in HISTORY}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.curve, self.logits = checkpoint["history"]["curve"], checkpoint["history"]["logits"]
+        for name in HISTORY:
+            setattr(self, name, checkpoint["history"][name])
+
+
+def _half(features: Tensor) -> Tensor:
+    """Float16 on the host; values that are too large become the largest."""
+    most = torch.finfo(torch.float16).max
+    return features.float().clamp(-most, most).half().cpu()

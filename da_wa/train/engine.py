@@ -77,7 +77,6 @@ def _quieten() -> None:
     """Silence Lightning's banners and irrelevant hints."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (
-        ".*does not have many workers.*",
         ".*lr_scheduler.step.*",
         ".*smaller than the logging interval.*",
         ".*Experiment logs directory.*",  # a resumed run writes its log anew

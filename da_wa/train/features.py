@@ -103,7 +103,6 @@ class Extractor:
         whole = Subset(domain, np.arange(len(domain)))
         data = DomainDataModule(
             whole,
-            (),
             [whole],
             seed=0,
             batch_size=1,

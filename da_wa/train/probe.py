@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from da_wa.data.augment import View
 from da_wa.errors import ConfigError, printable
-from da_wa.records.outputs import Outputs, from_logits
+from da_wa.records.outputs import Outputs, from_logits, round_logits
 from da_wa.train.engine import device_name, peak_memory_mb
 from da_wa.train.features import Extractor
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
@@ -190,6 +190,8 @@ def probe(
     started = time.perf_counter()
     model, settings, train = extract.model, extract.settings, subsets.train
     features, computed = extract(list({s.domain.name: s.domain for s in (train, *subsets.evaluate)}.values()))
+    mixed, more = extract([made.images.domain for made in subsets.mixed])
+    computed += more
     extracted = time.perf_counter()
     x = features[train.domain.name][train.index]
     head = recipe.fit(x, train.labels, len(train.domain.classes), seed)
@@ -197,7 +199,7 @@ def probe(
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(head.weight))
         model.head.bias.copy_(torch.from_numpy(head.bias))
-    outputs = _outputs(subsets, features, head)
+    outputs = _outputs(subsets, features, mixed, head)
     row = {"epoch": 1, **_fit_of(head(x), train.labels), "terms": {"C": head.C, **_named(head.validation)}}
     for logger in loggers:
         logger.log_hyperparams(dict(logged or {}))
@@ -221,14 +223,20 @@ def probe(
     return Trained([row], outputs, 0, cost)
 
 
-def _outputs(subsets: Subsets, features: Mapping[str, np.ndarray], head: Head) -> Outputs:
-    kept = {s.domain.name: s.index for s in subsets.extract}
+def _outputs(
+    subsets: Subsets, features: Mapping[str, np.ndarray], mixed: Mapping[str, np.ndarray], head: Head
+) -> Outputs:
+    first = {made.images.domain.name: made.first for made in subsets.mixed}
     domains = {}
-    for subset in subsets.evaluate:
+    for subset, rows in zip(subsets.evaluate, subsets.sample, strict=True):
         name = subset.domain.name
-        logits = head(features[name][subset.index])[None]
-        sample = (kept[name], features[name][kept[name]]) if name in kept else ()
-        domains[name] = from_logits(subset.index, subset.labels, logits, *sample)
+        outputs = from_logits(subset.index, subset.labels, head(features[name][subset.index])[None])
+        index = outputs.index[rows]
+        outputs = replace(outputs, feature_index=index, features=features[name][index][None].astype(np.float16))
+        if name in mixed:
+            logits = round_logits(head(mixed[name]))[None]
+            outputs = replace(outputs, mixed_index=outputs.index[first[name]], mixed_logits=logits)
+        domains[name] = outputs
     return Outputs(np.array([1], np.int32), domains)
 
 

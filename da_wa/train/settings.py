@@ -72,6 +72,9 @@ class Settings:
         GroupNorm with several groups, which are slow in this layout where they are not compiled (measured by
         ``benchmarks/settings.py``, numbers in ``results/benchmarks``). Fused optimisers on a GPU, where kernel launches
         limit small steps.
+
+        Raises:
+            ConfigError: ``channels_last=true`` on a processor, for a network with :func:`narrow_strided_1x1`.
         """
         accelerator = "gpu" if self.accelerator == "cuda" else self.accelerator
         if accelerator == "auto":
@@ -84,7 +87,13 @@ class Settings:
         compile: bool | str | None = self.compile
         if compile == "auto":
             compile = accelerator == "cpu" and any(isinstance(m, MAP_NORMS) for m in model.modules())
-        fast = not grouped or (accelerator == "cpu" and bool(compile))
+        narrow = accelerator == "cpu" and narrow_strided_1x1(model)
+        if narrow and self.channels_last is True:
+            raise ConfigError(
+                "trainer.channels_last=true: on processors, gradients of 1x1 convolutions with a stride and fewer than "
+                "16 input channels are wrong in this layout; use auto or false"
+            )
+        fast = not narrow and (not grouped or (accelerator == "cpu" and bool(compile)))
         return replace(
             self,
             compile=compile,
@@ -116,3 +125,18 @@ class Settings:
         if not isinstance(self.compile, str):
             return {}
         return {"backend" if self.compile in torch.compiler.list_backends(()) else "mode": self.compile}
+
+
+def narrow_strided_1x1(model: nn.Module) -> bool:
+    """Whether a network has 1×1 convolutions with a stride and few input channels.
+
+    In channels_last oneDNN writes outside its memory in their backward pass: wrong gradients or a crash
+    (uxlfoundation/oneDNN issue 6035, seen with torch 2.15 on a processor with AVX2 only).
+
+    >>> narrow_strided_1x1(nn.Conv2d(4, 8, 1, stride=2)), narrow_strided_1x1(nn.Conv2d(16, 32, 1, stride=2))
+    (True, False)
+    """
+    return any(
+        isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and max(m.stride) > 1 and m.in_channels // m.groups < 16
+        for m in model.modules()
+    )

@@ -9,10 +9,11 @@ import numpy as np
 
 from da_wa.data.cache import DecodedDomain
 from da_wa.data.datamodule import Subset
+from da_wa.data.mixed import Mixed, mixed
 from da_wa.data.splits import Evaluation, stratified_holdout
 
-FEATURES = 200
-"""Images of each domain whose features are kept."""
+SAMPLE = 200
+"""Images of each domain whose features are kept, and mixtures of images of each target."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,15 @@ class Subsets:
     Attributes:
         train: labelled images to train on; None for methods without source images.
         evaluate: images to evaluate, in this order.
-        extract: images to extract features of after the last epoch.
+        sample: positions in each subset to evaluate of the images whose features are kept.
+        mixed: mixtures of images of targets, evaluated for label-free scores.
         target: images that an adaptation method sees without labels.
     """
 
     train: Subset | None
     evaluate: Sequence[Subset]
-    extract: Sequence[Subset] = ()
+    sample: Sequence[np.ndarray] = ()
+    mixed: Sequence[Mixed] = ()
     target: Subset | None = None
 
 
@@ -51,7 +54,8 @@ def transfer(domains: Sequence[DecodedDomain], source: str, protocol: Evaluation
         else:
             evaluate.append(Subset(domain, protocol.target(domain.name, domain.labels, seed)))
     assert train is not None, f"{source} is none of {[d.name for d in domains]}"
-    return Subsets(train, evaluate, [Subset(domain, feature_sample(domain)) for domain in domains])
+    targets = [subset for subset in evaluate if subset.domain.name != source and len(subset) > 1]
+    return Subsets(train, evaluate, [sample(len(s)) for s in evaluate], [mixed(s, SAMPLE) for s in targets])
 
 
 def adaptation(
@@ -88,7 +92,10 @@ def pretraining(train: DecodedDomain, test: DecodedDomain, holdout: float = 0.0)
     return Subsets(Subset(train, np.arange(len(train.labels))), [Subset(test, np.arange(len(test.labels)))])
 
 
-def feature_sample(domain: DecodedDomain, most: int = FEATURES) -> np.ndarray:
-    """Numbers of the images whose features are kept: the same for every norm and seed, (m,) sorted int64."""
-    drawn = np.random.default_rng(0).choice(len(domain), min(most, len(domain)), replace=False)
-    return np.sort(drawn)
+def sample(n: int, most: int = SAMPLE) -> np.ndarray:
+    """Positions among *n* evaluated images of those whose features are kept, the same for every norm: (m,) int64.
+
+    >>> sample(3)
+    array([0, 1, 2])
+    """
+    return np.sort(np.random.default_rng(0).choice(n, min(most, n), replace=False))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
@@ -22,7 +21,7 @@ from da_wa.errors import Diverged
 from da_wa.models.backbone import Backbone
 from da_wa.records.outputs import DomainOutputs, Outputs, from_logits
 from da_wa.train.adaptation import Adaptation, Adapter, Calibrator, Stream
-from da_wa.train.classifier import Classifier, Objective
+from da_wa.train.classifier import HISTORY, Classifier, Objective
 from da_wa.train.engine import device_name, engine, interruptible, peak_memory_mb
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 from da_wa.train.progress import Clock, Notify, SaveState
@@ -128,11 +127,11 @@ def train(
     loggers: Sequence[Logger] = (),
     logged: Mapping[str, Any] | None = None,
 ) -> Trained:
-    """Train ``model``, evaluate it during training, and extract features at the end.
+    """Train ``model`` and evaluate it during training.
 
     Args:
         model: with a head for the classes of the training images.
-        subsets: images to train on, to evaluate, and to extract features of.
+        subsets: images to train on and to evaluate.
         objective: the training loss.
         recipe: epochs, batch size, optimiser, schedule, augmentation, number of evaluations.
         settings: device, precision, memory layout; they change the rounding only.
@@ -181,9 +180,8 @@ def train(
             raise
         if recipe.epochs not in module.logits:
             trainer.validate(module, data, verbose=False)
-        features = [torch.cat(batches).float().cpu().numpy() for batches in _per_loader(trainer, module, data)]
     trained = data.images_per_epoch * len(module.curve)
-    evaluated = len(module.logits) * sum(map(len, subsets.evaluate))
+    evaluated = len(module.logits) * sum(map(len, (*subsets.evaluate, *(made.images for made in subsets.mixed))))
     cost = Cost(
         settings=settings,
         device=device_name(settings.accelerator),
@@ -198,7 +196,7 @@ def train(
         ),
     )
     online = (module.online_index, module.online) if isinstance(module, Stream) else None
-    return Trained(module.curve, _outputs(module, subsets, features), resumed_from, cost, online)
+    return Trained(module.curve, _outputs(module, subsets), resumed_from, cost, online)
 
 
 def _view(model: Backbone, recipe: Recipe) -> View:
@@ -219,7 +217,7 @@ def _data(
 ) -> DomainDataModule:
     common: dict[str, Any] = {
         "evaluate": subsets.evaluate,
-        "extract": subsets.extract,
+        "mixed": [made.images for made in subsets.mixed],
         "seed": seed,
         "batch_size": recipe.batch_size,
         "augment": view,
@@ -249,7 +247,9 @@ def _module(
 ) -> Classifier:
     names = [subset.domain.name for subset in subsets.evaluate]
     classes = len(subsets.evaluate[0].domain.classes)
-    common: tuple[Any, ...] = (model, classes, objective, recipe.optimizer, recipe.schedule, names)
+    mixed = [made.images.domain.name for made in subsets.mixed]
+    sample = [torch.from_numpy(s.index[rows]) for s, rows in zip(subsets.evaluate, subsets.sample, strict=False)]
+    common: tuple[Any, ...] = (model, classes, objective, recipe.optimizer, recipe.schedule, names, mixed, sample)
     if adaptation is None:
         return Classifier(*common, seed=seed, backbone_rate=recipe.backbone_rate)
     assert subsets.target is not None, "adaptation needs target images"
@@ -266,31 +266,34 @@ def _module(
     )
 
 
-def _outputs(module: Classifier, subsets: Subsets, features: Sequence[np.ndarray]) -> Outputs:
-    """Logits of every evaluated epoch, and the features of the last, by domain."""
+def _outputs(module: Classifier, subsets: Subsets) -> Outputs:
+    """What every evaluated epoch gave, by domain."""
     epochs = sorted(module.logits)
-    extracted = {s.domain.name: (s.index, f) for s, f in zip(subsets.extract, features, strict=True)}
+    mixed = {made.images.domain.name: (made.first, k) for k, made in enumerate(subsets.mixed)}
     domains: dict[str, DomainOutputs] = {}
     for k, subset in enumerate(subsets.evaluate):
-        logits = np.stack([module.logits[epoch][k].numpy() for epoch in epochs])
-        feature_index, of_domain = extracted.get(subset.domain.name, (None, None))
-        domains[subset.domain.name] = from_logits(subset.index, subset.labels, logits, feature_index, of_domain)
+        outputs = from_logits(subset.index, subset.labels, _stacked(module.logits, epochs, k))
+        if subsets.sample:
+            features = _stacked(module.features, epochs, k)
+            outputs = replace(outputs, feature_index=outputs.index[subsets.sample[k]], features=features)
+        if subset.domain.name in mixed:
+            first, row = mixed[subset.domain.name]
+            logits = _stacked(module.mixed_logits, epochs, row)
+            outputs = replace(outputs, mixed_index=outputs.index[first], mixed_logits=logits)
+        domains[subset.domain.name] = outputs
     return Outputs(np.array(epochs, np.int32), domains)
 
 
-def _per_loader(trainer: pl.Trainer, module: Classifier, data: DomainDataModule) -> list[list[Tensor]]:
-    """Predicted batches of every loader; Lightning leaves out the outer list when there is one loader."""
-    if not data.extract:
-        return []
-    batches: Any = trainer.predict(module, data)
-    return [batches] if len(data.extract) == 1 else batches
+def _stacked(by_epoch: Mapping[int, Sequence[Tensor]], epochs: Sequence[int], k: int) -> np.ndarray:
+    """(p, …) what the loader number *k* gave after each epoch."""
+    return np.stack([by_epoch[epoch][k].numpy() for epoch in epochs])
 
 
 def _epochs_in(path: Path) -> int:
     """Finished epochs of a saved training state; 0 if no state can be read."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return len(state["history"]["curve"]) if "logits" in state["history"] else 0
+        return len(state["history"]["curve"]) if set(HISTORY) <= state["history"].keys() else 0
     except FileNotFoundError:
         return 0
     except Exception as error:  # an unreadable state: start from the first epoch

@@ -462,6 +462,8 @@ HELPS: dict[str, dict[str, object]] = {
 }
 """What a method needs on a toy of a hundred steps: stronger terms than its defaults, which are those of its paper."""
 
+HELPS_WITH: dict[tuple[str, str], dict[str, object]] = {("mdd", "wa"): {"weight": 0.1}}  # diverges at weight 1
+
 # Casts, weights and rates of this test were chosen so that methods succeed: it proves that a method can help, and says
 # nothing about its defaults. Where no choice was found, this is what happened (source only: 0.83 for gn, 0.82 for wa).
 NOT_HERE = {
@@ -472,10 +474,9 @@ NOT_HERE = {
     ("sar", "wa"): "accuracy stays at 0.82 (lr 0.1 and 0.3)",
     ("fixmatch", "gn"): "accuracy stays at 0.83",
     ("afn", "gn"): "accuracy falls from 0.83 to between 0.75 and 0.78",
-    ("afn", "wa"): "the training diverges",
+    ("afn", "wa"): "features grow without bound: it diverges, or at lr 0.0003 accuracy falls to 0.78 or less",
     ("dann", "wa"): "accuracy stays at 0.82 (weight 1) or falls to 0.68 (weight 5)",
     ("cdan", "wa"): "accuracy stays at 0.82 (weight 1) or falls to 0.47 (weight 5)",
-    ("mdd", "wa"): "the training diverges",
 }  # fmt: skip
 
 
@@ -500,7 +501,7 @@ def test_training_with_it_raises_target_accuracy(shifted, tmp_path, name, norm):
         pytest.skip(NOT_HERE[name, norm])
     domains, weights, before = shifted(norm)
     assert before < 0.9, before
-    chosen = dict(HELPS[name])
+    chosen = HELPS[name] | HELPS_WITH.get((name, norm), {})
     method, options = made(name, **chosen.pop("build", {}))
     model = network(norm)
     model.load_state_dict(weights)

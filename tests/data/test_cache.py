@@ -300,7 +300,7 @@ def files_limited_to(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(cache_dir: Path) -> None:
+def test_a_full_disk_is_told_and_leaves_nothing_that_looks_finished(cache_dir: Path) -> None:
     images = ImageArray(np.zeros((200, 3, SIZE, SIZE), np.uint8), tuple(str(i) for i in range(200)))
     domain = Domain("d", images, np.zeros(200, np.int64))
     with pytest.raises(DataError) as reported, files_limited_to(40_000):
@@ -308,8 +308,9 @@ def test_a_full_disk_is_told_and_leaves_nothing(cache_dir: Path) -> None:
     assert "153,600 bytes" in str(reported.value)  # 200 · 3 · 16 · 16
     assert str(cache_dir) in str(reported.value)
     assert "cache_dir=PATH" in str(reported.value)
-    assert entries(cache_dir) == []
+    assert [entry.suffix for entry in entries(cache_dir)] == [".partial"]
     assert len(load_decoded(domain, ("c",), SIZE, cache_dir)) == 200
+    assert [entry.suffix for entry in entries(cache_dir)] == [""]
 
 
 def test_an_unusable_cache_folder_is_reported(root: Path, tmp_path: Path) -> None:

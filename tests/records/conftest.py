@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ def _outputs(counts: dict[str, tuple[list[int], int]] = _COUNTS) -> Outputs:
     for name, (correct, n) in counts.items():
         labels = np.arange(n) % 3
         logits = np.stack([_logits(labels, c) for c in correct])
-        domains[name] = from_logits(np.arange(n) + 5, labels, logits, np.arange(2), np.ones((2, 4)))
+        found = from_logits(np.arange(n) + 5, labels, logits)
+        index, features = np.arange(2, dtype=np.int32), np.ones((2, 2, 4), np.float16)
+        mixtures = {} if name == "A" else {"mixed_index": index, "mixed_logits": np.zeros((2, 2, 3), np.float16)}
+        domains[name] = replace(found, feature_index=index, features=features, **mixtures)
     return Outputs(np.array([1, 2], np.int32), domains)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,21 @@ def test_an_export_gives_the_same_results_without_what_is_large(out: Path, tmp_p
     assert one is not None
     assert other is not None
     assert other.model_copy(update={"outputs": None}) == one.model_copy(update={"outputs": None})
+
+
+def test_no_folder_of_the_machine_is_exported(out: Path, tmp_path: Path, run: RunDir) -> None:
+    path = run.path / "config.yaml"
+    path.write_text(path.read_text() + "start: /home/me/networks/bn.safetensors\n")
+    record = run.path / "record.json"
+    assert '"command"' not in record.read_text()
+    raw = json.loads(record.read_text())
+    raw["provenance"]["command"] = "run_office31.py data.root=/home/me/office31 'out=/home/me/out/a'"
+    record.write_text(json.dumps(raw))
+    export(out, tmp_path / "to")
+    copy = Store(tmp_path / "to").run(run.id)
+    assert not any(b"home" in content for content in files(copy.path).values())
+    assert copy.config()["start"] == "bn.safetensors"
+    assert copy.record().provenance["command"] == "run_office31.py data.root=office31 'out=a'"
 
 
 def test_what_is_asked_for_is_kept(out: Path, tmp_path: Path) -> None:

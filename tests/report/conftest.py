@@ -282,7 +282,7 @@ class Experiment:
                 sample = np.linspace(0, n - 1, features).astype(np.int32)
                 own = np.random.default_rng(classes).normal(size=(classes, 16))[sample * classes // n]
                 shift = 0.3 * (1 + effect) * k
-                arrays["features"][domain] = (own + draw.normal(size=own.shape) + shift).astype(np.float16)
+                arrays["features"][domain] = (own + draw.normal(size=own.shape) + shift).astype(np.float16)[None]
                 arrays["feature_index"][domain] = sample
         fields = self.record(norm, source, seed, target=target, **changes)
         self.finish(fields, range(5, 31, 5), predicted, **arrays)

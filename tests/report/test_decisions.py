@@ -54,7 +54,7 @@ def test_the_population_is_named(runs: Any) -> None:
 
 def test_no_pretraining_has_its_own_words(experiment: Any) -> None:
     experiment.images = SMALL
-    none = {"pretraining_epochs": None, "pretraining_seed": None, "network": None}
+    none = {"pretraining": None, "pretraining_epochs": None, "pretraining_seed": None, "network": None}
     for norm in ("bn", "bn_wa"):
         for seed in range(3):
             for source in SMALL:

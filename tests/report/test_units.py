@@ -11,6 +11,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
 from da_wa.report import effect, overview, tables, write_report
+from da_wa.report import methods as by_method
 from da_wa.report.contrasts import effects, pairwise
 from da_wa.report.facts import load_facts
 from da_wa.report.resampling import Resamples
@@ -137,3 +138,21 @@ def test_adaptation_has_a_section_and_files(methods: Any) -> None:
     assert section.title == "Does DANN help?"
     assert set(section.data) == {"adaptation", "adaptation_pairs"}
     assert len(section.data["adaptation_pairs"]) == 12
+
+
+def test_norms_by_methods_with_the_change_at_equal_norm(methods: Any) -> None:
+    methods.simulate(["gn"], (0, 1))
+    methods.simulate(["bn"], (0, 1), per_pair=True, method="adabn", changes=["bn"])
+    facts = load_facts(methods.out)
+    section = by_method.section(facts)
+    table, plot = section.parts
+    mean = facts.matrix.mean["Avg"]
+    assert list(table.header) == ["Norm", "source only", "adabn", "DANN"]
+    assert [row[0] for row in table.rows] == ["BN", "BN + WA", "GN"]
+    change = mean["BN · DANN"] - mean["BN"]
+    assert table.rows[0][3].startswith(f"{mean['BN · DANN']:.1f}\n{change:+.1f} ± ")
+    assert [row[2] for row in table.rows[1:]] == ["–", "="]  # not run; AdaBN does nothing without BatchNorm
+    shown = {text.get_text() for axes in plot.figure.axes for text in axes.texts}
+    assert {f"{value:.1f}" for value in mean} <= shown
+    frame = section.data["methods"].set_index(["norm", "method"])
+    assert frame.at[("bn", "dann"), "change"] == pytest.approx(change)

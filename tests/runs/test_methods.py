@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from da_wa.cli import main
 from da_wa.config.compose import compose
@@ -261,6 +262,18 @@ def test_bad_input_ends_before_the_first_run(command, capsys, options, said):
     assert command(*options) == 2
     assert said in capsys.readouterr().err
     assert not list(Path("out").glob("runs/*/record.json"))
+
+
+def test_domains_of_one_class_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for domain in "ST":
+        (tmp_path / domain / "mug").mkdir(parents=True)
+        for k in range(20):
+            Image.new("RGB", (32, 32), (k, 0, 0)).save(tmp_path / domain / "mug" / f"{k}.png")
+    words = [word for word in TINY if not word.startswith(("data", "sources"))]
+    options = ["data=folders", f"data.root={tmp_path}", "data.folders={S: S, T: T}", "data.size=8", "norms=[gn]"]
+    assert main([*words, "cache_dir=cache", "out=out", *options, "methods=[mcc]"]) == 2
+    assert "The domains have one class, mug; a classifier needs two or more." in capsys.readouterr().err
 
 
 def test_a_stream_on_a_network_with_nothing_adaptable_says_what_to_use(command, capsys):

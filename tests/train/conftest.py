@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,16 @@ from da_wa.train.subsets import transfer
 from da_wa.train.train import Trained, train
 
 BN_WA = Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d)
-SETTINGS = Settings(accelerator="cpu", precision="32-true", channels_last=True, save_every_s=0.0)
+SETTINGS = Settings(accelerator="cpu", precision="32-true", channels_last=False, save_every_s=0.0)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """These networks are so small that threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -70,13 +79,14 @@ def training(domains: Sequence[DecodedDomain]) -> Callable[..., Trained]:
         seed: int = 0,
         model: nn.Module | None = None,
         settings: Settings = SETTINGS,
+        images: Sequence[DecodedDomain] = domains,
         **kwargs: Any,
     ) -> Trained:
         folder.mkdir(exist_ok=True)
         torch.manual_seed(seed)
         return train(
             model or ResNet(norm, 3, block=BasicBlock, depths=[1, 1], widths=[4, 8]),
-            transfer(domains, "A", Full(0.1), seed),
+            transfer(images, "A", Full(0.1), seed),
             cross_entropy(),
             recipe or _recipe(),
             settings,

@@ -5,6 +5,8 @@ from torch import nn
 from da_wa.config.compose import compose
 from da_wa.config.make import make
 from da_wa.errors import ConfigError
+from da_wa.models.resnet import BasicBlock, ResNet
+from da_wa.norm import named
 from da_wa.train.settings import Settings
 
 
@@ -47,3 +49,12 @@ def test_cuda_is_another_name_of_the_gpu(monkeypatch) -> None:
         with pytest.raises(ConfigError, match=f"trainer.accelerator={name}: this machine has none"):
             Settings(accelerator=name).check_device()
     Settings(accelerator="cpu").check_device()
+
+
+def test_narrow_networks_never_get_the_layout_in_which_their_gradients_are_wrong() -> None:
+    narrow = ResNet(named("bn"), 3, block=BasicBlock, depths=[1, 1], widths=[4, 8])
+    assert Settings(accelerator="cpu").resolve(narrow).channels_last is False
+    with pytest.raises(ConfigError, match=r"channels_last=true: .* use auto or false"):
+        Settings(accelerator="cpu", channels_last=True).resolve(narrow)
+    wide = ResNet(named("bn"), 3, block=BasicBlock, depths=[1, 1], widths=[16, 32])
+    assert Settings(accelerator="cpu").resolve(wide).channels_last is True

@@ -17,6 +17,9 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from da_wa.data.augment import Normalize
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.datamodule import Subset
+from da_wa.data.mixed import mixed
 from da_wa.data.splits import Full
 from da_wa.errors import ConfigError, Diverged
 from da_wa.models.fixup import Bias, Multiplier
@@ -24,9 +27,8 @@ from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.train import schedule
-from da_wa.train.classifier import Classifier
 from da_wa.train.settings import Settings
-from da_wa.train.subsets import feature_sample, pretraining, transfer
+from da_wa.train.subsets import pretraining, sample, transfer
 from da_wa.train.train import Trained, train
 
 
@@ -35,7 +37,17 @@ def same(one: Trained, other: Trained) -> None:
     np.testing.assert_array_equal(one.outputs.epochs, other.outputs.epochs)
     assert list(one.outputs.domains) == list(other.outputs.domains)
     for name, domain in one.outputs.domains.items():
-        for key in ("index", "labels", "logits", "predicted", "confidence", "feature_index", "features"):
+        for key in (
+            "index",
+            "labels",
+            "logits",
+            "predicted",
+            "confidence",
+            "feature_index",
+            "features",
+            "mixed_index",
+            "mixed_logits",
+        ):
             np.testing.assert_array_equal(getattr(domain, key), getattr(other.outputs.domains[name], key))
 
 
@@ -62,6 +74,15 @@ def test_the_same_seed_repeats_and_another_does_not(training, tmp_path):
     first, second = training(tmp_path / "1"), training(tmp_path / "2")
     same(first, second)
     assert first.curve != training(tmp_path / "3", seed=1).curve
+
+
+def test_domains_that_are_streamed_give_the_same_numbers(training, domains, tmp_path):
+    resident = training(tmp_path / "resident")
+    for domain in domains:
+        np.save(tmp_path / f"{domain.name}.npy", domain.pixels)
+    mapped = [dataclasses.replace(d, pixels=np.load(tmp_path / f"{d.name}.npy", mmap_mode="r")) for d in domains]
+    settings = Settings(accelerator="cpu", precision="32-true", channels_last=True, save_every_s=0.0, resident_gb=0.0)
+    same(resident, training(tmp_path / "streamed", images=mapped, settings=settings))
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
@@ -132,12 +153,35 @@ def test_features_are_those_of_the_trained_network_in_evaluation_mode(training, 
     model.eval()
     for domain in domains:
         outputs = trained.outputs.domains[domain.name]
-        index = feature_sample(domain)
+        index = outputs.index[sample(len(outputs.index))]
         assert outputs.feature_index.tolist() == index.tolist()
+        assert outputs.features.shape[:2] == (len(outputs.logits), len(index))
         images = (torch.from_numpy(domain.pixels[index]).float() / 255 - 0.5) / 0.25
         with torch.no_grad():
             expected = model.features(images).numpy()
-        np.testing.assert_allclose(outputs.features.astype(np.float32), expected, rtol=1e-2, atol=1e-3)
+        np.testing.assert_allclose(outputs.features[-1].astype(np.float32), expected, rtol=1e-2, atol=1e-3)
+        if domain.name == "A":
+            assert outputs.mixed_index is None
+            continue
+        made = mixed(Subset(domain, outputs.index), 200)
+        assert outputs.mixed_index.tolist() == outputs.index[made.first].tolist()
+        images = (torch.from_numpy(made.images.domain.pixels).float() / 255 - 0.5) / 0.25
+        with torch.no_grad():
+            expected = model(images).numpy()
+        np.testing.assert_allclose(outputs.mixed_logits[-1].astype(np.float32), expected, rtol=1e-2, atol=2e-3)
+
+
+def test_mixtures_are_of_two_different_images():
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 8, 8)).astype(np.uint8)
+    domain = DecodedDomain("T", pixels, np.arange(50) % 3, tuple(map(str, range(50))), "toy", ("a", "b", "c"))
+    index = np.arange(5, 45)
+    made = mixed(Subset(domain, index), 30)
+    assert len(set(made.first.tolist())) == len(made.images) == 30
+    values = made.images.domain.pixels.astype(float)
+    for row, first in enumerate(made.first):
+        second = [(values[row] - 0.55 * pixels[index[first]]) / 0.45 - pixels[j] for j in index]
+        (partner,) = (k for k, rest in enumerate(second) if abs(rest).max() < 0.5 / 0.45 + 1e-4)
+        assert partner != first
 
 
 def test_pretraining_trains_on_all_images_or_on_those_that_are_not_held_out(domains):
@@ -154,58 +198,31 @@ def test_pretraining_trains_on_all_images_or_on_those_that_are_not_held_out(doma
 
 
 class Interrupting(ResNet):
-    """Sends Ctrl-C to its own process the first time that features are asked for in evaluation mode."""
+    """Sends Ctrl-C to its own process in its first evaluation."""
 
-    during = "features"  # or logits
     sent = False
 
     def features(self, x):
-        if self.during == "features" and not self.training and not self._inside and not self.sent:
-            self.interrupt()
+        if not self.training and not self.sent:
+            self.sent = True
+            os.kill(os.getpid(), signal.SIGINT)
         return super().features(x)
 
-    _inside = False
 
-    def forward(self, x):
-        if self.during == "logits" and not self.training and not self.sent:
-            self.interrupt()
-        self._inside = True
-        try:
-            return super().forward(x)
-        finally:
-            self._inside = False
-
-    def interrupt(self):
-        self.sent = True
-        os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.mark.parametrize(("during", "done"), [("features", 3), ("logits", 1)])
-def test_ctrl_c_in_evaluation_and_extraction_is_a_keyboard_interrupt_to_resume_from(training, tmp_path, during, done):
+def test_ctrl_c_in_an_evaluation_is_a_keyboard_interrupt_to_resume_from(training, tmp_path):
     whole = training(tmp_path / "whole")
     torch.manual_seed(0)
     model = Interrupting(
         Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d), 3, block=BasicBlock, depths=[1, 1], widths=[4, 8]
     )
-    model.during = during
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         training(tmp_path / "cut", model=model)
     assert model.sent
     assert signal.getsignal(signal.SIGINT) == handler  # the next Ctrl-C is heard, too
     resumed = training(tmp_path / "cut")
-    assert resumed.resumed_from == done
+    assert resumed.resumed_from == 1
     same(whole, resumed)
-
-
-def test_ctrl_c_in_a_prediction_step(training, tmp_path, monkeypatch):
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Classifier, "predict_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        training(tmp_path)
-    assert (tmp_path / "last.ckpt").exists()
 
 
 SLURM = """
