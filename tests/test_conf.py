@@ -14,9 +14,10 @@ GIVEN = {
     "folders": ["data.root=x"],
     "lists": ["data.root=x"],
     "probe": ["model.name=x"],
-    "timm": ["model.name=resnet18"],
-    "torchvision": ["model.name=resnet18"],
+    "timm": ["model.name=test_resnet"],
+    "torchvision": ["model.name=mobilenet_v3_small"],
 }
+TRAINED_ELSEWHERE = ("timm", "torchvision")
 
 
 def options(group: str) -> list[str]:
@@ -47,8 +48,14 @@ def test_every_method_composes(method):
 
 @pytest.mark.parametrize("model", options("model"))
 def test_every_network_can_be_made_with_every_norm(model):
-    experiment = compose([f"model={model}", f"norms=[{','.join(options('norm'))}]", *GIVEN.get(model, [])])
+    norms = [name for name in options("norm") if name != "keep" or model in TRAINED_ELSEWHERE]
+    experiment = compose([f"model={model}", f"norms=[{','.join(norms)}]", *GIVEN.get(model, [])])
     preflight(experiment, [], [])
+
+
+def test_a_network_that_is_built_here_has_nothing_to_keep():
+    with pytest.raises(ConfigError, match="model=timm"):
+        preflight(compose(["model=resnet20", "norms=[keep]"]), [], [])
 
 
 @pytest.mark.parametrize(("group", "key"), [("protocol", "protocol"), ("launcher", "launcher"), ("trainer", "trainer")])

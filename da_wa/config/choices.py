@@ -38,6 +38,7 @@ ACTIVATIONS = ("none", "bn", "gn", "in", "ln", "brn", "evonorm_s0", "frn")
 KEEP = ("weights", "logits")
 SPREADS = ("interval", "std", "sem", "none")
 ON_BAD = ("error", "skip")
+RESIZES = ("squash", "crop")
 CLASS_RULES = ("equal", "common")
 
 LOGGER_PACKAGES = {"mlflow": ("mlflow",), "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}

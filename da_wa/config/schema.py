@@ -65,6 +65,8 @@ class Data(BaseModel):
     name: Text
     size: Pixels
     on_bad: Annotated[str, OneOf(choices.ON_BAD)]
+    resize: Annotated[str, OneOf(choices.RESIZES)] = "squash"
+    interpolation: Annotated[str, OneOf(choices.INTERPOLATIONS)] = "bilinear"
     classes: Annotated[str, OneOf(choices.CLASS_RULES)]
     extra: Paths
     domains: Part

@@ -17,7 +17,7 @@ import numpy as np
 
 from da_wa.data.domains import Domain, DomainSet
 from da_wa.data.files import replace_text
-from da_wa.data.images import Progress
+from da_wa.data.images import Progress, Resize
 from da_wa.errors import DataError, printable
 
 SUFFIX = ".json"
@@ -50,7 +50,7 @@ class DecodedImages:
         """The digest of the images that were decoded."""
         return self.known_digest
 
-    def decode(self, index: int, size: int) -> np.ndarray:
+    def decode(self, index: int, size: int, resize: Resize | None = None) -> np.ndarray:
         """Never possible.
 
         Raises:

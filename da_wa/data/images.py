@@ -20,6 +20,9 @@ from da_wa.errors import DataError, printable
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
+Resize = Callable[[Image.Image, int], np.ndarray]
+"""An RGB image and a side -> (3, side, side) uint8."""
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _REPORT_EVERY = 64  # files hashed between two calls of a progress callback
 
@@ -38,8 +41,8 @@ class Images(Protocol):
     def digest(self, progress: Progress | None = None) -> str:
         """32 hex digits: a hash of names, order and content, independent of the folder; may read every file."""
 
-    def decode(self, index: int, size: int) -> np.ndarray:
-        """One image as (3, size, size) uint8, RGB.
+    def decode(self, index: int, size: int, resize: Resize | None = None) -> np.ndarray:
+        """One image as (3, size, size) uint8, RGB; resized by :func:`resized` or another function.
 
         Raises:
             DataError: names the file and what is wrong with it.
@@ -91,7 +94,7 @@ class ImageFiles:
                 progress(done, len(self.paths))
         return found.hexdigest()
 
-    def decode(self, index: int, size: int) -> np.ndarray:
+    def decode(self, index: int, size: int, resize: Resize | None = None) -> np.ndarray:
         """The file's image, upright; its transparency is dropped, as ``ImageFolder`` drops it.
 
         Raises:
@@ -102,7 +105,7 @@ class ImageFiles:
             with Image.open(path, formats=_FORMATS) as image:
                 image.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 where that suffices
                 ImageOps.exif_transpose(image, in_place=True)
-                return resized(_as_rgb(image), size)
+                return (resize or resized)(_as_rgb(image), size)
         except MemoryError:
             raise
         except Exception as error:  # PIL's plug-ins raise almost anything on a broken file
@@ -139,9 +142,10 @@ class ImageArray:
         found.update(np.ascontiguousarray(self.pixels).data)
         return found.hexdigest()
 
-    def decode(self, index: int, size: int) -> np.ndarray:
+    def decode(self, index: int, size: int, resize: Resize | None = None) -> np.ndarray:
         """The image, at its own size untouched."""
-        return resized(Image.fromarray(np.ascontiguousarray(self.pixels[index].transpose(1, 2, 0))), size)
+        image = Image.fromarray(np.ascontiguousarray(self.pixels[index].transpose(1, 2, 0)))
+        return (resize or resized)(image, size)
 
 
 @dataclass(frozen=True)
@@ -171,21 +175,32 @@ class Selected:
         """A hash of the whole collection's digest and the indices."""
         return self._of(self.images.digest(progress))
 
-    def decode(self, index: int, size: int) -> np.ndarray:
+    def decode(self, index: int, size: int, resize: Resize | None = None) -> np.ndarray:
         """The selected image."""
-        return self.images.decode(self.indices[index], size)
+        return self.images.decode(self.indices[index], size, resize)
 
     def _of(self, whole: str) -> str:
         return hashlib.blake2b(f"{whole} {self.indices}".encode(), digest_size=16).hexdigest()
 
 
-def resized(image: Image.Image, size: int) -> np.ndarray:
-    """An RGB image as (3, size, size) uint8: bilinear, antialiased, the aspect ratio not kept (as usual in the field).
+def resized(
+    image: Image.Image,
+    size: int,
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """An RGB image as (3, size, size) uint8: antialiased, the aspect ratio not kept (as usual in the field).
+
+    Args:
+        image: the image.
+        size: side in pixels.
+        resample: the interpolation.
+        box: left, top, right and bottom of the part to show; default: the whole image.
 
     >>> resized(Image.new("RGB", (300, 200), (255, 0, 0)), 32)[:, 0, 0].tolist()
     [255, 0, 0]
     """
-    square = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    square = image.resize((size, size), resample, box=box, reducing_gap=3.0)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 

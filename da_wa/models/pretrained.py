@@ -76,12 +76,21 @@ class Pretrained(Backbone):
 def _converted(network: nn.Module, norm: Norm) -> tuple[Conversion | None, nn.Module]:
     if norm.keep:
         return None, network
+    calibrated = _calibrated(network)
     found, network = survey(network, norm), convert(network, norm)
     filters = any(isinstance(module, NormalizedConv2d) for module in network.modules())
-    norms = [m for m in network.modules() if isinstance(m, BATCH_NORMS) and m.running_mean is not None]
+    stale = len(calibrated & _calibrated(network)) if filters else 0
     reached, layers = found.layers
-    stale = len(norms) if filters else 0
     return Conversion(found.replaced, found.kept, found.lost, reached, layers, stale), network
+
+
+def _calibrated(network: nn.Module) -> set[str]:
+    """The paths of BatchNorms with running statistics."""
+    return {
+        path
+        for path, module in network.named_modules()
+        if isinstance(module, BATCH_NORMS) and module.running_mean is not None
+    }
 
 
 def activation_level(network: nn.Module) -> str:

@@ -94,7 +94,7 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
 def _unit(job: UnitJob, notify: Notify) -> None:
     config, unit = job.config, parse_plan(job.config["unit"], job.id)
     started, workdir = _now(), job.directory.path
-    cache, size = _cache(config["cache_dir"]), unit.factors.size
+    cache, size = _cache(config["cache_dir"]), config["data"]["size"]
     domains = [cache.open(name, digest, size) for name, digest in config["facts"]["shared"]["images"].items()]
     factors = unit.factors.model_dump()
     record: dict[str, Any] = {

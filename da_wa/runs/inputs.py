@@ -12,6 +12,7 @@ from typing import Any
 from da_wa.config.make import make
 from da_wa.data.cache import DecodedDomain, StepProgress, decode_domains, read_manifests
 from da_wa.data.domains import DomainSet
+from da_wa.data.fitting import fitted
 from da_wa.data.manifest import DomainManifest
 from da_wa.errors import ConfigError
 
@@ -46,7 +47,7 @@ class Inputs:
             raise ConfigError(
                 f"{domains.name} has only one domain, {domains.names[0]}; add a second one to transfer to."
             )
-        return domains
+        return fitted(domains, self.data.get("resize", "squash"), self.data.get("interpolation", "bilinear"))
 
     @cached_property
     def manifests(self) -> Sequence[DomainManifest]:

@@ -1,0 +1,84 @@
+"""Crops on the device agree with torchvision's, and rectangles with its Resize and CenterCrop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from da_wa.data.crops import Crops, crop_at_random, random_resized_crop, resized_boxes
+from da_wa.data.digits import digits
+from da_wa.data.fitting import cropped, fitted
+from da_wa.errors import ConfigError
+
+
+def images(n: int, side: int) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_box_at_a_new_size_is_torchvisions_resized_crop():
+    batch = images(3, 40)
+    boxes = torch.tensor([[0, 0, 40, 40], [3, 7, 20, 31], [30, 30, 10, 5]])
+    ours = resized_boxes(batch, boxes, 24)
+    for image, box, found in zip(batch, boxes.tolist(), ours, strict=True):
+        theirs = v2.functional.resized_crop(image, *box, [24, 24], antialias=False)
+        assert (found.int() - theirs.int()).abs().max() <= 1  # rounding
+
+
+def test_random_boxes_have_the_shares_and_ratios_that_were_asked_for():
+    """A map of coordinates shows which box was drawn."""
+    n, side = 4000, 64
+    across = torch.arange(side).expand(side, side)
+    batch = torch.stack([across, across.T, across]).to(torch.uint8).expand(n, -1, -1, -1)
+    torch.manual_seed(0)
+    found = random_resized_crop(batch, 16, (0.25, 0.64), (3 / 4, 4 / 3)).float()
+    wide = (found[:, 0].amax((1, 2)) - found[:, 0].amin((1, 2))) * 16 / 15  # between the centres of outer pixels
+    tall = (found[:, 1].amax((1, 2)) - found[:, 1].amin((1, 2))) * 16 / 15
+    share, ratio = wide * tall / side**2, wide / tall
+    assert share.min() > 0.22 and share.max() < 0.69
+    assert share.mean() == pytest.approx((0.25 + 0.64) / 2, abs=0.015)  # uniform
+    assert ratio.log().mean() == pytest.approx(0, abs=0.02)  # log-uniform
+    assert ratio.log().std() == pytest.approx(2 * np.log(4 / 3) / np.sqrt(12), rel=0.15)
+
+
+def test_the_plain_view_is_torchvisions_resize_and_centre_crop():
+    batch = images(2, 40)
+    theirs = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(28)])(batch)
+    assert (Crops(28).plain(batch).int() - theirs.int()).abs().max() <= 1
+    stored = images(2, 32)
+    assert torch.equal(Crops(28).plain(stored), v2.CenterCrop(28)(stored))  # nothing is resized
+
+
+def test_a_random_crop_is_a_part_of_its_image():
+    batch = images(50, 12)
+    torch.manual_seed(0)
+    found = crop_at_random(batch, 8)
+    places = [
+        next((y, x) for y in range(5) for x in range(5) if torch.equal(image[:, y : y + 8, x : x + 8], crop))
+        for image, crop in zip(batch, found, strict=True)
+    ]
+    assert len(set(places)) > 10
+
+
+def test_images_smaller_than_a_crop_are_refused():
+    with pytest.raises(ConfigError, match=r"write data\.size=256"):
+        Crops(224).side(128)
+
+
+def test_a_rectangle_is_squashed_or_cropped_in_the_middle():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    theirs = v2.Compose([v2.Resize(20), v2.CenterCrop(20)])(image)
+    assert np.abs(cropped(image, 20).transpose(1, 2, 0).astype(int) - np.asarray(theirs).astype(int)).max() <= 2
+
+
+def test_another_way_of_resizing_is_another_data_set():
+    domains = digits(per_class=1)
+    assert fitted(domains) is domains
+    digests = {
+        fitted(domains, way, how)["H"].images.digest() for way in ("squash", "crop") for how in ("bilinear", "bicubic")
+    }
+    assert len(digests) == 4
+    with pytest.raises(ConfigError, match="squash"):
+        fitted(domains, "squish")

@@ -1,0 +1,247 @@
+"""Networks of timm and torchvision as backbones: the same outputs, any norm, and what goes wrong."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from da_wa.data.augment import Normalize
+from da_wa.data.cache import DecodedDomain
+from da_wa.data.crops import Crops
+from da_wa.data.splits import Full
+from da_wa.errors import ConfigError
+from da_wa.models import libraries
+from da_wa.models.libraries import Timm, Torchvision
+from da_wa.models.pretrained import Pretrained, activation_level, read_state
+from da_wa.models.weights import WeightsError
+from da_wa.norm import WeightAlignConv2d, fold, named
+from da_wa.train import schedule
+from da_wa.train.classifier import cross_entropy
+from da_wa.train.recipe import Recipe
+from da_wa.train.settings import Settings
+from da_wa.train.subsets import transfer
+from da_wa.train.train import train
+
+TWELVE = {
+    "test_resnet": "bn",
+    "resnet10t": "bn",
+    "regnetx_002": "bn",
+    "mobilenetv3_small_050": "bn",
+    "lcnet_035": "bn",
+    "dla46_c": "bn",
+    "test_byobnet": "bn",
+    "test_efficientnet_gn": "gn",
+    "test_convnext": "ln",
+    "test_vit": "ln",
+    "test_mambaout": "ln",
+    "test_nfnet": "none",
+}
+"""Small networks of twelve families, and their activation norm."""
+
+SIZE = {"test_vit": 160}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*reaches.*layers of:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads would only wait for each other in networks this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trained(name: str) -> nn.Module:
+    """A network of timm whose statistics are not those of an initialisation."""
+    torch.manual_seed(0)
+    network = timm.create_model(name)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", TWELVE)
+def test_a_network_of_timm_is_kept_or_converted_trained_folded_and_loaded_again(name, tmp_path):
+    theirs = trained(name)
+    file = tmp_path / "weights.safetensors"
+    save_file(theirs.state_dict(), file)
+    library, images = Timm(name), torch.randn(4, 3, *2 * [SIZE.get(name, 64)])
+
+    kept = Pretrained(named("keep"), theirs.num_classes, library=library, weights=str(file)).eval()
+    kept.head.load_state_dict(theirs.get_classifier().state_dict())
+    with torch.no_grad():
+        assert torch.equal(kept(images), theirs(images))
+    assert kept.conversion is None
+    assert activation_level(kept) == TWELVE[name]
+
+    model = Pretrained(named("bn_wa"), 3, library=library, weights=str(file))
+    assert model.conversion.reached == sum(isinstance(m, WeightAlignConv2d) for m in model.modules())
+    statistics = sum(isinstance(m, nn.BatchNorm2d) for m in theirs.modules())
+    assert model.conversion.stale == (statistics if model.conversion.reached else 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 0])).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    optimizer.step()
+    model.eval()
+    again = Pretrained(named("bn_wa"), 3, library=library).eval()
+    again.load_state_dict(model.state_dict())
+    folded = fold(model)
+    assert not any(isinstance(m, WeightAlignConv2d) for m in folded.modules())
+    with torch.no_grad():
+        assert torch.equal(again(images), model(images))
+        torch.testing.assert_close(folded(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_of_torchvision_is_kept_bit_for_bit(tmp_path):
+    torch.manual_seed(0)
+    theirs = libraries.torchvision.models.get_model("mobilenet_v3_small", weights=None).eval()
+    file = tmp_path / "weights.pth"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in theirs.state_dict().items()}}, file)
+    ours = Pretrained(named("keep"), 1000, library=Torchvision("mobilenet_v3_small"), weights=str(file)).eval()
+    ours.head.load_state_dict(theirs.classifier[3].state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(ours(images), theirs(images))
+    assert (ours.expects.size, ours.expects.crop) == (224, 0.875)
+
+
+def test_converted_filters_keep_their_scale():
+    """Apart from the removed means the network computes the same: the gain is the deviation of a filter."""
+    library = Timm("test_resnet")
+    torch.manual_seed(0)
+    kept = Pretrained(named("keep"), 2, library=library)
+    torch.manual_seed(0)
+    aligned = Pretrained(named("bn_wa"), 2, library=library)
+    before = next(m for m in kept.network.modules() if isinstance(m, nn.Conv2d)).weight.double()
+    after = next(m for m in aligned.network.modules() if isinstance(m, WeightAlignConv2d)).normalized_weight().double()
+    centred = before - before.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(after, centred, rtol=1e-4, atol=1e-6)
+
+
+def test_a_classifier_of_any_number_of_classes_is_dropped(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    torch.manual_seed(1)
+    theirs = timm.create_model("test_resnet", num_classes=7)
+    save_file(theirs.state_dict(), file)
+    model = Pretrained(named("keep"), 31, library=Timm("test_resnet"), weights=str(file))
+    assert model.head.out_features == 31
+    assert all(torch.equal(a, b) for a, b in zip(model.network.parameters(), theirs.parameters(), strict=False))
+
+
+def broken(tmp_path: Path, kind: str) -> Path:
+    state = dict(timm.create_model("test_resnet").state_dict())
+    first = next(iter(state))
+    file = tmp_path / "weights.safetensors"
+    if kind == "missing":
+        del state[first]
+    elif kind == "unexpected":
+        state["mystery"] = torch.zeros(1)
+    elif kind == "size mismatch":
+        state[first] = torch.zeros(3, 3, 3, 3)
+    if kind == "damaged":
+        file.write_bytes(b"not a file of tensors")
+    else:
+        save_file(state, file)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["missing", "unexpected", "size mismatch", "damaged"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # meta: before the first job
+def test_weights_of_another_network_are_refused(tmp_path, kind, device):
+    file = broken(tmp_path, kind)
+    with pytest.raises(WeightsError, match=kind) as caught, torch.device(device):
+        Pretrained(named("keep"), 2, library=Timm("test_resnet"), weights=str(file))
+    assert str(file) in str(caught.value)
+
+
+def test_a_torch_file_is_never_executed(tmp_path):
+    file = tmp_path / "weights.pt"
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "more": partial(print, "executed")}, file)
+    with pytest.raises(WeightsError, match="tensors alone"):
+        read_state(file)
+
+
+@pytest.mark.parametrize(
+    ("library", "weights", "reason"),
+    [
+        (Timm("resnet51"), None, r"resnet51: timm has no such network.*resnet50"),
+        (Torchvision("resnet51"), None, r"resnet51: torchvision has no such network.*resnet50"),
+        (Timm("test_resnet", {"depth": 3}), None, "model.options"),
+        (Timm("test_resnet"), "nowhere.safetensors", "no such file"),
+        (Timm("deit_tiny_distilled_patch16_224"), None, "one classifier"),
+    ],
+)
+def test_a_wrong_name_option_or_path_is_a_sentence(library, weights, reason):
+    with pytest.raises((ConfigError, WeightsError), match=reason):
+        Pretrained(named("keep"), 2, library=library, weights=weights)
+
+
+def test_without_internet_the_error_names_the_way_out(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"cannot be downloaded.*model\.weights=FILE"):
+        Pretrained(named("keep"), 2, library=Timm("test_resnet"), weights="imagenet")
+
+
+def test_without_timm_the_error_names_the_package(monkeypatch):
+    monkeypatch.setattr(libraries, "timm", None)
+    with pytest.raises(ConfigError, match=r"pip install 'da-wa\[timm\]'"):
+        Pretrained(named("keep"), 2, library=Timm("test_resnet"))
+
+
+def domain(name: str, seed: int) -> DecodedDomain:
+    """Two classes that differ in brightness."""
+    draw, labels = np.random.default_rng(seed), np.arange(24) % 2
+    pixels = (draw.integers(0, 100, (24, 3, 40, 40)) + 100 * labels[:, None, None, None]).astype(np.uint8)
+    return DecodedDomain(name, pixels, labels, tuple(map(str, range(24))), name, ("dark", "bright"))
+
+
+def test_a_training_in_crops_resumes_to_the_same_numbers(tmp_path):
+    domains = [domain("A", 0), domain("B", 1)]
+    recipe = Recipe(
+        epochs=2,
+        batch_size=8,
+        optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True),
+        schedule=schedule.inverse,
+        augment=Crops(32, crop="auto", interpolation="auto"),
+        evaluations=2,
+        backbone_rate=0.1,
+        epoch_steps=3,
+    )
+
+    def run(folder: str, cut: bool = False):
+        torch.manual_seed(0)
+        model = Pretrained(named("bn_wa"), 2, library=Timm("test_resnet"))
+
+        def notify(done: int, total: int) -> None:
+            if cut and done == 1:
+                raise RuntimeError("power cut")
+
+        (tmp_path / folder).mkdir(exist_ok=True)
+        settings = Settings(accelerator="cpu", precision="32-true", save_every_s=0.0)
+        found = train(
+            model, transfer(domains, "A", Full(0.2), 0), cross_entropy(), recipe, settings,
+            normalize=Normalize(model.expects.mean, model.expects.std), seed=0, state=tmp_path / folder / "last.ckpt",
+            notify=notify,
+        )  # fmt: skip
+        return model, found
+
+    model, whole = run("whole")
+    with pytest.raises(RuntimeError, match="power cut"):
+        run("cut", cut=True)
+    resumed_model, resumed = run("cut")
+    assert resumed.resumed_from == 1
+    assert resumed.curve == whole.curve
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, resumed_model.state_dict()[name]), name
+    assert whole.curve[-1]["lr"] == pytest.approx(0.01 * (1 + 0.001 * 6) ** -0.75)  # of the head, after 6 steps
