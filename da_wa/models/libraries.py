@@ -169,7 +169,7 @@ class Torchvision:
 
     def expects(self, network: nn.Module) -> Expected:
         """See :meth:`Library.expects`."""
-        found = torchvision.models.get_model_weights(self.name).DEFAULT.transforms()  # type: ignore[attr-defined]
+        found = torchvision.models.get_model_weights(self.name).DEFAULT.transforms()
         size, resized = found.crop_size[-1], found.resize_size[-1]
         return Expected(size, tuple(found.mean), tuple(found.std), found.interpolation.value, size / resized)
 
@@ -178,7 +178,7 @@ class Torchvision:
         self._check()
         from torch.hub import download_url_to_file, get_dir
 
-        url = torchvision.models.get_model_weights(self.name).DEFAULT.url  # type: ignore[attr-defined]
+        url = str(torchvision.models.get_model_weights(self.name).DEFAULT.url)
         path = Path(get_dir()) / "checkpoints" / url.rpartition("/")[2]
         try:
             if not path.exists():
@@ -203,7 +203,8 @@ def last_linear(network: nn.Module) -> str:
     >>> last_linear(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
     '2'
     """
-    return [path for path, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    paths: list[str] = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return paths[-1]
 
 
 def _need(package: str, module: Any) -> None:

@@ -28,7 +28,10 @@ def section(facts: Facts, made: Choices, guard: bool = True) -> Section:
     if not made.several:
         return Section(
             TITLE,
-            ["Every run has one candidate, its last epoch, so there is nothing to select. Set finetune.evaluations=6."],
+            [
+                "Every run has one candidate, its last epoch, so there is nothing to select. "
+                "A fine-tuning has more with finetune.evaluations=6."
+            ],
         )
     everything = made.where()
     rules = [rule for rule in made.verdicts if rule[0] in made.names]

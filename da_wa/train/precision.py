@@ -67,7 +67,7 @@ def step_seconds(model: nn.Module, images: Sequence[int], settings: Settings, pr
     device = {"gpu": "cuda"}.get(settings.accelerator, settings.accelerator)
     half = nullcontext() if precision == "32-true" else torch.autocast(device, torch.bfloat16)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    network = copy.deepcopy(model).to(device, memory_format=layout).train()
+    network = copy.deepcopy(model).to(device).to(memory_format=layout).train()
     batch = torch.zeros(*images, device=device)
     taken = []
     with torch.random.fork_rng():

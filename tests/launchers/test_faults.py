@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from da_wa.cli import main
+from da_wa.errors import UserError
 from da_wa.launchers.events import Reader
 from da_wa.launchers.worker import Launch, work
 from da_wa.runs.execute import execute
@@ -133,6 +134,40 @@ def test_a_worker_whose_disk_is_full_stops_and_the_others_go_on(start, folder):
     assert not any(job.failed() for job in jobs)
     work_here(jobs)
     assert recorded(folder) == ["a", "b", "c", "d"]
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_job(start, small_disk):
+    """The kernel refuses to write: lease, training state, events, the note of a failure."""
+    jobs = [fake(name, small_disk, epochs=30, pace=0.2) for name in "ab"]
+    worker = start(jobs)
+    until(lambda: len(ran(small_disk)) >= 2, worker)
+    with pytest.raises(OSError, match="No space"), (small_disk / "film").open("wb", buffering=0) as film:
+        while True:
+            film.write(bytes(4096))
+    assert worker.wait() != 0
+    assert "No space left on device" in worker.stderr.read()
+    before = len(ran(small_disk))
+    assert recorded(small_disk) == []
+    assert not any(job.lease_file.exists() for job in jobs)
+    with pytest.raises(UserError, match="No space left on device"):
+        work_here(jobs)
+    (small_disk / "film").unlink()
+    work_here(jobs)
+    assert recorded(small_disk) == ["a", "b"]
+    assert ran(small_disk)[before] != "a1"  # it resumed
+    assert not any(job.failed() for job in jobs)
 
 
 def test_a_file_system_without_locks_is_enough(tmp_path, monkeypatch):
