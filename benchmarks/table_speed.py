@@ -7,7 +7,7 @@ time is that of its whole command, start of processes, first decoding and report
 
     uv run benchmarks/table_speed.py --root data/office31 --epochs 6
     uv run benchmarks/table_speed.py --root data/office31 --epochs 2 --model resnet50 --size 64
-    uv run benchmarks/table_speed.py --root data/office31 --epochs 1 --model tf_efficientnet_lite0 --size 224
+    uv run benchmarks/table_speed.py --root DIR --epochs 1 --model tf_efficientnet_lite0 --size 224 --norm keep
 
 Both use the GPU when there is one, the usual way in its usual settings: float32 (TF32 convolutions), a batch
 copied at each step. ResNet50 has no shipped networks, so both start from scratch; another name is a network of timm,

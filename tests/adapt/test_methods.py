@@ -463,7 +463,9 @@ HELPS: dict[str, dict[str, object]] = {
 """What a method needs on a toy of a hundred steps: stronger terms than its defaults, which are those of its paper."""
 
 HELPS_WITH: dict[tuple[str, str], dict[str, object]] = {
-    ("mdd", norm): {"weight": 0.1} for norm in ("bn", "bn_wa", "wa")
+    ("mdd", "bn"): {"weight": 0.3, "epochs": 20},
+    ("mdd", "bn_wa"): {"weight": 0.1},
+    ("mdd", "wa"): {"weight": 0.1},
 }
 """MDD at weight 1 diverges with wa, and falls below the training without its term with bn and bn_wa."""
 
