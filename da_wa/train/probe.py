@@ -52,10 +52,11 @@ class Head:
 class Probe:
     """Multinomial logistic regression with an L2 penalty, in float64.
 
-    It minimises C · Σᵢ −log softmax(W xᵢ/s + b)[yᵢ] + ‖W‖²/2 over W and b. *s* is the root mean square of the source's
-    centred features, one number, so that a value of C means the same for every network. Features are not scaled one by
-    one, which would enlarge those that hardly vary. C is the candidate with the highest accuracy in a stratified
-    cross-validation on the source's training images; of equally good ones it is the strongest penalty.
+    It minimises C · Σᵢ −log softmax(W xᵢ/s + b)[yᵢ] + ‖W‖²/2 over W and b; for two classes the penalty is on the
+    difference of their rows, as in scikit-learn. *s* is the root mean square of the source's centred features, one
+    number, so that a value of C means the same for every network. Features are not scaled one by one, which would
+    enlarge those that hardly vary. C is the candidate with the highest accuracy in a stratified cross-validation on
+    the source's training images; of equally good ones it is the strongest penalty.
 
     Args:
         C: candidates; a single one is taken as it is.
@@ -146,7 +147,7 @@ class Probe:
             model = self._regression(candidates[0], tolerance=1e-5, warm_start=True)
             for c in candidates:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", ConvergenceWarning)  # near the best C it is checked
+                    warnings.simplefilter("ignore", ConvergenceWarning)  # the final fit is checked
                     model.set_params(C=c).fit(x[train], labels[train])
                 correct[c] += int((model.predict(x[test]) == labels[test]).sum())
         return {c: right / len(labels) for c, right in correct.items()}
