@@ -57,9 +57,8 @@ class Pretrained(Backbone):
         path = None if weights is None else library.published() if weights == PUBLISHED else given_file(weights)
         self.weights = None if path is None else file_digest(path)
         network = library.build(None) if path is None else _trained(library, path)
-        self.expects = library.expects(network)
-        self.conversion, network = _converted(network, norm)
-        place = library.classifier(network)
+        self.expects, place = library.expects(network), library.classifier(network)
+        self.conversion, network = _converted(network, norm, place)
         classifier = network.get_submodule(place)
         if not isinstance(classifier, nn.Linear):
             raise ConfigError(f"{library.name}: its classifier is {type(classifier).__name__}, not nn.Linear")
@@ -73,11 +72,12 @@ class Pretrained(Backbone):
         return features
 
 
-def _converted(network: nn.Module, norm: Norm) -> tuple[Conversion | None, nn.Module]:
+def _converted(network: nn.Module, norm: Norm, classifier: str) -> tuple[Conversion | None, nn.Module]:
     if norm.keep:
         return None, network
     calibrated = _calibrated(network)
-    found, network = survey(network, norm), convert(network, norm)
+    skip = [classifier]  # of a network that cannot be traced it would not be found
+    found, network = survey(network, norm, skip=skip), convert(network, norm, skip=skip)
     filters = any(isinstance(module, NormalizedConv2d) for module in network.modules())
     stale = len(calibrated & _calibrated(network)) if filters else 0
     reached, layers = found.layers

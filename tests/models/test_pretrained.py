@@ -35,7 +35,7 @@ TWELVE = {
     "regnetx_002": "bn",
     "mobilenetv3_small_050": "bn",
     "lcnet_035": "bn",
-    "dla46_c": "bn",
+    "tinynet_e": "bn",
     "test_byobnet": "bn",
     "test_efficientnet_gn": "gn",
     "test_convnext": "ln",
@@ -43,7 +43,7 @@ TWELVE = {
     "test_mambaout": "ln",
     "test_nfnet": "none",
 }
-"""Small networks of twelve families, and their activation norm."""
+"""Small networks of many families, and their activation norm."""
 
 SIZE = {"test_vit": 160}
 
@@ -178,6 +178,7 @@ def test_a_torch_file_is_never_executed(tmp_path):
         (Torchvision("resnet51"), None, r"resnet51: torchvision has no such network.*resnet50"),
         (Timm("test_resnet", {"depth": 3}), None, "model.options"),
         (Timm("test_resnet"), "nowhere.safetensors", "no such file"),
+        (Timm("dla46_c"), None, "Conv2d, not nn.Linear"),
         (Timm("deit_tiny_distilled_patch16_224"), None, "one classifier"),
     ],
 )

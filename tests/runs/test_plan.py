@@ -176,3 +176,24 @@ def changed(experiment: Experiment, key: str, value) -> Experiment:
         node = node[part]
     node[last] = value
     return dataclasses.replace(experiment, cfg=cfg, models={cfg["model"]["name"]: cfg["model"]})
+
+
+def test_the_content_of_starting_weights_counts_and_not_their_path(tmp_path):
+    """A network with weights is not pre-trained, and starts from them in every unit."""
+
+    def named(file: str, content: bytes) -> set[str]:
+        (tmp_path / file).write_bytes(content)
+        words = ["model=timm", "model.name=test_resnet", "norms=[keep,bn_wa]", f"model.weights={tmp_path / file}"]
+        jobs = planned(compose(words), tmp_path)
+        assert not any(isinstance(job, PretrainJob) for job in jobs)
+        factors = [job.config["unit"]["factors"] for job in jobs]
+        assert {f["pretraining"] for f in factors} == {"ImageNet"}
+        assert {(f["norm"], f["weight"], f["activation"]) for f in factors} == {
+            ("keep", "plain", "bn"),
+            ("bn_wa", "align", "bn"),
+        }
+        return ids(jobs)
+
+    first = named("a.safetensors", b"weights")
+    assert named("b.safetensors", b"weights") == first
+    assert not named("a.safetensors", b"others") & first
