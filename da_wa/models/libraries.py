@@ -17,6 +17,7 @@ from da_wa.models.weights import WeightsError
 
 try:
     import timm
+    from huggingface_hub import hf_hub_download  # timm needs it
     from timm.data import resolve_model_data_config
 except ImportError:  # an optional package
     timm = None
@@ -113,8 +114,6 @@ class Timm:
     def published(self) -> Path:
         """See :meth:`Library.published`."""
         _need("timm", timm)
-        from huggingface_hub import hf_hub_download  # timm needs it
-
         if not timm.is_model(self.name):
             self.build(None)  # raises
         cfg = timm.get_pretrained_cfg(self.name)
