@@ -95,7 +95,7 @@ _NEW_IN_RECIPES = {"backbone_rate": 1.0, "epoch_steps": None}
 
 
 def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:
-    """Parameters of a training recipe; a callable without a name is known by its path (``_target_``).
+    """Parameters of a training recipe, which is known by its name; callables in it by their paths (``_target_``).
 
     >>> recipe_facts({"epochs": 6, "optimizer": {"_target_": "my.Lion", "_partial_": True, "lr": 0.1}})
     {'epochs': 6, 'optimizer': {'lr': 0.1, 'name': 'my.Lion'}}
@@ -103,13 +103,13 @@ def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:
     if node is None:
         return None
     found: Facts = _with_paths({k: v for k, v in node.items() if v != _NEW_IN_RECIPES.get(k, _ABSENT)})
-    return found
+    return found | ({"name": node["name"]} if "name" in node else {})
 
 
 def _with_paths(node: Any) -> Any:
     if isinstance(node, Mapping):
         known = {str(k): _with_paths(v) for k, v in node.items() if k not in _NOT_FACTS}
-        return ({"name": node["_target_"]} if "_target_" in node else {}) | known
+        return known | ({"name": node["_target_"]} if "_target_" in node else {})
     if isinstance(node, (list, tuple)):
         return [_with_paths(v) for v in node]
     return node
