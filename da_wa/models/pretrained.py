@@ -45,7 +45,7 @@ class Pretrained(Backbone):
     >>> from da_wa.norm import named
     >>> model = Pretrained(named("bn_wa"), 31, library=Timm("resnet10t"))
     >>> model(torch.zeros(2, 3, 64, 64)).shape, model.num_features, model.expects.crop
-    (torch.Size([2, 31]), 512, 0.95)
+    (torch.Size([2, 31]), 512, 0.875)
     >>> model.conversion.replaced
     {'Conv2d -> WeightAlignConv2d': 14}
     """
