@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from importlib.util import find_spec
@@ -16,7 +15,6 @@ import pytest
 
 from da_wa.errors import ConfigError
 from da_wa.launchers.events import Reader
-from da_wa.launchers.local import Local
 from da_wa.launchers.slurm import Slurm
 from da_wa.launchers.worker import Launch
 from da_wa.runs.jobs import Done
@@ -62,11 +60,8 @@ def test_an_array_runs_every_job_once_in_order_of_need(tmp_path):
 @on_slurm
 @pytest.mark.timeout(600)
 def test_a_worker_at_its_time_limit_is_requeued_and_resumes(tmp_path):
-    """SLURM signals 25 seconds before a limit of one minute, in the middle of an epoch of two seconds.
-
-    The requeued task starts at once by request.
-    """
-    job = fake("a", tmp_path, epochs=4000, pace=2.0)
+    """SLURM signals 25 seconds before a limit of one minute; the requeued task starts at once by request."""
+    job = fake("a", tmp_path, epochs=4000, pace=0.1)
     Slurm(workers=1, **SMALL | {"time": 1}, signal_s=25, detach=True)(Launch("one", [job], tmp_path))
     while not ran(tmp_path):
         assert tasks(), "it did not start"
@@ -83,23 +78,6 @@ def test_a_worker_at_its_time_limit_is_requeued_and_resumes(tmp_path):
         time.sleep(0.2)
     assert ran(tmp_path)[len(before)] in (f"a{len(before)}", f"a{len(before) + 1}")  # not from the beginning
     subprocess.run(["scancel", waiting[0]], check=True)
-
-
-@on_slurm
-@pytest.mark.timeout(600)
-def test_a_local_command_shares_the_folder_with_an_array(tmp_path):
-    jobs = [fake("fine", tmp_path, needs="pre"), fake("pre", tmp_path)]
-    jobs += [fake(str(k), tmp_path, epochs=2, pace=0.3) for k in range(8)]
-    array = threading.Thread(target=Slurm(workers=1, **SMALL), args=[Launch("one", jobs, tmp_path)])
-    array.start()
-    while not ran(tmp_path):  # the array has begun
-        assert array.is_alive()
-        time.sleep(0.05)
-    Local(workers=2, threads=1)(Launch("two", jobs, tmp_path))
-    array.join()
-    assert Counter(recorded(tmp_path)) == Counter(job.id for job in jobs)
-    launches = {event.launch for event in Reader(tmp_path).read() if event.kind == "done"}
-    assert launches == {"one", "two"}
 
 
 COMMAND = """
