@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -67,7 +68,9 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
 
 def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any]) -> Backbone:
     """The network without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        # A network that loads its own weights says for each of them that there is nothing to load into.
+        warnings.filterwarnings("ignore", ".*copying from a non-meta parameter")
         try:
             made: Backbone = make(model["build"])(make(norm), 2)
         except (TypeError, ValueError) as error:

@@ -17,6 +17,8 @@ from da_wa.launchers.ray import Ray, _in_order
 from da_wa.launchers.worker import Launch
 from tests.launchers.fakes import fake, ran, recorded
 
+pytestmark = pytest.mark.xdist_group("engines")  # one at a time: they share the machine's SLURM and ports
+
 ROOT = Path(__file__).parents[2]
 
 

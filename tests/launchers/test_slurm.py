@@ -87,6 +87,8 @@ from da_wa.launchers.slurm import Slurm
 from da_wa.launchers.worker import Launch
 from tests.launchers.fakes import fake
 
+pytestmark = pytest.mark.xdist_group("engines")  # one at a time: they share the machine's SLURM and ports
+
 folder = Path(sys.argv[1])
 jobs = [fake(str(k), folder, pace=0.5) for k in range(8)]
 Slurm(workers=2, threads=1, cpus_per_worker=1, gpus_per_worker=0)(Launch("one", jobs, folder))

@@ -40,6 +40,7 @@ PLANE = {
     "ln": ("LN", nn.GroupNorm),
 }
 FILES = sorted(norm_files())
+LAYERS = sorted(norm_files().keys() - {"keep"})  # `keep` has nothing to build layers from
 HEAVY = ["hydra", "omegaconf", "lightning", "pytorch_lightning", "pandas", "matplotlib", "pydantic", "torchvision"]
 WEIGHT_LEVELS: dict[type[nn.Module], str] = {
     nn.Conv2d: "plain",
@@ -100,7 +101,7 @@ def test_the_ten_rows_of_the_paper(name: str) -> None:
         assert groups == {"gn": 32, "ln": 1}.get(name)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", LAYERS)
 def test_every_file_makes_layers_that_learn(name: str) -> None:
     norm = copy.deepcopy(named(name))
     conv = norm.conv(8, 16, 3, stride=1, padding=1, bias=False)
@@ -112,10 +113,16 @@ def test_every_file_makes_layers_that_learn(name: str) -> None:
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
 
 
+def test_keep_builds_nothing() -> None:
+    assert node("keep").get("factors", {}) == named("keep").factors == {}
+    with pytest.raises(ConfigError, match="leaves an existing network as it is"):
+        named("keep").conv(8, 16, 3)
+
+
 def test_labels_are_unique() -> None:
     labels = {name: named(name).label for name in FILES}
     assert len(set(labels.values())) == len(labels) >= 20
-    assert any(isinstance(named(name).conv(2, 2, 3), NormalizedConv2d) for name in FILES)
+    assert any(isinstance(named(name).conv(2, 2, 3), NormalizedConv2d) for name in LAYERS)
 
 
 def test_an_unknown_name_offers_the_nearest() -> None:
@@ -170,7 +177,7 @@ def test_hydra_and_named_read_a_file_alike(name: str) -> None:
         assert getattr(a, "keywords", {}) == getattr(b, "keywords", {})
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", LAYERS)
 def test_declared_factors_are_those_of_the_layers(name: str) -> None:
     assert node(name)["factors"] == named(name).factors == levels(named(name))
     assert named(name).version == node(name).get("version", 1)
