@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -55,8 +56,9 @@ class Probe:
     It minimises C · Σᵢ −log softmax(W xᵢ/s + b)[yᵢ] + ‖W‖²/2 over W and b; for two classes the penalty is on the
     difference of their rows, as in scikit-learn. *s* is the root mean square of the source's centred features, one
     number, so that a value of C means the same for every network. Features are not scaled one by one, which would
-    enlarge those that hardly vary. C is the candidate with the highest accuracy in a stratified cross-validation on
-    the source's training images; of equally good ones it is the strongest penalty.
+    enlarge those that hardly vary. C is chosen by a stratified cross-validation on the source's training images with
+    the one-standard-error rule (Breiman et al. 1984): the strongest penalty whose accuracy is within one standard
+    error, √(p (1 − p) / n), of the highest accuracy p.
 
     Args:
         C: candidates; a single one is taken as it is.
@@ -117,7 +119,7 @@ class Probe:
         x /= scale
         candidates = sorted(set(self.C))
         validation = self._validate(x, labels, candidates, seed) if len(candidates) > 1 else {}
-        C = max(candidates, key=lambda c: (validation.get(c, 0.0), -c))
+        C = within_one_error(validation, len(labels)) if validation else candidates[0]
         fitted = self._regression(C, tolerance=1e-8)
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
@@ -154,6 +156,21 @@ class Probe:
 
     def _regression(self, C: float, tolerance: float, **options: Any) -> LogisticRegression:
         return LogisticRegression(C=C, tol=tolerance, max_iter=self.iterations, **options)
+
+
+def within_one_error(validation: Mapping[float, float], n: int) -> float:
+    """The strongest penalty that is not clearly worse than the best one (Breiman et al. 1984).
+
+    Args:
+        validation: accuracy by C, fractions.
+        n: images that each accuracy is of.
+
+    >>> within_one_error({0.01: 0.85, 0.1: 0.89, 1.0: 0.90}, n=400)  # one standard error of 0.90 is 0.015
+    0.1
+    """
+    best = max(validation.values())
+    enough = best - math.sqrt(best * (1 - best) / n)
+    return min(c for c, accuracy in validation.items() if accuracy >= enough)
 
 
 _NEVER = -1e4
