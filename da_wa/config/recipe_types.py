@@ -134,10 +134,7 @@ def _recipe(node: Any) -> str:
 
 
 AnyRecipe = Annotated[
-    Annotated[Recipe, Tag("<descent>")]
-    | Annotated[Frozen, Tag("<features>")]
-    | Annotated[Probe, Tag("<probe>")]
-    | Own,
+    Annotated[Recipe, Tag("<descent>")] | Annotated[Frozen, Tag("<features>")] | Annotated[Probe, Tag("<probe>")] | Own,
     Discriminator(_recipe),
 ]
 """The nodes of ``conf/finetune``."""

@@ -1,4 +1,4 @@
-"""A network with a bottleneck before its head, as in SHOT and TLL, to train on features of the frozen network."""
+"""A network with a bottleneck before its head, to train on features of the frozen network."""
 
 from __future__ import annotations
 

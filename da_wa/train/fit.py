@@ -1,4 +1,4 @@
-"""Training on the source, or adaptation, as the recipe says: of a network, of a small one on its features, or a probe."""
+"""Training on the source, or adaptation, as the recipe says: of a network, or of what follows a frozen one."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -29,7 +29,7 @@ class Frozen(Recipe):
         name: in the identity of runs.
     """
 
-    augment: Callable[[Tensor], Tensor] = Stored()
+    augment: Callable[[Tensor], Tensor] = field(default_factory=Stored)
     width: int = 256
     name: str = "features"
 

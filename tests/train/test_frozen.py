@@ -85,7 +85,9 @@ def test_two_steps_are_those_of_plain_pytorch_in_float64(domains, task, name):
 
     plain = network().eval()
     with torch.no_grad():
-        x, y = (plain.network.features(NORMALIZE(torch.from_numpy(s.domain.pixels[:36]))).double() for s in (source, target))
+        x, y = (
+            plain.network.features(NORMALIZE(torch.from_numpy(s.domain.pixels[:36]))).double() for s in (source, target)
+        )
     labels, tail = torch.from_numpy(source.labels), nn.ModuleList([plain.bottleneck, plain.head]).double()
     moving = {p: torch.zeros_like(p) for p in tail.parameters()}
     for step in range(2):
@@ -178,5 +180,5 @@ class Undeclared(Method):
 
 def test_a_second_view_is_refused_also_where_a_method_does_not_declare_it(domains, task):
     chosen = subsets.adaptation(domains, "A", "W", Full(0.1), 0, with_source=True)
-    with pytest.raises(ConfigError, match="compares two views.*finetune=default"):
+    with pytest.raises(ConfigError, match=r"compares two views.*finetune=default"):
         fit(frozen(), task(chosen, adaptation=Adaptation(Undeclared())))
