@@ -50,8 +50,8 @@ def _refuse_adaptation(recipe: Any, methods: Mapping[str, Any]) -> None:
     if adapting and isinstance(recipe, Mapping) and "_target_" in recipe and "optimizer" not in recipe:
         raise ConfigError(
             f"methods=[{','.join(methods)}]: finetune={recipe.get('name', recipe['_target_'])} trains nothing by "
-            f"gradient descent, and {', '.join(adapting)} would. Use methods=[none] with it. For adaptation on the same "
-            "frozen features use finetune=features; finetune=default trains the whole network."
+            f"gradient descent, and {', '.join(adapting)} would. Use methods=[none] with it. For adaptation on frozen "
+            "features use finetune=features; finetune=default trains the whole network."
         )
 
 
