@@ -96,7 +96,7 @@ def test_source_only_mcc_and_shot_from_images_to_scores(tmp_path, monkeypatch):
     words = [
         *SMALL, "pretrain=cifar100_short", "methods=[none,mcc,shot]", "data.per_class=4", "protocol.holdout=0.25",
         "sources=[H]", "finetune.epochs=1", "finetune.epoch_steps=3", "finetune.batch_size=20", "finetune.width=8",
-        "finetune.evaluations=1", "keep=[weights]", "label_firewall=true", "trainer.accelerator=cpu",
+        "finetune.evaluations=1", "keep=[weights,logits]", "label_firewall=true", "trainer.accelerator=cpu",
         "trainer.precision=32-true", "launcher.workers=1", "launcher.threads=1", "report.images=false",
         "cache_dir=cache", "out=out",
     ]  # fmt: skip
