@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from da_wa.errors import ConfigError
+
 
 def random_crop(images: Tensor, padding: int) -> Tensor:
     """Shift every image by up to ``padding`` pixels along each axis, zeros beyond the border.
@@ -109,6 +111,27 @@ class View:
     def resolved(self, crop: float, interpolation: str) -> View:
         """With the network's values for ``auto``: the share of a side that its crop shows, and its interpolation."""
         return self
+
+    def strong(self, images: Tensor) -> Tensor:
+        """A second view of training images, see :class:`StrongAugment`."""
+        return StrongAugment(self)(images)
+
+
+class Stored(View):
+    """Images as they are stored, also in training; they may be features, (n, d, 1, 1) float32.
+
+    >>> Stored()(torch.ones(2, 5, 1, 1)).shape
+    torch.Size([2, 5, 1, 1])
+    """
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images
+
+    def strong(self, images: Tensor) -> Tensor:
+        raise ConfigError(
+            "the method compares two views of each image, and this recipe does not augment images; "
+            "use finetune=default or finetune=imagenet with it"
+        )
 
 
 @dataclass(frozen=True)

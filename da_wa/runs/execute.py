@@ -173,7 +173,7 @@ def _train(
     """Build the network of a unit, and train or adapt it."""
     config, unit = job.config, parse_plan(job.config["unit"], job.id)
     seed, recipe = unit.factors.seed, make_recipe(config["finetune"])
-    model = _started(job, len(domains[0].classes), seed)
+    model = _started(job, recipe, len(domains[0].classes), seed)
     protocol, node = make(config["protocol"]), config["method"]
     adaptation: Adaptation | None = None
     if unit.target is None:
@@ -199,16 +199,17 @@ def _train(
     return model, fit(recipe, task)
 
 
-def _started(job: UnitJob, classes: int, seed: int) -> Backbone:
+def _started(job: UnitJob, recipe: AnyRecipe, classes: int, seed: int) -> Backbone:
     """The network that a unit starts from."""
     if job.needs is not None and job.start is not None:
-        model = _model(job.config, classes, seed)
+        model = recipe.network(_model(job.config, classes, seed))
         checkpoint.load_network(job.start, model)
         return model
     model = _model(job.config, 2, seed)
     if job.start is not None:
         checkpoint.load_backbone(job.start, model)
     torch.manual_seed(epoch_seed(seed, 0, stream=3))
+    model = recipe.network(model)
     model.head = model.make_head(classes)
     return model
 

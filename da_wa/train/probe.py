@@ -16,13 +16,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from da_wa.data.augment import View
 from da_wa.errors import ConfigError, printable
 from da_wa.records.outputs import Outputs, from_logits, round_logits
 from da_wa.train.engine import device_name, peak_memory_mb
 from da_wa.train.features import Extractor
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 from da_wa.train.progress import Notify
+from da_wa.train.recipe import AnyRecipe
 from da_wa.train.subsets import Subsets
 from da_wa.train.train import Cost, Trained
 
@@ -50,7 +50,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(AnyRecipe):
     """Multinomial logistic regression with an L2 penalty, in float64.
 
     It minimises C · Σᵢ −log softmax(W xᵢ/s + b)[yᵢ] + ‖W‖²/2 over W and b; for two classes the penalty is on the
@@ -76,14 +76,6 @@ class Probe:
     folds: int = 5
     iterations: int = 1000
     name: str = "probe"
-
-    @property
-    def view(self) -> View:
-        """Images are shown as they are stored."""
-        return View()
-
-    def check(self) -> None:
-        """Nothing that its types do not say."""
 
     def check_images(self, name: str, labels: np.ndarray) -> None:
         """Check that the training images ``labels`` (n,) of the source ``name`` suffice.

@@ -63,7 +63,7 @@ def test_a_probe_is_one_unit_for_every_source_named_by_its_options():
         ("finetune.optimizer.lr=0.1", "no option 'finetune.optimizer.lr'"),
         (
             "methods=[none,mcc,shot]",
-            r"finetune=probe does not train the network, and mcc, shot would.*finetune=default",
+            r"finetune=probe trains nothing by gradient descent, and mcc, shot would.*finetune=features",
         ),
     ],
 )
