@@ -101,11 +101,20 @@ class Recipe(Descent):
     backbone_rate: Positive = 1.0
 
 
+class Input(Node):
+    """See :func:`da_wa.data.crops.central`."""
+
+    size: Annotated[Pixels | None, Allowed("a whole number of pixels, or null: images as they are stored")]
+    crop: Annotated[Fraction | str, Allowed("auto or a number above 0, up to 1, e.g. 0.875")]
+    interpolation: Annotated[str, OneOf(("auto", *choices.INTERPOLATIONS))]
+
+
 class Frozen(Descent):
     """See :class:`da_wa.train.frozen.Frozen`."""
 
     target: Text = Field(alias="_target_")
     name: Text
+    input: Input
     width: Count
 
 
@@ -121,6 +130,7 @@ class Probe(Part):
     ]
     folds: Annotated[Count, Field(ge=2), Allowed("a whole number, 2 or more")]
     iterations: Count
+    input: Input
 
 
 SHIPPED = {"da_wa.train.frozen.Frozen": "<features>", "da_wa.train.probe.Probe": "<probe>"}

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -94,7 +95,13 @@ def _gray(x: Tensor) -> Tensor:
 
 
 class View:
-    """How images are shown to a network: augmented in training, plain in evaluation. Both map uint8 to uint8."""
+    """How images are shown to a network: augmented in training, plain in evaluation. Both map uint8 to uint8.
+
+    Attributes:
+        option: of a recipe, where the side of the network's input is set if it is not that of the stored images.
+    """
+
+    option: ClassVar[str] = "augment"
 
     def __call__(self, images: Tensor) -> Tensor:
         """Training images, (n, 3, s, s) -> (n, 3, side, side)."""
@@ -117,6 +124,7 @@ class View:
         return StrongAugment(self)(images)
 
 
+@dataclass(frozen=True)
 class Stored(View):
     """Images as they are stored, also in training; they may be features, (n, d, 1, 1) float32.
 

@@ -111,7 +111,7 @@ def _check_size(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone
     if cfg["sources"]:
         stored, view = cfg["data"]["size"], make_recipe(cfg["finetune"]).view
         side = view.side(stored)
-        sizes["data.size" if side == stored else "finetune.augment.size"] = side
+        sizes["data.size" if side == stored else f"finetune.{view.option}.size"] = side
     if trains(cfg["pretrain"], node):
         sizes["pretrain.size"] = cfg["pretrain"]["size"]
     for key, size in sizes.items():

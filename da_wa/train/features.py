@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from da_wa.data.augment import Normalize
+from da_wa.data.augment import Normalize, View
 from da_wa.data.cache import DecodedDomain
 from da_wa.data.datamodule import DomainDataModule, Subset
 from da_wa.data.loader import Batch
@@ -34,6 +34,7 @@ from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import HEAD
 from da_wa.records.files import write_atomically
 from da_wa.train.engine import engine, interruptible
+from da_wa.train.flops import count_flops
 from da_wa.train.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Extractor:
 
     Args:
         model: the network; its head plays no part.
+        view: how images are shown to it.
         normalize: uint8 batch -> float32 batch.
         settings: resolved and applied to ``model``.
         folder: the cache.
@@ -58,6 +60,7 @@ class Extractor:
     """
 
     model: Backbone
+    view: View
     normalize: Normalize
     settings: Settings
     folder: Path
@@ -88,11 +91,18 @@ class Extractor:
                     found[domain.name] = known
         return found, computed
 
+    def flops(self, domain: DecodedDomain) -> int:
+        """Floating-point operations for the features of one image."""
+        channels, _, stored = domain.pixels.shape[1:]
+        side = self.view.side(stored)
+        return count_flops(self.model, (channels, side, side)).prediction
+
     def _key(self, network: str, domain: DecodedDomain) -> str:
         facts = {
             "version": VERSION,
             "pixels": _digest({"": domain.pixels}),
             "weights": network,
+            "view": repr(self.view),
             "normalize": asdict(self.normalize),
             "arithmetic": [self.settings.accelerator, self.settings.precision, self.settings.channels_last],
             **self.facts,
@@ -106,7 +116,8 @@ class Extractor:
             [whole],
             seed=0,
             batch_size=1,
-            augment=nn.Identity(),
+            augment=self.view.plain,
+            plain=self.view.plain,
             normalize=self.normalize,
             resident_gb=self.settings.resident_gb,
         )

@@ -19,11 +19,10 @@ from da_wa.models.bottleneck import Bottleneck
 from da_wa.train.adaptation import Adaptation
 from da_wa.train.classifier import cross_entropy
 from da_wa.train.features import Extractor
-from da_wa.train.flops import count_flops
 from da_wa.train.frozen import Frozen, on_features
 from da_wa.train.probe import Probe, probe
 from da_wa.train.progress import Notify
-from da_wa.train.recipe import Recipe
+from da_wa.train.recipe import AnyRecipe, Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import Subsets
 from da_wa.train.train import Trained, train
@@ -82,17 +81,17 @@ def _descent(recipe: Recipe, task: Task) -> Trained:
 def _frozen(recipe: Frozen, task: Task) -> Trained:
     started, model = time.perf_counter(), task.model
     assert isinstance(model, Bottleneck), "Frozen.network makes one"
-    extract = _extractor(task, model.network)
+    extract = _extractor(recipe, task, model.network)
     subsets, computed = on_features(task.subsets, extract)
-    seconds, image = time.perf_counter() - started, task.subsets.evaluate[0].domain.pixels.shape[1:]
+    seconds = time.perf_counter() - started
     settings = replace(extract.settings, precision="32-true", compile=None)
-    trained = _train(recipe, task, model.on_features(), subsets, unchanged, settings)
+    trained = _train(recipe.on_features(), task, model.on_features(), subsets, unchanged, settings)
     cost = replace(
         trained.cost,
         settings=extract.settings,
         eval_s=trained.cost.eval_s + seconds,
         total_s=trained.cost.total_s + seconds,
-        flops=trained.cost.flops + computed * count_flops(model, image).prediction,
+        flops=trained.cost.flops + computed * extract.flops(task.subsets.evaluate[0].domain),
     )
     return replace(trained, cost=cost)
 
@@ -102,7 +101,7 @@ def _probe(recipe: Probe, task: Task) -> Trained:
     return probe(
         task.subsets,
         recipe,
-        _extractor(task, task.model),
+        _extractor(recipe, task, task.model),
         seed=task.seed,
         notify=task.notify,
         loggers=task.loggers,
@@ -134,7 +133,7 @@ def _train(
     )
 
 
-def _extractor(task: Task, network: Backbone) -> Extractor:
+def _extractor(recipe: AnyRecipe, task: Task, network: Backbone) -> Extractor:
     settings = task.settings.resolve(network)
     settings.prepare(network)
-    return Extractor(network, task.normalize, settings, task.cache, task.facts)
+    return Extractor(network, recipe.view_for(network), task.normalize, settings, task.cache, task.facts)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from da_wa.adapt.method import Method
-from da_wa.data.augment import Stored
+from da_wa.data.augment import Stored, View
+from da_wa.data.crops import central
 from da_wa.data.datamodule import Subset
 from da_wa.errors import ConfigError
 from da_wa.models.backbone import Backbone
@@ -24,14 +26,24 @@ class Frozen(Recipe):
     """Gradient descent on a bottleneck and a head; the network before them is frozen.
 
     Attributes:
-        augment: images, and then features, are shown as they are.
+        augment: features are shown as they are.
+        input: how images are shown to the network, see :func:`~da_wa.data.crops.central`.
         width: of the bottleneck.
         name: in the identity of runs.
     """
 
     augment: Callable[[Tensor], Tensor] = field(default_factory=Stored)
+    input: Mapping[str, Any] = field(default_factory=dict)
     width: int = 256
     name: str = "features"
+
+    @property
+    def view(self) -> View:
+        return central(**self.input)
+
+    def on_features(self) -> Frozen:
+        """The same training on features, which have no size."""
+        return replace(self, input={})
 
     def network(self, backbone: Backbone) -> Bottleneck:
         return Bottleneck(backbone, self.width)

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
+from da_wa.data.augment import View
+from da_wa.data.crops import central
 from da_wa.errors import ConfigError, printable
 from da_wa.records.outputs import Outputs, from_logits, round_logits
 from da_wa.train.engine import device_name, peak_memory_mb
 from da_wa.train.features import Extractor
-from da_wa.train.flops import count_flops, matrix_rate, matrix_type
+from da_wa.train.flops import matrix_rate, matrix_type
 from da_wa.train.progress import Notify
 from da_wa.train.recipe import AnyRecipe
 from da_wa.train.subsets import Subsets
@@ -64,6 +66,7 @@ class Probe(AnyRecipe):
         C: candidates; a single one is taken as it is.
         folds: of the cross-validation; fewer where the smallest class has fewer images.
         iterations: of L-BFGS, at most.
+        input: how images are shown to the network, see :func:`~da_wa.data.crops.central`.
         name: in the identity of runs.
 
     >>> features = np.array([[0.0, 1.0], [0.2, 1.0], [1.0, 0.0], [1.0, 0.1]])
@@ -75,7 +78,12 @@ class Probe(AnyRecipe):
     C: Sequence[float]
     folds: int = 5
     iterations: int = 1000
+    input: Mapping[str, Any] = field(default_factory=dict)
     name: str = "probe"
+
+    @property
+    def view(self) -> View:
+        return central(**self.input)
 
     def check_images(self, name: str, labels: np.ndarray) -> None:
         """Check that the training images ``labels`` (n,) of the source ``name`` suffice.
@@ -225,7 +233,7 @@ def probe(
         total_s=time.perf_counter() - started,
         images_per_s=computed / (extracted - started),
         peak_memory_mb=peak_memory_mb(settings.accelerator),
-        flops=computed * count_flops(model, train.domain.pixels.shape[1:]).prediction,
+        flops=computed * extract.flops(train.domain),
         matrix_rate=matrix_rate(device, matrix_type(settings.precision), torch.get_num_threads()),
     )
     notify(1, 1)

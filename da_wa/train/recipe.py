@@ -46,6 +46,12 @@ class AnyRecipe:
         """How images are shown to the network: as they are stored."""
         return Stored()
 
+    def view_for(self, model: Backbone) -> View:
+        """The view with what this network expects for ``auto``."""
+        if model.expects is None:
+            return self.view.resolved(0.875, "bilinear")
+        return self.view.resolved(model.expects.crop, model.expects.interpolation)
+
     def check(self) -> None:
         """Raise a TypeError, ValueError or UserError if the options do not fit together."""
 

@@ -152,7 +152,7 @@ def train(
     gc.collect()  # an earlier training of this process may be in reference cycles that hold its images
     if settings.accelerator == "gpu":
         torch.cuda.reset_peak_memory_stats()
-    view = _view(model, recipe)
+    view = recipe.view_for(model)
     data = _data(subsets, recipe, view, settings, adaptation, normalize, seed)
     channels, _, stored = data.train.domain.pixels.shape[1:]
     flops = count_flops(model, (channels, view.side(stored), view.side(stored)))
@@ -197,13 +197,6 @@ def train(
     )
     online = (module.online_index, module.online) if isinstance(module, Stream) else None
     return Trained(module.curve, _outputs(module, subsets), resumed_from, cost, online)
-
-
-def _view(model: Backbone, recipe: Recipe) -> View:
-    """How images are shown to this network."""
-    if model.expects is None:
-        return recipe.view.resolved(0.875, "bilinear")
-    return recipe.view.resolved(model.expects.crop, model.expects.interpolation)
 
 
 def _data(
