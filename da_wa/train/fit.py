@@ -80,21 +80,22 @@ def _descent(recipe: Recipe, task: Task) -> Trained:
 
 @fit.register
 def _frozen(recipe: Frozen, task: Task) -> Trained:
-    started, model = time.perf_counter(), task.model
+    model, started = task.model, time.perf_counter()
     assert isinstance(model, Bottleneck), "Frozen.network makes one"
     extract = _extractor(task, model.network)
     subsets, computed = on_features(task.subsets, extract)
-    seconds, image = time.perf_counter() - started, task.subsets.evaluate[0].domain.pixels.shape[1:]
+    seconds = time.perf_counter() - started
     settings = replace(extract.settings, precision="32-true", compile=None)
     trained = _train(recipe, task, model.on_features(), subsets, unchanged, settings)
-    cost = replace(
-        trained.cost,
+    image, cost = task.subsets.evaluate[0].domain.pixels.shape[1:], trained.cost
+    with_features = replace(
+        cost,
         settings=extract.settings,
-        eval_s=trained.cost.eval_s + seconds,
-        total_s=trained.cost.total_s + seconds,
-        flops=trained.cost.flops + computed * count_flops(model, image).prediction,
+        eval_s=cost.eval_s + seconds,
+        total_s=cost.total_s + seconds,
+        flops=cost.flops + computed * count_flops(model, image).prediction,
     )
-    return replace(trained, cost=cost)
+    return replace(trained, cost=with_features)
 
 
 @fit.register
