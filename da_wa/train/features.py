@@ -34,7 +34,6 @@ from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import HEAD
 from da_wa.records.files import write_atomically
 from da_wa.train.engine import engine, interruptible
-from da_wa.train.flops import count_flops
 from da_wa.train.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -91,11 +90,11 @@ class Extractor:
                     found[domain.name] = known
         return found, computed
 
-    def flops(self, domain: DecodedDomain) -> int:
-        """Floating-point operations for the features of one image."""
+    def shape(self, domain: DecodedDomain) -> tuple[int, int, int]:
+        """Of an image as the network sees it: channels, height, width."""
         channels, _, stored = domain.pixels.shape[1:]
         side = self.view.side(stored)
-        return count_flops(self.model, (channels, side, side)).prediction
+        return channels, side, side
 
     def _key(self, network: str, domain: DecodedDomain) -> str:
         facts = {

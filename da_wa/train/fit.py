@@ -19,6 +19,7 @@ from da_wa.models.bottleneck import Bottleneck
 from da_wa.train.adaptation import Adaptation
 from da_wa.train.classifier import cross_entropy
 from da_wa.train.features import Extractor
+from da_wa.train.flops import count_flops
 from da_wa.train.frozen import Frozen, on_features
 from da_wa.train.probe import Probe, probe
 from da_wa.train.progress import Notify
@@ -79,21 +80,22 @@ def _descent(recipe: Recipe, task: Task) -> Trained:
 
 @fit.register
 def _frozen(recipe: Frozen, task: Task) -> Trained:
-    started, model = time.perf_counter(), task.model
+    model, started = task.model, time.perf_counter()
     assert isinstance(model, Bottleneck), "Frozen.network makes one"
     extract = _extractor(recipe, task, model.network)
     subsets, computed = on_features(task.subsets, extract)
     seconds = time.perf_counter() - started
     settings = replace(extract.settings, precision="32-true", compile=None)
     trained = _train(recipe.on_features(), task, model.on_features(), subsets, unchanged, settings)
-    cost = replace(
-        trained.cost,
+    image, cost = extract.shape(task.subsets.evaluate[0].domain), trained.cost
+    with_features = replace(
+        cost,
         settings=extract.settings,
-        eval_s=trained.cost.eval_s + seconds,
-        total_s=trained.cost.total_s + seconds,
-        flops=trained.cost.flops + computed * extract.flops(task.subsets.evaluate[0].domain),
+        eval_s=cost.eval_s + seconds,
+        total_s=cost.total_s + seconds,
+        flops=cost.flops + computed * count_flops(model, image).prediction,
     )
-    return replace(trained, cost=cost)
+    return replace(trained, cost=with_features)
 
 
 @fit.register

@@ -22,7 +22,7 @@ from da_wa.errors import ConfigError, printable
 from da_wa.records.outputs import Outputs, from_logits, round_logits
 from da_wa.train.engine import device_name, peak_memory_mb
 from da_wa.train.features import Extractor
-from da_wa.train.flops import matrix_rate, matrix_type
+from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 from da_wa.train.progress import Notify
 from da_wa.train.recipe import AnyRecipe
 from da_wa.train.subsets import Subsets
@@ -233,7 +233,7 @@ def probe(
         total_s=time.perf_counter() - started,
         images_per_s=computed / (extracted - started),
         peak_memory_mb=peak_memory_mb(settings.accelerator),
-        flops=computed * extract.flops(train.domain),
+        flops=computed * count_flops(model, extract.shape(train.domain)).prediction,
         matrix_rate=matrix_rate(device, matrix_type(settings.precision), torch.get_num_threads()),
     )
     notify(1, 1)
