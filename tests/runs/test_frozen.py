@@ -25,7 +25,9 @@ from da_wa.train.recipe import make_recipe
 ON_FEATURES = ["afn", "bnm", "cdan", "coral", "dan", "dann", "mcc", "mdd", "shot"]
 INSTEAD = "use finetune=default or finetune=imagenet with it"
 TRAINABLE = r"use methods=\[shot\], another norm, or a finetune=… that trains the whole network"
-SMALL = ["experiment=features", "model=resnet20", "norms=[bn]", "data=digits", "data.size=32"]
+SMALL = [
+    "experiment=features", "model=resnet20", "norms=[bn]", "data=digits", "data.size=32", "finetune.input.size=null"
+]  # fmt: skip
 
 
 def test_methods_that_need_features_only_can_run():

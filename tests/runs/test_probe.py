@@ -24,7 +24,8 @@ from da_wa.select.catalogue import evaluate, load
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
-    "experiment=probe", "data=digits", "data.per_class=6", "data.size=8", "model=resnet20", "norms=[bn]",
+    "experiment=probe", "data=digits", "data.per_class=6", "data.size=8", "finetune.input.size=null", "model=resnet20",
+    "norms=[bn]",
     "model.build.widths=[4,4,4]", "model.build.depths=[1,1,1]", "protocol.holdout=0.34", "finetune.folds=2",
     "trainer.accelerator=cpu", "trainer.precision=32-true", "launcher.workers=1", "launcher.threads=1",
     "report.images=false", "cache_dir=cache",
