@@ -48,6 +48,9 @@ def test_a_probe_is_one_unit_for_every_source_named_by_its_options():
     assert "_target_" not in facts
     factors = found[0].config["unit"]["factors"]
     assert (factors["epochs"], factors["batch_size"], factors["lr"]) == (None, None, None)
+    assert factors["size"] == 224  # what the network sees, not what is stored
+    (stored, *_) = units("finetune.input.size=null")
+    assert stored.config["unit"]["factors"]["size"] == 256
     same, other = units("trainer.precision=32-true", "launcher.workers=1"), units("finetune.C=[1.0]")
     assert [job.id for job in same] == [job.id for job in found]
     assert {job.id for job in other}.isdisjoint(job.id for job in found)
