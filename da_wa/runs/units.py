@@ -52,7 +52,8 @@ class Context:
 
 def units(context: Context, methods: Mapping[str, Mapping[str, Any]]) -> list[UnitJob]:
     """The units of every method; training on the source first where another method starts from it."""
-    chosen = [(name, node) for name, node in methods.items() if acts(node, context.norm)]
+    activation = levels(context.norm, context.model)["activation"]
+    chosen = [(name, node) for name, node in methods.items() if acts(node, activation)]
     from_source = [(name, node) for name, node in chosen if node["phase"] in ("target", "stream")]
     units: list[UnitJob] = []
     if from_source or any(node["phase"] == "source" for _, node in chosen):
@@ -77,14 +78,27 @@ PASSES = {"source": 1.0, "joint": 2.0, "target": 1.0, "stream": 1.5}
 """Cost of a method per image of an epoch, relative to training on the source; of joint methods per source image."""
 
 
-def acts(node: Mapping[str, Any], norm: tuple[str, Mapping[str, Any]]) -> bool:
-    """Whether a method changes networks of this norm; for others its result is that of training on the source.
+def levels(norm: tuple[str, Mapping[str, Any]], model: Mapping[str, Any]) -> dict[str, str]:
+    """The levels of a network in comparisons: of its norm, or of the model where the norm is kept.
 
-    >>> acts({"changes": ["bn"]}, ("gn", {"factors": {"activation": "gn"}}))
+    >>> levels(("rms", {}), {"factors": {"weight": "plain", "activation": "bn"}})
+    {'weight': 'rms', 'activation': 'rms'}
+    >>> levels(("keep", {"keep": True}), {"factors": {"weight": "plain", "activation": "bn"}})
+    {'weight': 'plain', 'activation': 'bn'}
+    """
+    name, node = norm
+    factors = node.get("factors") or (model.get("factors") if node.get("keep") else None) or {}
+    return {factor: factors.get(factor, name) for factor in ("weight", "activation")}
+
+
+def acts(node: Mapping[str, Any], activation: str) -> bool:
+    """Whether a method changes networks of this activation norm; for others its result is that of the source.
+
+    >>> acts({"changes": ["bn"]}, "gn")
     False
     """
-    changes, level = node.get("changes"), (norm[1].get("factors") or {}).get("activation", norm[0])
-    return changes is None or level in changes or level not in ACTIVATIONS
+    changes = node.get("changes")
+    return changes is None or activation in changes or activation not in ACTIVATIONS
 
 
 def _each(weight: Any) -> list[float]:
@@ -133,7 +147,7 @@ def _unit_job(
     }
     images = context.images(target if after and target else context.source)
     if not after and recipe.get("epoch_steps"):
-        images = recipe["epoch_steps"] * recipe["batch_size"]
+        images = recipe["epoch_steps"] * recipe.get("batch_size", 1)
     cost = PASSES[node["phase"]] * images * recipe.get("epochs", 1)
     return UnitJob(run_id, config, float(cost), context.store.run(run_id), start, after.id if after else None)
 
@@ -143,14 +157,12 @@ def _unit(
 ) -> dict[str, Any]:
     """The plan of a unit, see :class:`~da_wa.records.schema.Plan`."""
     cfg, (norm, norm_node) = context.cfg, context.norm
-    pretrain, own = cfg["pretrain"], context.model.get("factors") or {}
-    factors = norm_node.get("factors") or own  # of norm=keep
+    pretrain = cfg["pretrain"]
     trained = trains(pretrain, context.model)
     return {
         "factors": {
             "norm": norm,
-            "weight": factors.get("weight", norm),
-            "activation": factors.get("activation", norm),
+            **levels(context.norm, context.model),
             "method": method,
             "method_weight": node.get("weight"),
             "model": context.model["name"],

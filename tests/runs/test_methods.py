@@ -70,6 +70,13 @@ def test_a_method_that_starts_from_the_source_brings_its_unit(tmp_path):
     assert [kind[1] for kind in kinds(units(tmp_path, "norms=[bn]", "methods=[mcc]"))] == ["mcc", "mcc"]
 
 
+def test_a_kept_network_has_the_units_of_its_own_activation_norm(tmp_path):
+    words = ["model=timm", "model.name=x", "norms=[keep]", "methods=[none,adabn]"]
+    (kept,) = kinds(units(tmp_path, *words, "model.factors.activation=ln"))
+    assert kept == ("keep", "none", None)
+    assert [kind[1] for kind in kinds(units(tmp_path, *words))] == ["none", "adabn", "adabn"]
+
+
 def test_the_units_of_none_have_the_names_that_they_had_without_methods(tmp_path):
     alone = units(tmp_path, "norms=[bn,wa]")
     among = units(tmp_path, "norms=[bn,wa]", "methods=[none,mcc,shot]", "label_firewall=true")

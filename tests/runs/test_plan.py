@@ -98,6 +98,25 @@ def test_what_determines_the_numbers_renames_every_run(composed, tmp_path, key, 
         assert not (one & other) if differs else True
 
 
+def test_networks_of_two_libraries_with_one_name_have_two_names(tmp_path):
+    words = ["model.name=resnet50", "norms=[keep]", "pretrain=none"]
+    timm, torchvision = (planned(compose([f"model={name}", *words]), tmp_path) for name in ("timm", "torchvision"))
+    assert not ids(timm) & ids(torchvision)
+    library = {"name": "resnet50", "options": {}}
+    before = {"version": 1, "name": "resnet50", "options": {}, "build": {"library": library}}
+    assert timm[0].config["facts"]["model"] == before  # units of timm keep the names that they had
+    assert torchvision[0].config["facts"]["model"] == before | {"library": "torchvision"}
+
+
+def test_only_a_norm_that_keeps_the_network_has_its_levels(tmp_path):
+    (tmp_path / "norm").mkdir()
+    (tmp_path / "norm" / "rms.yaml").write_text("{_target_: da_wa.norm.spec.Norm, label: RMS}")
+    words = ["model=timm", "model.name=resnet50", "norms=[keep,rms]", "pretrain=none"]
+    units = [job.config["unit"]["factors"] for job in planned(compose(words, tmp_path), tmp_path)]
+    levels = {unit["norm"]: (unit["weight"], unit["activation"]) for unit in units}
+    assert levels == {"keep": ("plain", "bn"), "rms": ("rms", "rms")}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
