@@ -45,9 +45,10 @@ def validate(
 
 
 def _refuse_adaptation(recipe: Any, methods: Mapping[str, Any]) -> None:
-    """Methods train by gradient descent; a recipe without an optimizer does not."""
+    """Methods train by gradient descent; our recipes without an optimizer do not. The user's own say it themselves."""
     adapting = [name for name, node in methods.items() if isinstance(node, Mapping) and node.get("phase") != "source"]
-    if adapting and isinstance(recipe, Mapping) and "_target_" in recipe and "optimizer" not in recipe:
+    ours = isinstance(recipe, Mapping) and str(recipe.get("_target_")).startswith("da_wa.")
+    if adapting and ours and "optimizer" not in recipe:
         raise ConfigError(
             f"methods=[{','.join(methods)}]: finetune={recipe.get('name', recipe['_target_'])} trains nothing by "
             f"gradient descent, and {', '.join(adapting)} would. Use methods=[none] with it. For adaptation on frozen "
@@ -75,7 +76,7 @@ def _explain(option: str, kind: str, message: str, value: Any, node: Any) -> str
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         message = "must be a group of options, not a single value"
     if kind == "rule":
-        return f"{option}.{message}"
+        return f"{option}.{message}".removeprefix(".")
     return f"{option}={shown(value)}: {message}"
 
 

@@ -19,8 +19,8 @@ from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import CheckpointError, read_header
 from da_wa.models.pretrained import activation_level
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
-from da_wa.runs.units import acts, trains
-from da_wa.train.recipe import make_recipe
+from da_wa.runs.units import acts, levels, trains
+from da_wa.train.recipe import AnyRecipe, make_recipe
 
 
 def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: Sequence[Job]) -> None:
@@ -54,6 +54,7 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
     for model_node in experiment.models.values():
         for name, norm in experiment.norms.items():
             skeleton = _skeleton(model_node, name, norm)
+            _check_start(cfg, model_node, skeleton)
             _check_size(cfg, model_node, skeleton)
             if norm.get("keep"):
                 _check_level(model_node, skeleton)
@@ -85,14 +86,14 @@ def _check_method(cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], ex
     recipe = make_recipe(node.get("recipe") or cfg["finetune"])
     named = f", finetune={cfg['finetune']['name']}" if "name" in cfg["finetune"] else ""
     for model_node, (norm, norm_node) in product(experiment.models.values(), experiment.norms.items()):
-        if not acts(node, (norm, norm_node)):
+        if not acts(node, levels((norm, norm_node), model_node)["activation"]):
             continue
         try:
             method = make(node["build"])
             backbone = _skeleton(model_node, norm, norm_node)
             with torch.device("meta"):
                 backbone = recipe.adapted(backbone, method, node.get("changes"))
-                method.build(backbone, 2, cfg["finetune"]["batch_size"])
+                method.build(backbone, 2, _least_images(recipe))
             trained = list(method.trained(backbone))
         except (TypeError, ValueError, UserError) as error:
             raise ConfigError(f"method {name} cannot be used with norm {norm}{named}: {error}") from error
@@ -102,6 +103,24 @@ def _check_method(cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], ex
             raise ConfigError(f"method {name} trains no parameters of {model_node['name']} with norm {norm}")
     if "recipe" in node:
         _check_recipe(f"method {name}: recipe", node["recipe"])
+
+
+def _least_images(recipe: AnyRecipe) -> int:
+    """Target images that an adaptation needs: a batch; recipes of the user's own may have none."""
+    least: int = getattr(recipe, "batch_size", 1)
+    return least
+
+
+def _check_start(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone) -> None:
+    """Refuse to leave a network as it was initialised."""
+    recipe, pretrain = make_recipe(cfg["finetune"]), cfg["pretrain"]
+    started = model.weights is not None or pretrain["checkpoint"] is not None or trains(pretrain, node)
+    if cfg["sources"] and not started and not recipe.trains_network:
+        raise ConfigError(
+            f"finetune={cfg['finetune'].get('name')} freezes the network ({type(recipe).__name__}.trains_network is "
+            f"False), so {node['name']} would stay as it was initialised, at random. Start from trained weights: "
+            "model.weights=… for networks of timm and torchvision, pretrain=… for others"
+        )
 
 
 def _check_size(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone) -> None:
@@ -154,8 +173,8 @@ def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], job
             domain = next(domain for domain in domains if domain.name == unit["target"])
             images = protocol.target(domain.name, domain.labels, unit["factors"]["seed"])
             own = f"method.{unit['factors']['method']}.recipe.batch_size" if "recipe" in config["method"] else None
-            size = config["finetune"]["batch_size"]
-            check_batch(domain.name, len(images), size, "target", own or "finetune.batch_size")
+            least = _least_images(make_recipe(config["finetune"]))
+            check_batch(domain.name, len(images), least, "target", own or "finetune.batch_size")
 
 
 def _check_recipe(key: str, node: Mapping[str, Any]) -> None:

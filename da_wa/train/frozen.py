@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -36,6 +36,7 @@ class Frozen(Recipe):
     input: Mapping[str, Any] = field(default_factory=dict)
     width: int = 256
     name: str = "features"
+    trains_network: ClassVar[bool] = False
 
     @property
     def view(self) -> View:

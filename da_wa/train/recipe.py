@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,7 +39,13 @@ VIEWS: dict[str, Callable[..., View]] = {"pad": Augment, "crops": Crops}
 
 
 class AnyRecipe:
-    """A way to train, see :func:`da_wa.train.fit.fit`: what it does to images, networks and methods."""
+    """A way to train, see :func:`da_wa.train.fit.fit`: what it does to images, networks and methods.
+
+    Attributes:
+        trains_network: it trains the whole network; others need one that is trained already.
+    """
+
+    trains_network: ClassVar[bool] = False
 
     @property
     def view(self) -> View:
@@ -103,6 +109,7 @@ class Recipe(AnyRecipe):
     evaluations: int = 1
     backbone_rate: float = 1.0
     epoch_steps: int | None = None
+    trains_network: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "evaluations"):

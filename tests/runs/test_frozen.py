@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from da_wa.cli import main
 from da_wa.config.compose import compose
@@ -26,7 +27,8 @@ ON_FEATURES = ["afn", "bnm", "cdan", "coral", "dan", "dann", "mcc", "mdd", "shot
 INSTEAD = "use finetune=default or finetune=imagenet with it"
 TRAINABLE = r"use methods=\[shot\], another norm, or a finetune=… that trains the whole network"
 SMALL = [
-    "experiment=features", "model=resnet20", "norms=[bn]", "data=digits", "data.size=32", "finetune.input.size=null"
+    "experiment=features", "model=resnet20", "pretrain=cifar100_short", "norms=[bn]", "data=digits", "data.size=32",
+    "finetune.input.size=null",
 ]  # fmt: skip
 
 
@@ -81,10 +83,22 @@ def test_an_optimizer_of_ones_own_is_known_by_its_path():
     assert (group["lr"], group["weight_decay"], "lambd" in group) == (0.01, 1e-3, True)
 
 
-def test_a_transformer_of_another_image_size_is_refused():
+@pytest.mark.parametrize("recipe", ["features", "probe"])
+def test_a_random_network_is_not_frozen(recipe, tmp_path):
+    words = ["model=timm", "model.name=test_resnet", "norms=[keep]", "pretrain=none", "data=digits"]
+    with pytest.raises(ConfigError, match=rf"finetune={recipe} freezes.*test_resnet.*model\.weights=….*pretrain=…"):
+        preflight(compose([*words, f"finetune={recipe}"]), [], [])
+    preflight(compose([*words, "finetune=default"]), [], [])
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
+    preflight(compose([*words, f"finetune={recipe}", f"model.weights={tmp_path}/weights.safetensors"]), [], [])
+    preflight(compose([*words, f"finetune={recipe}", "pretrain=cifar100_short"]), [], [])
+
+
+def test_a_transformer_of_another_image_size_is_refused(tmp_path):
     """Before the first run, and with the size that it was trained at."""
     words = ["model=timm", "norms=[keep]", "model.name=vit_tiny_patch16_224", "pretrain=none", "finetune=features"]
-    words += ["data=digits", "model.factors.activation=ln"]
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "weights.safetensors")
+    words += ["data=digits", "model.factors.activation=ln", f"model.weights={tmp_path}/weights.safetensors"]
     preflight(compose([*words, "data.size=224"]), [], [])
     said = r"data.size=192: vit_tiny_patch16_224 does not take images of this size; it was trained at 224 pixels"
     with pytest.raises(ConfigError, match=said):
@@ -96,7 +110,7 @@ def test_source_only_mcc_and_shot_from_images_to_scores(tmp_path, monkeypatch):
     """One network for all: features are computed once, its weights never change, SHOT keeps the head of the source."""
     monkeypatch.chdir(tmp_path)
     words = [
-        *SMALL, "pretrain=cifar100_short", "methods=[none,mcc,shot]", "data.per_class=4", "protocol.holdout=0.25",
+        *SMALL, "methods=[none,mcc,shot]", "data.per_class=4", "protocol.holdout=0.25",
         "sources=[H]", "finetune.epochs=1", "finetune.epoch_steps=3", "finetune.batch_size=20", "finetune.width=8",
         "finetune.evaluations=1", "keep=[weights,logits]", "label_firewall=true", "trainer.accelerator=cpu",
         "trainer.precision=32-true", "launcher.workers=1", "launcher.threads=1", "report.images=false",

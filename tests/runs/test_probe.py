@@ -11,11 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from da_wa.cli import main
 from da_wa.config.compose import compose
+from da_wa.config.make import make
 from da_wa.data.cache import DecodedDomain
 from da_wa.errors import ConfigError
+from da_wa.models.checkpoint import Header, save
+from da_wa.records.identity import model_facts, norm_facts
 from da_wa.records.store import Store
 from da_wa.report import scoring
 from da_wa.runs.jobs import UnitJob
@@ -30,6 +34,19 @@ TINY = [
     "trainer.accelerator=cpu", "trainer.precision=32-true", "launcher.workers=1", "launcher.threads=1",
     "report.images=false", "cache_dir=cache",
 ]  # fmt: skip
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch) -> str:
+    """The network that is probed."""
+    monkeypatch.chdir(tmp_path)
+    experiment = compose(TINY)
+    norm, model, normalize = experiment.norms["bn"], experiment.models["resnet20"], experiment.cfg["normalize"]
+    torch.manual_seed(0)
+    network = make(model["build"])(make(norm), 10)
+    facts = {"dataset": "x", "norm": norm_facts("bn", norm), "model": model_facts(model), "normalize": normalize}
+    save(Path("start.safetensors"), network, Header(facts, {"correct": 1, "n": 10, "epochs": 1}))
+    return "pretrain.checkpoint=start.safetensors"
 
 
 def units(*options: str) -> list[UnitJob]:
@@ -84,11 +101,10 @@ def test_a_class_with_one_training_image_ends_before_the_first_run(tmp_path, mon
 
 
 @pytest.mark.timeout(1800)
-def test_kill_9_and_the_same_command_gives_the_same_results(tmp_path, monkeypatch):
+def test_kill_9_and_the_same_command_gives_the_same_results(start):
     """Features that were computed before the kill are used; everything about the results is as without it."""
-    monkeypatch.chdir(tmp_path)
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run_office31.py"), *TINY, "out=out"],
+        [sys.executable, str(ROOT / "run_office31.py"), *TINY, start, "out=out"],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     cache = Path("cache/features")
@@ -98,11 +114,11 @@ def test_kill_9_and_the_same_command_gives_the_same_results(tmp_path, monkeypatc
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = {path: path.stat().st_mtime_ns for path in cache.glob("*.npy")}
-    assert main([*TINY, "out=out"]) == 0
+    assert main([*TINY, start, "out=out"]) == 0
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
     assert len(list(cache.glob("*.npy"))) == 6  # three domains and their mixtures
     assert not list(cache.glob(".*.part"))
-    assert main([*TINY, "out=undisturbed", "cache_dir=fresh"]) == 0
+    assert main([*TINY, start, "out=undisturbed", "cache_dir=fresh"]) == 0
     assert Path("out/accuracy.csv").read_bytes() == Path("undisturbed/accuracy.csv").read_bytes()
     assert len(Store(Path("out")).runs()) == 3
 
