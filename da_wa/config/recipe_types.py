@@ -10,6 +10,7 @@ from da_wa.config import choices
 from da_wa.config.nodes import Node, Own, Part, named_or_own, rule
 from da_wa.config.types import (
     Allowed,
+    AutoCrop,
     Below1,
     Count,
     Flag,
@@ -64,7 +65,7 @@ class Crops(Node):
 
     name: Annotated[str, OneOf(choices.AUGMENTATIONS)]
     size: Pixels
-    crop: Annotated[Fraction | str, Allowed("auto or a number above 0, up to 1, e.g. 0.875")]
+    crop: AutoCrop
     interpolation: Annotated[str, OneOf(("auto", *choices.INTERPOLATIONS))]
     scale: Fractions | None
     ratio: Annotated[list[Positive], Allowed("two positive numbers, e.g. [0.75,1.333]")]
@@ -105,7 +106,7 @@ class Input(Node):
     """See :func:`da_wa.data.crops.central`."""
 
     size: Annotated[Pixels | None, Allowed("a whole number of pixels, or null: images as they are stored")]
-    crop: Annotated[Fraction | str, Allowed("auto or a number above 0, up to 1, e.g. 0.875")]
+    crop: AutoCrop
     interpolation: Annotated[str, OneOf(("auto", *choices.INTERPOLATIONS))]
 
 

@@ -93,7 +93,17 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
     name: Text
     version: Count = 1
+    weights: Text | None = None
     build: Part
+
+    @model_validator(mode="after")
+    def _weights_of_a_library(self) -> Model:
+        if self.weights is not None and "library" not in (self.build.model_extra or {}):
+            raise rule(
+                f"weights={self.weights}: {self.name} is not a network of another library; "
+                "give your own file of it with pretrain.checkpoint=FILE, see docs/extending.md"
+            )
+        return self
 
 
 class Build(Part):
@@ -119,10 +129,10 @@ class ModelFactors(Node):
 
 
 class ShippedModel(Model):
-    """The options of ``conf/model``; the last three are of networks from other libraries."""
+    """The options of ``conf/model``; ``library``, ``options`` and ``factors`` are of networks from other libraries."""
 
     model_config = ConfigDict(extra="forbid")
-    weights: Text | None = None
+    library: Text | None = None
     options: dict[str, Any] = {}
     factors: ModelFactors | None = None
     gain_init: Annotated[str, OneOf(choices.GAIN_INITS)] = "one"

@@ -88,6 +88,9 @@ _SeedInt = Annotated[_Int, Field(ge=0, lt=2**32)]
 Text = Annotated[_Str, Allowed("text; put quotes around a number")]
 Flag = Annotated[_Bool, Allowed("true or false")]
 AutoFlag = Annotated[_Bool | _Auto, Allowed("true, false or auto")]
+AutoCrop = Annotated[
+    Annotated[_Float, Field(gt=0, le=1)] | _Auto, Allowed("auto or a number above 0, up to 1, e.g. 0.875")
+]
 Count = Annotated[_AtLeastOne, Allowed("a whole number, 1 or more")]
 Counts = Annotated[list[_AtLeastOne], Field(min_length=1), Allowed("a list of whole numbers, 1 or more, e.g. [3,3,3]")]
 Pixels = Annotated[_AtLeastOne, Field(le=4096), Allowed("a whole number of pixels, 1 to 4096")]

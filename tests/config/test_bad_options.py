@@ -95,6 +95,8 @@ CASES: list[tuple[str, str]] = [
     ("model.gain_init=null", "model.gain_init"),
     ("model.name=null", "model.name"),
     ("+model.foo=1", "model.foo"),
+    ("+model.weights=x.pt", "pretrain.checkpoint=FILE"),
+    ("+model.weights=imagenet", "pretrain.checkpoint=FILE"),
     ("+model.version=two", "model.version"),
     # recipes
     ("finetune=null", "finetune"),

@@ -108,6 +108,17 @@ def test_callables_of_the_users_own():
     assert recipe.augment(torch.tensor([[1], [2]])).tolist() == [[2], [1]]
 
 
+@pytest.mark.parametrize("part", ["experiment=imagenet finetune.augment", "experiment=probe finetune.input"])
+@pytest.mark.parametrize("crop", ["atuo", "0", "1.5"])
+def test_a_crop_is_a_number_or_auto(part, crop):
+    experiment, _, group = part.partition(" ")
+    words = [experiment, "model.name=test_resnet"]
+    with pytest.raises(ConfigError, match=rf"{group}.crop={crop}: must be auto or a number above 0, up to 1"):
+        compose([*words, f"{group}.crop={crop}"])
+    for valid in ("auto", "0.5", "1"):
+        compose([*words, f"{group}.crop={valid}"])
+
+
 @pytest.mark.parametrize(
     ("key", "node", "said"),
     [
