@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.googlenet import InceptionAux as GoogLeNetAux
+from torchvision.models.inception import InceptionAux
 
 from da_wa.errors import ConfigError, nearest
 from da_wa.models.backbone import Expected
@@ -23,6 +25,8 @@ except ImportError:  # an optional package
     timm = None
 
 State = Mapping[str, Tensor]
+AUXILIARY = (GoogLeNetAux, InceptionAux)
+"""Classifiers of torchvision that only take part in training."""
 
 
 class Library(Protocol):
@@ -132,7 +136,7 @@ class Timm:
 
 @dataclass(frozen=True)
 class Torchvision:
-    """A classification network of torchvision.
+    """A classification network of torchvision, without the auxiliary classifiers of GoogLeNet and Inception v3.
 
     Attributes:
         name: as in ``torchvision.models.list_models()``.
@@ -153,7 +157,14 @@ class Torchvision:
             network: nn.Module = torchvision.models.get_model(self.name, weights=None, **self.options)
         except TypeError as error:
             raise ConfigError(f"model.options={dict(self.options)} do not fit {self.name}: {error}") from error
+        auxiliary = [name for name, child in network.named_children() if isinstance(child, AUXILIARY)]
+        for name in auxiliary:
+            setattr(network, name, None)
+            network.aux_logits = False  # type: ignore[assignment]  # in training it returns its logits alone
         if state is not None:
+            if hasattr(network, "transform_input"):  # as torchvision sets it for trained weights
+                network.transform_input = self.options.get("transform_input", True)
+            state = {key: value for key, value in state.items() if key.partition(".")[0] not in auxiliary}
             path = self.classifier(network)
             weight = state.get(f"{path}.weight")
             if weight is not None and len(weight) != 1000:
@@ -164,7 +175,13 @@ class Torchvision:
 
     def classifier(self, network: nn.Module) -> str:
         """See :meth:`Library.classifier`."""
-        return last_linear(network)
+        path = last_linear(network)
+        if path is None:
+            raise ConfigError(
+                f"model.name={self.name}: it has no nn.Linear, so its classifier cannot be replaced; "
+                "choose a network that ends in one, e.g. mobilenet_v3_small"
+            )
+        return path
 
     def expects(self, network: nn.Module) -> Expected:
         """See :meth:`Library.expects`."""
@@ -196,14 +213,14 @@ class Torchvision:
             raise ConfigError(f"model.name={self.name}: torchvision has no such network. {nearest(self.name, known)}")
 
 
-def last_linear(network: nn.Module) -> str:
-    """The path of the last linear layer.
+def last_linear(network: nn.Module) -> str | None:
+    """The path of the last linear layer; None: there is none.
 
     >>> last_linear(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
     '2'
     """
     paths: list[str] = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
-    return paths[-1]
+    return paths[-1] if paths else None
 
 
 def _need(package: str, module: Any) -> None:

@@ -115,6 +115,33 @@ def test_a_network_of_torchvision_is_kept_bit_for_bit(tmp_path):
     assert (ours.expects.size, ours.expects.crop) == (224, 0.875)
 
 
+@pytest.mark.parametrize(("name", "side"), [("googlenet", 64), ("inception_v3", 80)])
+def test_auxiliary_classifiers_are_left_out(name, side, tmp_path):
+    """Trained weights expect the input that torchvision gives them, and the network returns its logits in training."""
+    torch.manual_seed(0)
+    theirs = libraries.torchvision.models.get_model(name, init_weights=False, transform_input=True).eval()
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    library = Torchvision(name, {"init_weights": False})
+    ours = Pretrained(named("keep"), 1000, library=library, weights=str(tmp_path / "weights.pth")).eval()
+    ours.head.load_state_dict(theirs.fc.state_dict())
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        assert torch.equal(ours(images), theirs(images))
+    with torch.device("meta"):
+        model = Pretrained(named("bn_wa"), 3, library=library)
+        model(torch.zeros(2, 3, side, side)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_tag_of_a_name_says_which_images_a_file_of_weights_expects():
+    """torchvision's first weights of ResNet50 were evaluated at 224/256, bilinear; timm's later ones were not."""
+    expected = libraries.torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
+    with torch.device("meta"):
+        tagged, plain = (Timm(name).expects(timm.create_model(name)) for name in ("resnet50.tv_in1k", "resnet50"))
+    assert (tagged.crop, tagged.interpolation) == (224 / expected.resize_size[0], expected.interpolation.value)
+    assert (plain.crop, plain.interpolation) != (tagged.crop, tagged.interpolation)
+
+
 def test_converted_filters_keep_their_scale():
     """Apart from the removed means the network computes the same: the gain is the deviation of a filter."""
     library = Timm("test_resnet")
@@ -179,6 +206,7 @@ def test_a_torch_file_is_never_executed(tmp_path):
         (Timm("test_resnet", {"depth": 3}), None, "model.options"),
         (Timm("test_resnet"), "nowhere.safetensors", "no such file"),
         (Timm("dla46_c"), None, "Conv2d, not nn.Linear"),
+        (Torchvision("squeezenet1_1"), None, "squeezenet1_1: it has no nn.Linear.*mobilenet_v3_small"),
         (Timm("deit_tiny_distilled_patch16_224"), None, "one classifier"),
     ],
 )
