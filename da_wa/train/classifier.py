@@ -196,7 +196,7 @@ class Classifier(LightningModule):
         whole = [torch.cat(batches).cpu().numpy() for batches in self._batches]
         rounded = [torch.from_numpy(round_logits(logits)) for logits in whole]
         self.logits[epoch], self.mixed_logits[epoch] = rounded[: len(self.domains)], rounded[len(self.domains) :]
-        self.features[epoch] = [_half(torch.cat(batches)) for batches in self._features]
+        self.features[epoch] = [half(torch.cat(batches)) for batches in self._features]
         self._batches, self._features = [], []
         for name, metric in zip(self.domains, self._metrics(), strict=True):
             self.log(f"accuracy/{name}", float(metric.compute()))
@@ -213,7 +213,7 @@ class Classifier(LightningModule):
             setattr(self, name, checkpoint["history"][name])
 
 
-def _half(features: Tensor) -> Tensor:
+def half(features: Tensor) -> Tensor:
     """Float16 on the host; values that are too large become the largest."""
     most = torch.finfo(torch.float16).max
     return features.float().clamp(-most, most).half().cpu()
