@@ -170,7 +170,7 @@ class ShippedProtocol(Part):
     """The options of ``conf/protocol``; see :mod:`da_wa.data.splits`."""
 
     name: Text
-    holdout: Between0and1
+    holdout: Between0and1 = 0.1
     sizes: Sizes | None = None
 
 

@@ -33,7 +33,7 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
 
     Raises:
         ConfigError: an object that cannot be made as configured, a device that is not available, images too small for
-            the network or too few for a batch.
+            the network or too few for a batch, batches of one image for a norm that needs more.
         DataError: one class only; a domain that cannot be split as the protocol says; the images for pre-training are
             missing.
         CheckpointError: a pre-trained network that cannot be used, or is of another norm or model.
@@ -57,6 +57,8 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
             _check_size(cfg, model_node, skeleton)
             if norm.get("keep"):
                 _check_level(model_node, skeleton)
+    for reason in refused(experiment).values():
+        raise ConfigError(f"{reason} Leave it out of norms=[…], or choose a larger batch_size.")
     for name, node in experiment.methods.items():
         _check_method(cfg, name, node, experiment)
     for job in jobs:
@@ -64,6 +66,29 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
             _check_checkpoint(job.start, job.config)
     if any(isinstance(job, PretrainJob) and not job.done for job in jobs):
         make(cfg["pretrain"]["data"])
+
+
+def refused(experiment: Experiment) -> dict[str, str]:
+    """Norms that cannot train with batches of this size, by name, and why.
+
+    BatchNorm and its relatives normalise by statistics over the images of a batch. One image has none: they would train
+    another function, that of instance normalisation, than the one they evaluate.
+
+    Raises:
+        ConfigError: a network cannot be built.
+    """
+    cfg = experiment.cfg
+    found: dict[str, str] = {}
+    for model, (name, norm) in product(experiment.models.values(), experiment.norms.items()):
+        sizes = {"finetune.batch_size": cfg["finetune"].get("batch_size") if cfg["sources"] else None}
+        if trains(cfg["pretrain"], model):
+            sizes["pretrain.recipe.batch_size"] = cfg["pretrain"]["recipe"]["batch_size"]
+        for key, size in sizes.items():
+            if size == 1 and _skeleton(model, name, norm).needs_batch:
+                found.setdefault(
+                    name, f"{key}=1: norm {name} uses statistics over the images of a batch, and one image has none."
+                )
+    return found
 
 
 def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any]) -> Backbone:
