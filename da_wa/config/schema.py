@@ -144,6 +144,8 @@ class Pretraining(Untrained):
     dtype: Annotated[str, OneOf(choices.DTYPES)]
     seed: Seed
     seeds: Seeds | None = None
+    norm: Text | None = None
+    keep_head: Flag = False
     holdout: Below1 = 0.0
     rates: Rates = {}
     size: Pixels

@@ -18,6 +18,7 @@ from da_wa.errors import ConfigError, DataError, UserError, printable
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import CheckpointError, read_header
 from da_wa.models.pretrained import activation_level
+from da_wa.records.identity import norm_facts
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.runs.units import acts, trains
 from da_wa.train.recipe import make_recipe
@@ -192,8 +193,9 @@ def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
 def _check_checkpoint(path: Path, config: Mapping[str, Any]) -> None:
     """Compare the facts in the header of a checkpoint with the unit that starts from it."""
     there, wanted = read_header(path).facts, config["facts"]
+    norms = [norm_facts(name, node) for name, node in (config.get("start_norm") or {}).items()]
     pairs = {
-        "norm": (there.get("norm"), wanted["norm"]),
+        "norm": (there.get("norm"), norms[0] if norms else wanted["norm"]),
         "model": ((there.get("model") or {}).get("name"), wanted["model"]["name"]),
         "normalize": (there.get("normalize"), config["normalize"]),
     }
