@@ -68,7 +68,7 @@ def test_every_study_runs(name, tmp_path, images, cache, capsys):
         f"study={name}", "scope=smoke", f"out={out}", f"data.root={images}", "data.verify=false", f"cache_dir={cache}",
         "launcher.workers=1", "launcher.threads=1",
     ]  # fmt: skip
-    assert main([*command, *(["pretrain.verify=false"] if name == "finetune_wa" else [])]) == 0
+    assert main(command) == 0
     design = json.loads((out / "study.json").read_text())
     cells = rows(out / "table.csv")
     assert len(cells) == math.prod(len(levels) for levels in design["factors"].values())
@@ -91,7 +91,7 @@ def test_wa_afterwards_starts_from_the_network_trained_with_bn(tmp_path, images,
     grid = study("finetune_wa")
     (_, part) = grid.parts("smoke")
     words = [
-        *grid.options("smoke"), *part.options, f"data.root={images}", "data.verify=false", "pretrain.verify=false",
+        *grid.options("smoke"), *part.options, f"data.root={images}", "data.verify=false",
         f"cache_dir={cache}", f"out={tmp_path / 'out'}", f"checkpoint_dir={tmp_path / 'networks'}",
         "launcher.workers=1", "launcher.threads=1", "finetune.optimizer.lr=0.0",
     ]  # fmt: skip
