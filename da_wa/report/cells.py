@@ -18,7 +18,7 @@ from da_wa.records.schema import Factors, Record
 from da_wa.records.store import Store
 from da_wa.report.matrix import Pair
 from da_wa.report.outcomes import Outcome, outcomes
-from da_wa.report.resampling import Resamples
+from da_wa.report.resampling import Replicate, Resamples
 
 Terms = Sequence[tuple[float, Key]]
 """A linear combination of the errors of cells."""
@@ -31,8 +31,8 @@ class Cell:
     Attributes:
         levels: of every factor, and ``weight`` and ``activation`` of the norm.
         refused: why it cannot be trained, or nothing.
-        seeds: of the finished runs.
-        diverged: seeds of the runs that diverged.
+        seeds: of the finished runs, with those of their pre-training.
+        diverged: likewise of the runs that diverged.
         open: how many planned runs have no result.
         pairs: (source, target) that were evaluated.
         images: how many images were evaluated, all targets together.
@@ -40,8 +40,8 @@ class Cell:
 
     levels: Mapping[str, str]
     refused: str = ""
-    seeds: list[int] = field(default_factory=list)
-    diverged: list[int] = field(default_factory=list)
+    seeds: list[Replicate] = field(default_factory=list)
+    diverged: list[Replicate] = field(default_factory=list)
     open: int = 0
     pairs: list[Pair] = field(default_factory=list)
     images: int = 0
@@ -161,8 +161,8 @@ def _name(key: Key) -> str:
 
 
 def _add(cell: Cell, record: Record, folder: Path) -> None:
-    """Count a run; the replicate is its seed, or that of its pre-training where that varies."""
-    seed = 1000 * (record.factors.pretraining_seed or 0) + record.factors.seed
+    """Count a run."""
+    seed = (record.factors.pretraining_seed or 0, record.factors.seed)
     if seed in (*cell.seeds, *cell.diverged):
         raise DataError(
             f"{folder} contains two runs of {', '.join(cell.levels.values())} with seed {record.factors.seed}. "
