@@ -11,6 +11,7 @@ from da_wa.errors import ConfigError
 from da_wa.runs.preflight import preflight
 
 GIVEN = {
+    "features": ["model.name=test_resnet"],
     "folders": ["data.root=x"],
     "lists": ["data.root=x"],
     "probe": ["model.name=test_resnet"],

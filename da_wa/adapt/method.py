@@ -69,6 +69,7 @@ class Method(nn.Module):
     Attributes:
         phase: see :data:`Phase`.
         trains: False for a method of phase ``target`` that only calls :meth:`calibrate`.
+        views: True if its loss calls :attr:`Step.strong`; it needs images that can be augmented.
         watched: scalars of the last step to log beside the loss, without gradient.
 
     >>> import torch
@@ -84,6 +85,7 @@ class Method(nn.Module):
 
     phase: ClassVar[Phase]
     trains: ClassVar[bool] = True
+    views: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()

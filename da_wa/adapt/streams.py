@@ -21,7 +21,8 @@ def affine_parameters(backbone: Backbone) -> list[nn.Parameter]:
     found = [parameter for _, parameter in adaptable(backbone)]
     if not found:
         raise ConfigError(
-            "this network has no affine parameters that a stream method could train; use methods=[shot] or another norm"
+            "this network has no affine parameters that a stream method could train; "
+            "use methods=[shot], another norm, or a finetune=… that trains the whole network"
         )
     return found
 

@@ -10,8 +10,12 @@ from hydra.utils import instantiate
 from da_wa.errors import ConfigError, UserError
 
 
-def make(node: Any) -> Any:
+def make(node: Any, **made: Any) -> Any:
     """Instantiate a configuration node: call its ``_target_`` with the other keys.
+
+    Args:
+        node: the configuration.
+        made: further arguments, objects that are already made.
 
     >>> make({"_target_": "collections.Counter", "a": 2})
     Counter({'a': 2})
@@ -20,7 +24,7 @@ def make(node: Any) -> Any:
         UserError: as raised by the target, or a ConfigError that names the target and the reason.
     """
     try:
-        return instantiate(node, _convert_="all")
+        return instantiate(node, _convert_="all", **made)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):

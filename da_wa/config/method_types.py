@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from da_wa.config import choices
 from da_wa.config.nodes import Node, Part
-from da_wa.config.recipe_types import Recipe
+from da_wa.config.recipe_types import AnyRecipe
 from da_wa.config.types import Allowed, Count, OneOf, Positive, Text
 
 
@@ -40,7 +40,7 @@ class TargetOnly(Node):
     phase: Annotated[str, OneOf(("target",))]
     version: Count = 1
     changes: list[Text] | None = None
-    recipe: Recipe
+    recipe: AnyRecipe
     build: Part
 
 

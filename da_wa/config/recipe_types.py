@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from da_wa.config import choices
-from da_wa.config.nodes import Node, Own, Part, kind_at, named_or_own, rule
+from da_wa.config.nodes import Node, Own, Part, named_or_own, rule
 from da_wa.config.types import (
     Allowed,
     Below1,
@@ -78,22 +78,44 @@ def _view(node: Any) -> str:
     return "<crops>" if isinstance(node, dict) and node.get("name") == "crops" else "<shipped>"
 
 
-class Recipe(Node):
-    """See :class:`da_wa.train.recipe.Recipe`."""
+class Descent(Node):
+    """What all recipes by gradient descent have."""
 
     epochs: Count
     batch_size: Count
     optimizer: Annotated[Own | Annotated[Optimizer, Tag("<shipped>")], Discriminator(named_or_own)]
     schedule: Annotated[Own | Annotated[Schedule, Tag("<shipped>")], Discriminator(named_or_own)]
-    augment: Annotated[
-        Own | Annotated[Augment, Tag("<shipped>")] | Annotated[Crops, Tag("<crops>")], Discriminator(_view)
-    ]
     label_smoothing: Below1 = 0.0
     evaluations: Count = 1
-    backbone_rate: Positive = 1.0
     epoch_steps: Annotated[
         Annotated[int, Field(strict=True, ge=1)] | None, Allowed("null or a whole number of steps")
     ] = None
+
+
+class Recipe(Descent):
+    """See :class:`da_wa.train.recipe.Recipe`."""
+
+    augment: Annotated[
+        Own | Annotated[Augment, Tag("<shipped>")] | Annotated[Crops, Tag("<crops>")], Discriminator(_view)
+    ]
+    backbone_rate: Positive = 1.0
+
+
+class Input(Node):
+    """See :func:`da_wa.data.crops.central`."""
+
+    size: Annotated[Pixels | None, Allowed("a whole number of pixels, or null: images as they are stored")]
+    crop: Annotated[Fraction | str, Allowed("auto or a number above 0, up to 1, e.g. 0.875")]
+    interpolation: Annotated[str, OneOf(("auto", *choices.INTERPOLATIONS))]
+
+
+class Frozen(Descent):
+    """See :class:`da_wa.train.frozen.Frozen`."""
+
+    target: Text = Field(alias="_target_")
+    name: Text
+    input: Input
+    width: Count
 
 
 class Probe(Part):
@@ -108,15 +130,21 @@ class Probe(Part):
     ]
     folds: Annotated[Count, Field(ge=2), Allowed("a whole number, 2 or more")]
     iterations: Count
+    input: Input
+
+
+SHIPPED = {"da_wa.train.frozen.Frozen": "<features>", "da_wa.train.probe.Probe": "<probe>"}
+"""Tags of our kinds of recipes."""
 
 
 def _recipe(node: Any) -> str:
-    """Gradient descent has no ``_target_``; other ways to train are callables."""
+    """Gradient descent on the whole network has no ``_target_``; other ways to train are callables."""
     named = isinstance(node, dict) and "_target_" in node
-    return str(kind_at().discriminator(node)) if named else "<descent>"  # type: ignore[operator]
+    return SHIPPED.get(str(node["_target_"]), "<own>") if named else "<descent>"
 
 
 AnyRecipe = Annotated[
-    Annotated[Recipe, Tag("<descent>")] | Annotated[Probe, Tag("<shipped>")] | Own, Discriminator(_recipe)
+    Annotated[Recipe, Tag("<descent>")] | Annotated[Frozen, Tag("<features>")] | Annotated[Probe, Tag("<probe>")] | Own,
+    Discriminator(_recipe),
 ]
 """The nodes of ``conf/finetune``."""

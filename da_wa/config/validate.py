@@ -45,12 +45,13 @@ def validate(
 
 
 def _refuse_adaptation(recipe: Any, methods: Mapping[str, Any]) -> None:
-    """Methods train networks by gradient descent; a recipe with a ``_target_`` does not."""
+    """Methods train by gradient descent; a recipe without an optimizer does not."""
     adapting = [name for name, node in methods.items() if isinstance(node, Mapping) and node.get("phase") != "source"]
-    if adapting and isinstance(recipe, Mapping) and "_target_" in recipe:
+    if adapting and isinstance(recipe, Mapping) and "_target_" in recipe and "optimizer" not in recipe:
         raise ConfigError(
-            f"methods=[{','.join(methods)}]: finetune={recipe.get('name', recipe['_target_'])} does not train the "
-            f"network, and {', '.join(adapting)} would. Use methods=[none] with it, or finetune=default with them."
+            f"methods=[{','.join(methods)}]: finetune={recipe.get('name', recipe['_target_'])} trains nothing by "
+            f"gradient descent, and {', '.join(adapting)} would. Use methods=[none] with it. For adaptation on frozen "
+            "features use finetune=features; finetune=default trains the whole network."
         )
 
 

@@ -10,10 +10,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from da_wa.errors import ConfigError
 
 
 def random_crop(images: Tensor, padding: int) -> Tensor:
@@ -92,7 +95,13 @@ def _gray(x: Tensor) -> Tensor:
 
 
 class View:
-    """How images are shown to a network: augmented in training, plain in evaluation. Both map uint8 to uint8."""
+    """How images are shown to a network: augmented in training, plain in evaluation. Both map uint8 to uint8.
+
+    Attributes:
+        option: of a recipe, where the side of the network's input is set if it is not that of the stored images.
+    """
+
+    option: ClassVar[str] = "augment"
 
     def __call__(self, images: Tensor) -> Tensor:
         """Training images, (n, 3, s, s) -> (n, 3, side, side)."""
@@ -109,6 +118,28 @@ class View:
     def resolved(self, crop: float, interpolation: str) -> View:
         """With the network's values for ``auto``: the share of a side that its crop shows, and its interpolation."""
         return self
+
+    def strong(self, images: Tensor) -> Tensor:
+        """A second view of training images, see :class:`StrongAugment`."""
+        return StrongAugment(self)(images)
+
+
+@dataclass(frozen=True)
+class Stored(View):
+    """Images as they are stored, also in training; they may be features, (n, d, 1, 1) float32.
+
+    >>> Stored()(torch.ones(2, 5, 1, 1)).shape
+    torch.Size([2, 5, 1, 1])
+    """
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images
+
+    def strong(self, images: Tensor) -> Tensor:
+        raise ConfigError(
+            "the method compares two views of each image, and this recipe does not augment images; "
+            "use finetune=default or finetune=imagenet with it"
+        )
 
 
 @dataclass(frozen=True)

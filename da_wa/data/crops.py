@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from da_wa.data.augment import View, random_erase, random_flip
+from da_wa.data.augment import Stored, View, random_erase, random_flip
 from da_wa.errors import ConfigError
 
 ATTEMPTS = 10
@@ -23,14 +23,73 @@ ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class Crops(View):
-    """Random crops to train on, the central crop to evaluate.
+class Central(View):
+    """The central crop of resized images, also in training.
 
     Attributes:
         size: side of the network's input in pixels.
         crop: ``size`` over the side that images are resized to, 224/256 = 0.875; ``auto``: as the network expects.
         interpolation: of that resizing, ``bilinear`` or ``bicubic``; ``auto``: as the network expects. Images that are
             stored at this side are not resized.
+
+    Raises:
+        ConfigError: a value that is not possible.
+
+    >>> Central(28)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
+    torch.Size([2, 3, 28, 28])
+    """
+
+    size: int
+    crop: float | Literal["auto"] = 0.875
+    interpolation: str = "bilinear"
+    option: ClassVar[str] = "input"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"{self.option}.size={self.size} must be a whole number of pixels, 1 or more")
+        if self.crop != "auto" and not 0 < self.crop <= 1:
+            raise ConfigError(f"{self.option}.crop={self.crop} must be auto or a number above 0, up to 1, e.g. 0.875")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, 3, s, s) uint8 -> (n, 3, size, size) uint8."""
+        return self.plain(images)
+
+    def plain(self, images: Tensor) -> Tensor:
+        """The central crop, (n, 3, s, s) uint8 -> (n, 3, size, size) uint8."""
+        images = self._resized(images)
+        start = (images.shape[-1] - self.size) // 2
+        return images[:, :, start : start + self.size, start : start + self.size]
+
+    def side(self, stored: int) -> int:
+        if stored < self.size:
+            wanted = math.floor(self.size / (0.875 if self.crop == "auto" else self.crop))
+            raise ConfigError(
+                f"data.size={stored} is smaller than the crops, finetune.{self.option}.size={self.size}; "
+                f"write data.size={wanted}, or choose smaller crops"
+            )
+        return self.size
+
+    def resolved(self, crop: float, interpolation: str) -> Central:
+        return replace(
+            self,
+            crop=crop if self.crop == "auto" else self.crop,
+            interpolation=interpolation if self.interpolation == "auto" else self.interpolation,
+        )
+
+    def _resized(self, images: Tensor) -> Tensor:
+        assert self.crop != "auto", "resolved() comes first"
+        side = max(self.size, math.floor(self.size / self.crop + 1e-6))
+        if images.shape[-1] == side:
+            return images
+        resized = F.interpolate(images.float(), (side, side), mode=self.interpolation, antialias=True)
+        return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Crops(Central):
+    """Random crops to train on, the central crop to evaluate.
+
+    Attributes:
         scale: range of the share of an image's area that a crop shows, e.g. (0.08, 1), see :func:`random_resized_crop`;
             None: crops of ``size`` pixels of the resized image.
         ratio: range of width over height of such a crop.
@@ -45,19 +104,14 @@ class Crops(View):
     (torch.Size([2, 3, 28, 28]), torch.Size([2, 3, 28, 28]))
     """
 
-    size: int
-    crop: float | Literal["auto"] = 0.875
-    interpolation: str = "bilinear"
     scale: Sequence[float] | None = None
     ratio: Sequence[float] = (3 / 4, 4 / 3)
     flip: bool = True
     erase: float = 0.0
+    option: ClassVar[str] = "augment"
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"augment.size={self.size} must be a whole number of pixels, 1 or more")
-        if self.crop != "auto" and not 0 < self.crop <= 1:
-            raise ConfigError(f"augment.crop={self.crop} must be auto or a number above 0, up to 1, e.g. 0.875")
+        super().__post_init__()
         for name, values in (("scale", self.scale), ("ratio", self.ratio)):
             if values is not None and not (len(values) == 2 and 0 < values[0] <= values[1]):
                 raise ConfigError(f"augment.{name}={list(values)} must be two positive numbers, the smaller one first")
@@ -74,35 +128,14 @@ class Crops(View):
             images = random_flip(images)
         return random_erase(images, self.erase) if self.erase else images
 
-    def plain(self, images: Tensor) -> Tensor:
-        """The central crop, (n, 3, s, s) uint8 -> (n, 3, size, size) uint8."""
-        images = self._resized(images)
-        start = (images.shape[-1] - self.size) // 2
-        return images[:, :, start : start + self.size, start : start + self.size]
 
-    def side(self, stored: int) -> int:
-        if stored < self.size:
-            wanted = math.floor(self.size / (0.875 if self.crop == "auto" else self.crop))
-            raise ConfigError(
-                f"data.size={stored} is smaller than the crops, finetune.augment.size={self.size}; "
-                f"write data.size={wanted}, or choose smaller crops"
-            )
-        return self.size
+def central(size: int | None = None, **options: Any) -> View:
+    """The central crop, see :class:`Central`; without a size, images as they are stored.
 
-    def resolved(self, crop: float, interpolation: str) -> Crops:
-        return replace(
-            self,
-            crop=crop if self.crop == "auto" else self.crop,
-            interpolation=interpolation if self.interpolation == "auto" else self.interpolation,
-        )
-
-    def _resized(self, images: Tensor) -> Tensor:
-        assert self.crop != "auto", "resolved() comes first"
-        side = max(self.size, math.floor(self.size / self.crop + 1e-6))
-        if images.shape[-1] == side:
-            return images
-        resized = F.interpolate(images.float(), (side, side), mode=self.interpolation, antialias=True)
-        return resized.round().clamp(0, 255).to(torch.uint8)
+    >>> central(), central(28)
+    (Stored(), Central(size=28, crop=0.875, interpolation='bilinear'))
+    """
+    return Stored() if size is None else Central(size, **options)
 
 
 def crop_at_random(images: Tensor, size: int) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from da_wa.data.augment import Normalize
 from da_wa.data.cache import DecodedDomain
 from da_wa.data.loader import Batch, Order, ResidentBatches, StreamedBatches, whole_map
 from da_wa.data.splits import check_batch
@@ -90,7 +89,7 @@ class DomainDataModule(LightningDataModule):
         eval_batch_size: int | None = None,
         augment: Callable[[Tensor], Tensor],
         plain: Callable[[Tensor], Tensor] = unchanged,
-        normalize: Normalize,
+        normalize: Callable[[Tensor], Tensor],
         epoch_steps: int | None = None,
         resident_gb: float = 8.0,
     ) -> None:

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from da_wa.data.augment import Normalize
 from da_wa.data.datamodule import DomainDataModule, Subset, epoch_seed, passes, unchanged
 from da_wa.data.loader import Batch
 from da_wa.data.splits import check_batch
@@ -80,7 +79,7 @@ class PairedDataModule(DomainDataModule):
         augment: Callable[[Tensor], Tensor],
         strong: Callable[[Tensor], Tensor],
         plain: Callable[[Tensor], Tensor] = unchanged,
-        normalize: Normalize,
+        normalize: Callable[[Tensor], Tensor],
         epoch_steps: int | None = None,
         resident_gb: float = 8.0,
         stream: bool = False,

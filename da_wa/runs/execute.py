@@ -174,7 +174,7 @@ def _train(
     """Build the network of a unit, and train or adapt it."""
     config, unit = job.config, parse_plan(job.config["unit"], job.id)
     seed, recipe = unit.factors.seed, make_recipe(config["finetune"])
-    model = _started(job, len(domains[0].classes), seed)
+    model = _started(job, recipe, len(domains[0].classes), seed)
     protocol, node = make(config["protocol"]), config["method"]
     adaptation: Adaptation | None = None
     if unit.target is None:
@@ -200,10 +200,10 @@ def _train(
     return model, fit(recipe, task)
 
 
-def _started(job: UnitJob, classes: int, seed: int) -> Backbone:
+def _started(job: UnitJob, recipe: AnyRecipe, classes: int, seed: int) -> Backbone:
     """The network that a unit starts from."""
     if job.needs is not None and job.start is not None:
-        model = _model(job.config, classes, seed)
+        model = recipe.network(_model(job.config, classes, seed))
         checkpoint.load_network(job.start, model)
         return model
     before = (job.config.get("start_norm") or {}) if job.start is not None else {}
@@ -215,8 +215,9 @@ def _started(job: UnitJob, classes: int, seed: int) -> Backbone:
     if before:
         conversion, model = converted(model, make(job.config["norm"]), "head")
         model.conversion = conversion
+    torch.manual_seed(epoch_seed(seed, 0, stream=3))
+    model = recipe.network(model)
     if not keep_head:
-        torch.manual_seed(epoch_seed(seed, 0, stream=3))
         model.head = model.make_head(classes)
     return model
 

@@ -108,6 +108,8 @@ def _check_method(cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], ex
     """Make a method, and build it for every network that it changes."""
     if "build" not in node:
         return
+    recipe = make_recipe(node.get("recipe") or cfg["finetune"])
+    named = f", finetune={cfg['finetune']['name']}" if "name" in cfg["finetune"] else ""
     for model_node, (norm, norm_node) in product(experiment.models.values(), experiment.norms.items()):
         if not acts(node, (norm, norm_node)):
             continue
@@ -115,10 +117,11 @@ def _check_method(cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], ex
             method = make(node["build"])
             backbone = _skeleton(model_node, norm, norm_node)
             with torch.device("meta"):
+                backbone = recipe.adapted(backbone, method, node.get("changes"))
                 method.build(backbone, 2, cfg["finetune"]["batch_size"])
             trained = list(method.trained(backbone))
         except (TypeError, ValueError, UserError) as error:
-            raise ConfigError(f"method {name} cannot be used with norm {norm}: {error}") from error
+            raise ConfigError(f"method {name} cannot be used with norm {norm}{named}: {error}") from error
         if method.phase != node["phase"]:
             raise ConfigError(f"method {name}: its class has phase {method.phase!r}, its file says {node['phase']!r}")
         if method.trains and not trained and not list(method.parameters()):
@@ -134,7 +137,7 @@ def _check_size(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone
     if cfg["sources"]:
         stored, view = cfg["data"]["size"], make_recipe(cfg["finetune"]).view
         side = view.side(stored)
-        sizes["data.size" if side == stored else "finetune.augment.size"] = side
+        sizes["data.size" if side == stored else f"finetune.{view.option}.size"] = side
     if trains(cfg["pretrain"], node):
         sizes["pretrain.size"] = cfg["pretrain"]["size"]
     for key, size in sizes.items():

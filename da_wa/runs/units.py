@@ -162,7 +162,7 @@ def _unit(
             "model": context.model["name"],
             "dataset": cfg["data"]["name"],
             "protocol": cfg["protocol"]["name"],
-            "size": (recipe.get("augment") or {}).get("size", cfg["data"]["size"]),
+            "size": (recipe.get("augment") or recipe.get("input") or {}).get("size") or cfg["data"]["size"],
             "batch_size": recipe.get("batch_size"),
             "epochs": recipe.get("epochs"),
             "lr": (recipe.get("optimizer") or {}).get("lr"),

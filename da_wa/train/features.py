@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from da_wa.data.augment import Normalize
+from da_wa.data.augment import Normalize, View
 from da_wa.data.cache import DecodedDomain
 from da_wa.data.datamodule import DomainDataModule, Subset
 from da_wa.data.loader import Batch
@@ -51,6 +51,7 @@ class Extractor:
 
     Args:
         model: the network; its head plays no part.
+        view: how images are shown to it.
         normalize: uint8 batch -> float32 batch.
         settings: resolved and applied to ``model``.
         folder: the cache.
@@ -58,6 +59,7 @@ class Extractor:
     """
 
     model: Backbone
+    view: View
     normalize: Normalize
     settings: Settings
     folder: Path
@@ -88,11 +90,18 @@ class Extractor:
                     found[domain.name] = known
         return found, computed
 
+    def shape(self, domain: DecodedDomain) -> tuple[int, int, int]:
+        """Of an image as the network sees it: channels, height, width."""
+        channels, _, stored = domain.pixels.shape[1:]
+        side = self.view.side(stored)
+        return channels, side, side
+
     def _key(self, network: str, domain: DecodedDomain) -> str:
         facts = {
             "version": VERSION,
             "pixels": _digest({"": domain.pixels}),
             "weights": network,
+            "view": repr(self.view),
             "normalize": asdict(self.normalize),
             "arithmetic": [self.settings.accelerator, self.settings.precision, self.settings.channels_last],
             **self.facts,
@@ -106,7 +115,8 @@ class Extractor:
             [whole],
             seed=0,
             batch_size=1,
-            augment=nn.Identity(),
+            augment=self.view.plain,
+            plain=self.view.plain,
             normalize=self.normalize,
             resident_gb=self.settings.resident_gb,
         )

@@ -1,23 +1,29 @@
-"""Training on the source, or adaptation, as the recipe says: by gradient descent or with a linear probe."""
+"""Training on the source, or adaptation, as the recipe says: of a network, or of what follows a frozen one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 
 from da_wa.data.augment import Normalize
+from da_wa.data.datamodule import unchanged
 from da_wa.models.backbone import Backbone
+from da_wa.models.bottleneck import Bottleneck
 from da_wa.train.adaptation import Adaptation
 from da_wa.train.classifier import cross_entropy
 from da_wa.train.features import Extractor
+from da_wa.train.flops import count_flops
+from da_wa.train.frozen import Frozen, on_features
 from da_wa.train.probe import Probe, probe
 from da_wa.train.progress import Notify
-from da_wa.train.recipe import Recipe
+from da_wa.train.recipe import AnyRecipe, Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import Subsets
 from da_wa.train.train import Trained, train
@@ -69,14 +75,58 @@ def fit(recipe: Any, task: Task) -> Trained:
 
 @fit.register
 def _descent(recipe: Recipe, task: Task) -> Trained:
-    return train(
-        task.model,
+    return _train(recipe, task, task.model, task.subsets, task.normalize, task.settings)
+
+
+@fit.register
+def _frozen(recipe: Frozen, task: Task) -> Trained:
+    model, started = task.model, time.perf_counter()
+    assert isinstance(model, Bottleneck), "Frozen.network makes one"
+    extract = _extractor(recipe, task, model.network)
+    subsets, computed = on_features(task.subsets, extract)
+    seconds = time.perf_counter() - started
+    settings = replace(extract.settings, precision="32-true", compile=None)
+    trained = _train(recipe.on_features(), task, model.on_features(), subsets, unchanged, settings)
+    image, cost = extract.shape(task.subsets.evaluate[0].domain), trained.cost
+    with_features = replace(
+        cost,
+        settings=extract.settings,
+        eval_s=cost.eval_s + seconds,
+        total_s=cost.total_s + seconds,
+        flops=cost.flops + computed * count_flops(model, image).prediction,
+    )
+    return replace(trained, cost=with_features)
+
+
+@fit.register
+def _probe(recipe: Probe, task: Task) -> Trained:
+    return probe(
         task.subsets,
+        recipe,
+        _extractor(recipe, task, task.model),
+        seed=task.seed,
+        notify=task.notify,
+        loggers=task.loggers,
+        logged=task.logged,
+    )
+
+
+def _train(
+    recipe: Recipe,
+    task: Task,
+    model: Backbone,
+    subsets: Subsets,
+    normalize: Callable[[Tensor], Tensor],
+    settings: Settings,
+) -> Trained:
+    return train(
+        model,
+        subsets,
         cross_entropy(recipe.label_smoothing),
         recipe,
-        task.settings,
+        settings,
         adaptation=task.adaptation,
-        normalize=task.normalize,
+        normalize=normalize,
         seed=task.seed,
         state=task.state,
         notify=task.notify,
@@ -85,16 +135,7 @@ def _descent(recipe: Recipe, task: Task) -> Trained:
     )
 
 
-@fit.register
-def _probe(recipe: Probe, task: Task) -> Trained:
-    settings = task.settings.resolve(task.model)
-    settings.prepare(task.model)
-    return probe(
-        task.subsets,
-        recipe,
-        Extractor(task.model, task.normalize, settings, task.cache, task.facts),
-        seed=task.seed,
-        notify=task.notify,
-        loggers=task.loggers,
-        logged=task.logged,
-    )
+def _extractor(recipe: AnyRecipe, task: Task, network: Backbone) -> Extractor:
+    settings = task.settings.resolve(network)
+    settings.prepare(network)
+    return Extractor(network, recipe.view_for(network), task.normalize, settings, task.cache, task.facts)

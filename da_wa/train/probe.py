@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from da_wa.data.augment import View
+from da_wa.data.crops import central
 from da_wa.errors import ConfigError, printable
 from da_wa.records.outputs import Outputs, from_logits, round_logits
 from da_wa.train.engine import device_name, peak_memory_mb
 from da_wa.train.features import Extractor
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 from da_wa.train.progress import Notify
+from da_wa.train.recipe import AnyRecipe
 from da_wa.train.subsets import Subsets
 from da_wa.train.train import Cost, Trained
 
@@ -49,19 +52,21 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(AnyRecipe):
     """Multinomial logistic regression with an L2 penalty, in float64.
 
     It minimises C · Σᵢ −log softmax(W xᵢ/s + b)[yᵢ] + ‖W‖²/2 over W and b; for two classes the penalty is on the
     difference of their rows, as in scikit-learn. *s* is the root mean square of the source's centred features, one
     number, so that a value of C means the same for every network. Features are not scaled one by one, which would
-    enlarge those that hardly vary. C is the candidate with the highest accuracy in a stratified cross-validation on
-    the source's training images; of equally good ones it is the strongest penalty.
+    enlarge those that hardly vary. C is chosen by a stratified cross-validation on the source's training images with
+    the one-standard-error rule (Breiman et al. 1984): the strongest penalty whose accuracy is within one standard
+    error, √(p (1 − p) / n), of the highest accuracy p.
 
     Args:
         C: candidates; a single one is taken as it is.
         folds: of the cross-validation; fewer where the smallest class has fewer images.
         iterations: of L-BFGS, at most.
+        input: how images are shown to the network, see :func:`~da_wa.data.crops.central`.
         name: in the identity of runs.
 
     >>> features = np.array([[0.0, 1.0], [0.2, 1.0], [1.0, 0.0], [1.0, 0.1]])
@@ -73,15 +78,12 @@ class Probe:
     C: Sequence[float]
     folds: int = 5
     iterations: int = 1000
+    input: Mapping[str, Any] = field(default_factory=dict)
     name: str = "probe"
 
     @property
     def view(self) -> View:
-        """Images are shown as they are stored."""
-        return View()
-
-    def check(self) -> None:
-        """Nothing that its types do not say."""
+        return central(**self.input)
 
     def check_images(self, name: str, labels: np.ndarray) -> None:
         """Check that the training images ``labels`` (n,) of the source ``name`` suffice.
@@ -117,7 +119,7 @@ class Probe:
         x /= scale
         candidates = sorted(set(self.C))
         validation = self._validate(x, labels, candidates, seed) if len(candidates) > 1 else {}
-        C = max(candidates, key=lambda c: (validation.get(c, 0.0), -c))
+        C = within_one_error(validation, len(labels)) if validation else candidates[0]
         fitted = self._regression(C, tolerance=1e-8)
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
@@ -154,6 +156,21 @@ class Probe:
 
     def _regression(self, C: float, tolerance: float, **options: Any) -> LogisticRegression:
         return LogisticRegression(C=C, tol=tolerance, max_iter=self.iterations, **options)
+
+
+def within_one_error(validation: Mapping[float, float], n: int) -> float:
+    """The strongest penalty that is not clearly worse than the best one (Breiman et al. 1984).
+
+    Args:
+        validation: accuracy by C, fractions.
+        n: images that each accuracy is of.
+
+    >>> within_one_error({0.01: 0.85, 0.1: 0.89, 1.0: 0.90}, n=400)  # one standard error of 0.90 is 0.015
+    0.1
+    """
+    best = max(validation.values())
+    enough = best - math.sqrt(best * (1 - best) / n)
+    return min(c for c, accuracy in validation.items() if accuracy >= enough)
 
 
 _NEVER = -1e4
@@ -216,7 +233,7 @@ def probe(
         total_s=time.perf_counter() - started,
         images_per_s=computed / (extracted - started),
         peak_memory_mb=peak_memory_mb(settings.accelerator),
-        flops=computed * count_flops(model, train.domain.pixels.shape[1:]).prediction,
+        flops=computed * count_flops(model, extract.shape(train.domain)).prediction,
         matrix_rate=matrix_rate(device, matrix_type(settings.precision), torch.get_num_threads()),
     )
     notify(1, 1)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ from torch import Tensor, optim
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from da_wa.adapt.method import Method
 from da_wa.config import choices
 from da_wa.config.make import make
-from da_wa.data.augment import Augment, Changed, View
+from da_wa.data.augment import Augment, Changed, Stored, View
 from da_wa.data.crops import Crops
 from da_wa.data.splits import check_batch
 from da_wa.errors import ConfigError, nearest
+from da_wa.models.backbone import Backbone
 from da_wa.train.schedule import SCHEDULES
 
 MakeOptimizer = Callable[..., Optimizer]
@@ -36,9 +38,47 @@ VIEWS: dict[str, Callable[..., View]] = {"pad": Augment, "crops": Crops}
 """Augmentations by name; without a name it is ``pad``."""
 
 
+class AnyRecipe:
+    """A way to train, see :func:`da_wa.train.fit.fit`: what it does to images, networks and methods."""
+
+    @property
+    def view(self) -> View:
+        """How images are shown to the network: as they are stored."""
+        return Stored()
+
+    def view_for(self, model: Backbone) -> View:
+        """The view with what this network expects for ``auto``."""
+        if model.expects is None:
+            return self.view.resolved(0.875, "bilinear")
+        return self.view.resolved(model.expects.crop, model.expects.interpolation)
+
+    def check(self) -> None:
+        """Raise a TypeError, ValueError or UserError if the options do not fit together."""
+
+    def check_images(self, name: str, labels: np.ndarray) -> None:
+        """Raise a UserError if the training images ``labels`` (n,) of the source ``name`` do not suffice."""
+
+    def network(self, backbone: Backbone) -> Backbone:
+        """The network that is trained and kept, made of the one that was built or pre-trained; its head is replaced."""
+        return backbone
+
+    def adapted(self, backbone: Backbone, method: Method, changes: Sequence[str] | None) -> Backbone:
+        """The part of a network that an adaptation method changes.
+
+        Args:
+            backbone: the network as it was built.
+            method: not built yet.
+            changes: the norms that the method changes; None: not a matter of norms.
+
+        Raises:
+            ConfigError: the method cannot be used with this recipe.
+        """
+        raise ConfigError("this recipe does not adapt networks; use finetune=features or finetune=default with it")
+
+
 @dataclass(frozen=True)
-class Recipe:
-    """A training, apart from its data and its network.
+class Recipe(AnyRecipe):
+    """Gradient descent on the whole network: a training, apart from its data and its network.
 
     Attributes:
         epochs: passes over the training images.
@@ -92,31 +132,20 @@ class Recipe:
         """How images are shown to the network."""
         return self.augment if isinstance(self.augment, View) else Changed(self.augment)
 
+    def adapted(self, backbone: Backbone, method: Method, changes: Sequence[str] | None) -> Backbone:
+        return backbone
+
     @property
     def evaluate_every(self) -> int:
         """Epochs between evaluations."""
         return math.ceil(self.epochs / self.evaluations)
 
 
-class AnyRecipe(Protocol):
-    """A way to train, see :func:`da_wa.train.fit.fit`."""
-
-    @property
-    def view(self) -> View:
-        """How images are shown to the network."""
-
-    def check(self) -> None:
-        """Raise a TypeError, ValueError or UserError if the options do not fit together."""
-
-    def check_images(self, name: str, labels: np.ndarray) -> None:
-        """Raise a UserError if the training images ``labels`` (n,) of the source ``name`` do not suffice."""
-
-
 def make_recipe(node: Mapping[str, Any]) -> Any:
     """The recipe that a configuration node (``finetune``, ``pretrain.recipe``) describes.
 
     A node with a ``_target_`` is another kind of recipe, e.g. :class:`~da_wa.train.probe.Probe`. Others are a
-    :class:`Recipe`:
+    :class:`Recipe`. In both:
 
     ``optimizer`` and ``schedule`` have a ``name`` (see :data:`OPTIMIZERS` and
     :data:`~da_wa.train.schedule.SCHEDULES`), ``augment`` has the options of
@@ -136,17 +165,14 @@ def make_recipe(node: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: an unknown name, an argument that the callable does not take, or a path that cannot be imported.
     """
-    if "_target_" in node:
-        made: AnyRecipe = make(node)
-        return made
-    return Recipe(
-        **{
-            **node,
-            "optimizer": _callable("optimizer", node["optimizer"], OPTIMIZERS),
-            "schedule": _callable("schedule", node["schedule"], SCHEDULES),
-            "augment": _augment(node["augment"]),
-        }
-    )
+    made: dict[str, Any] = {
+        key: _callable(key, node[key], known)
+        for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES))
+        if key in node
+    }
+    made |= {"augment": _augment(node["augment"])} if "augment" in node else {}
+    others = {key: value for key, value in node.items() if key not in made}
+    return make(others, **made) if "_target_" in node else Recipe(**others, **made)
 
 
 def _augment(node: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from da_wa.data.augment import Normalize, StrongAugment, View
+from da_wa.data.augment import View
 from da_wa.data.datamodule import DomainDataModule, epoch_seed
 from da_wa.data.paired import PairedDataModule
 from da_wa.errors import Diverged
@@ -120,7 +120,7 @@ def train(
     settings: Settings,
     *,
     adaptation: Adaptation | None = None,
-    normalize: Normalize,
+    normalize: Callable[[Tensor], Tensor],
     seed: int,
     state: Path,
     notify: Notify = lambda done, epochs: None,
@@ -152,10 +152,10 @@ def train(
     gc.collect()  # an earlier training of this process may be in reference cycles that hold its images
     if settings.accelerator == "gpu":
         torch.cuda.reset_peak_memory_stats()
-    view = _view(model, recipe)
+    view = recipe.view_for(model)
     data = _data(subsets, recipe, view, settings, adaptation, normalize, seed)
-    side = view.side(data.train.domain.pixels.shape[-1])
-    flops = count_flops(model, (3, side, side))
+    channels, _, stored = data.train.domain.pixels.shape[1:]
+    flops = count_flops(model, (channels, view.side(stored), view.side(stored)))
     module = _module(model, subsets, objective, recipe, adaptation, seed)
     clock = Clock()
     settings.prepare(model)
@@ -199,20 +199,13 @@ def train(
     return Trained(module.curve, _outputs(module, subsets), resumed_from, cost, online)
 
 
-def _view(model: Backbone, recipe: Recipe) -> View:
-    """How images are shown to this network."""
-    if model.expects is None:
-        return recipe.view.resolved(0.875, "bilinear")
-    return recipe.view.resolved(model.expects.crop, model.expects.interpolation)
-
-
 def _data(
     subsets: Subsets,
     recipe: Recipe,
     view: View,
     settings: Settings,
     adaptation: Adaptation | None,
-    normalize: Normalize,
+    normalize: Callable[[Tensor], Tensor],
     seed: int,
 ) -> DomainDataModule:
     common: dict[str, Any] = {
@@ -231,9 +224,8 @@ def _data(
         return DomainDataModule(subsets.train, **common)
     assert subsets.target is not None, "adaptation needs target images"
     stream = adaptation.method.phase == "stream"
-    strong = StrongAugment(view)
     return PairedDataModule(
-        subsets.train, subsets.target, strong=strong, stream=stream, order=adaptation.order, **common
+        subsets.train, subsets.target, strong=view.strong, stream=stream, order=adaptation.order, **common
     )
 
 

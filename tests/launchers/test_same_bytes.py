@@ -10,14 +10,15 @@ import pytest
 from da_wa.cli import main
 from tests.launchers.test_slurm import on_slurm
 
-pytestmark = pytest.mark.xdist_group("engines")  # one at a time: they share the machine's SLURM and ports
-
 OPTIONS = [
     "experiment=demo", "norms=[bn,bn_wa]", "sources=[P]", "finetune.epochs=1", "trainer.accelerator=cpu",
     "report.images=false", "launcher.threads=1",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("engines"),  # one at a time: they share the machine's SLURM and ports
+]
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from da_wa.launchers.worker import Launch
 from da_wa.runs.jobs import Done
 from tests.launchers.fakes import fake, ran, recorded
 
+pytestmark = pytest.mark.xdist_group("engines")  # one at a time: they share the machine's SLURM and ports
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -86,8 +88,6 @@ from pathlib import Path
 from da_wa.launchers.slurm import Slurm
 from da_wa.launchers.worker import Launch
 from tests.launchers.fakes import fake
-
-pytestmark = pytest.mark.xdist_group("engines")  # one at a time: they share the machine's SLURM and ports
 
 folder = Path(sys.argv[1])
 jobs = [fake(str(k), folder, pace=0.5) for k in range(8)]

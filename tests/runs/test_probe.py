@@ -24,7 +24,8 @@ from da_wa.select.catalogue import evaluate, load
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
-    "experiment=probe", "data=digits", "data.per_class=6", "data.size=8", "model=resnet20", "norms=[bn]",
+    "experiment=probe", "data=digits", "data.per_class=6", "data.size=8", "finetune.input.size=null", "model=resnet20",
+    "norms=[bn]",
     "model.build.widths=[4,4,4]", "model.build.depths=[1,1,1]", "protocol.holdout=0.34", "finetune.folds=2",
     "trainer.accelerator=cpu", "trainer.precision=32-true", "launcher.workers=1", "launcher.threads=1",
     "report.images=false", "cache_dir=cache",
@@ -47,6 +48,9 @@ def test_a_probe_is_one_unit_for_every_source_named_by_its_options():
     assert "_target_" not in facts
     factors = found[0].config["unit"]["factors"]
     assert (factors["epochs"], factors["batch_size"], factors["lr"]) == (None, None, None)
+    assert factors["size"] == 224  # what the network sees, not what is stored
+    (stored, *_) = units("finetune.input.size=null")
+    assert stored.config["unit"]["factors"]["size"] == 256
     same, other = units("trainer.precision=32-true", "launcher.workers=1"), units("finetune.C=[1.0]")
     assert [job.id for job in same] == [job.id for job in found]
     assert {job.id for job in other}.isdisjoint(job.id for job in found)
@@ -63,7 +67,7 @@ def test_a_probe_is_one_unit_for_every_source_named_by_its_options():
         ("finetune.optimizer.lr=0.1", "no option 'finetune.optimizer.lr'"),
         (
             "methods=[none,mcc,shot]",
-            r"finetune=probe does not train the network, and mcc, shot would.*finetune=default",
+            r"finetune=probe trains nothing by gradient descent, and mcc, shot would.*finetune=features",
         ),
     ],
 )

@@ -12,7 +12,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from da_wa.data.augment import Normalize
+from da_wa.data.augment import Normalize, Stored
+from da_wa.data.crops import Central
 from da_wa.errors import DataError
 from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.train.features import Extractor
@@ -30,7 +31,13 @@ def network(seed: int = 0) -> ResNet:
 @pytest.fixture
 def extractor(tmp_path):
     def make(folder="cache", **changes):
-        options = {"model": network(), "normalize": NORMALIZE, "settings": SETTINGS, "facts": {"norm": "bn_wa"}}
+        options = {
+            "model": network(),
+            "view": Stored(),
+            "normalize": NORMALIZE,
+            "settings": SETTINGS,
+            "facts": {"norm": "bn_wa"},
+        }
         return Extractor(folder=tmp_path / folder, **{**options, **changes})
 
     return make
@@ -49,6 +56,16 @@ def test_they_are_the_networks_in_evaluation_mode(extractor, domains):
             expected = model.features(NORMALIZE(torch.from_numpy(domain.pixels))).numpy()
         np.testing.assert_allclose(found[domain.name], expected, rtol=1e-4, atol=1e-5)
         assert isinstance(found[domain.name], np.memmap) and not found[domain.name].flags.writeable
+
+
+def test_of_the_central_crop(extractor, domains):
+    side = domains[0].pixels.shape[-1]
+    found, computed = extractor(view=Central(side - 2, crop=(side - 2) / side))(domains[:1])
+    assert computed == len(domains[0])
+    with torch.no_grad():
+        expected = network().eval().features(NORMALIZE(torch.from_numpy(domains[0].pixels[:, :, 1:-1, 1:-1]))).numpy()
+    np.testing.assert_allclose(found[domains[0].name], expected, rtol=1e-4, atol=1e-5)
+    assert extractor()(domains[:1])[1] == len(domains[0])  # another view has features of its own
 
 
 def test_they_are_computed_once(extractor, domains, tmp_path):

@@ -23,6 +23,7 @@ class FixMatch(Method):
     """
 
     phase: ClassVar[Phase] = "joint"
+    views: ClassVar[bool] = True
 
     def __init__(self, threshold: float = 0.9, relative: bool = False, align: bool = False) -> None:
         super().__init__()
