@@ -136,7 +136,7 @@ def compare_speed(rounds: int = 15, steps: int = 10, batch: int = 128) -> None:
         labels, numbers = torch.from_numpy(domain.labels), torch.arange(len(domain))
         shared = (labels, numbers, partial(torch.randperm, len(domain)), batch, True)
         loaders = [
-            ResidentBatches(torch.from_numpy(domain.pixels[:]), *shared),
+            ResidentBatches(torch.from_numpy(np.array(domain.pixels)), *shared),
             StreamedBatches(domain.pixels, *shared),
         ]
         torch.manual_seed(0)
