@@ -21,19 +21,20 @@ from da_wa.launchers.watch import Watch, watch
 from da_wa.records.export import export
 from da_wa.records.networks import rename_networks
 from da_wa.select.catalogue import load
-from da_wa.studies.run import is_study, run_study
+from da_wa.studies.run import composed, is_study, run_study
 
 USAGE = """\
 da-wa [run] [option=value …]     run an experiment or a study, write its report
        da-wa report out=DIR             write the report again (compare=[DIR,…], select=[entropy,im])
        da-wa status out=DIR             count done, running, waiting and failed runs; time left
        da-wa watch out=DIR              the same, live, also from another machine
+       da-wa claims out=DIR to=DIR      what of the paper holds, from the studies in DIR
        da-wa export out=DIR to=DIR      copy records, small enough to publish
        da-wa list GROUP                 list names: norms, models, methods, data, …
        da-wa migrate DIR                rename pre-trained networks of an earlier version
        da-wa conform                    compare adaptation losses with their float64 references
 
-  experiment=demo | quick | table6              study=table6 | pretraining  scope=full | small | smoke
+  experiment=demo | quick | table6              study=NAME  scope=full | small | smoke
   data=office31 | folders | lists | digits      data.root=PATH  data.size=32  +data.extra.C=PATH
   model=NAME | models=[NAME,…]                  norms=[bn,bn_wa]  methods=[none,mcc]  sources=[A,W]  seeds=[0,1,2]
   pretrain=cifar100 | cifar10 | none            pretrain.root=PATH  pretrain.checkpoint=PATH
@@ -93,6 +94,10 @@ def _run(words: Sequence[str], console: Console) -> int:
         raise ConfigError(f"{word!r} is neither a command nor option=value. {nearest(word, NAMES)}")
     if arguments.config_dir is not None:
         sys.path.insert(0, str(arguments.config_dir.resolve()))  # inherited by workers
+    if is_study(arguments.overrides) and arguments.cfg:
+        found = composed(arguments.overrides, arguments.config_dir)
+        print(yaml.safe_dump({folder: each.cfg for folder, each in found.items()}, sort_keys=False), end="")
+        return 0
     if is_study(arguments.overrides):
         failed = run_study(arguments.overrides, console, arguments.config_dir)
         for job in failed:
@@ -158,6 +163,17 @@ def _export(words: Sequence[str], console: Console) -> int:
     given = _options(words, {"out": None, "to": None})
     export(Path(given["out"]), Path(given["to"]))
     console.print(f"Exported to {given['to']}", highlight=False)
+    return 0
+
+
+def _claims(words: Sequence[str], console: Console) -> int:
+    from da_wa.report.claims_page import write_claims  # imports pandas
+    from da_wa.report.tables import table_text
+
+    given = _options(rejoin(words), {"out": None, "to": None})
+    table = write_claims(list(map(Path, _names(given["out"]))), Path(given["to"]))
+    console.print(table_text(table), highlight=False, markup=False)
+    console.print(f"The overview is in {given['to']}", highlight=False, markup=False)
     return 0
 
 
@@ -262,6 +278,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "report": _report,
     "status": _status,
     "watch": _watch,
+    "claims": _claims,
     "export": _export,
     "list": _list,
     "migrate": _migrate,

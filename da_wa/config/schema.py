@@ -154,6 +154,8 @@ class Pretraining(Untrained):
     dtype: Annotated[str, OneOf(choices.DTYPES)]
     seed: Seed
     seeds: Seeds | None = None
+    norm: Text | None = None
+    keep_head: Flag = False
     holdout: Below1 = 0.0
     rates: Rates = {}
     size: Pixels
@@ -180,7 +182,7 @@ class ShippedProtocol(Part):
     """The options of ``conf/protocol``; see :mod:`da_wa.data.splits`."""
 
     name: Text
-    holdout: Between0and1
+    holdout: Between0and1 = 0.1
     sizes: Sizes | None = None
 
 

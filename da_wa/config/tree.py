@@ -55,7 +55,7 @@ def available(group: str, extra_dir: Path | None = None) -> list[tuple[str, str]
     >>> dict(available("norm"))["bn_wa"]
     'BN + WA'
     >>> [name for name, _ in available("protocol")]
-    ['full', 'paper']
+    ['full', 'paper', 'whole']
 
     Raises:
         ConfigError: there is no such group, or ``extra_dir`` is not a folder.

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), for pre-training: the official archive or class folders."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), for pre-training and as data: the official archive or class folders."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def _verified(found: DomainSet, classes: int) -> DomainSet:
         listed = " and ".join(f"{count} images in {split}" for split, count in counts.items())
         raise DataError(
             f"{found.name} is not complete or not the original: {listed} of {len(found.classes)} classes, instead of "
-            f"50000 and 10000 of {classes}. Download it again, or use it as it is with pretrain.verify=false."
+            f"50000 and 10000 of {classes}. Download it again, or use it as it is with pretrain.verify=false "
+            "(data.verify=false where it is the data)."
         )
     return found
 
@@ -78,7 +79,8 @@ def _from_archive(name: str, archive: Any, root: Path, download: bool) -> Domain
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise DataError(
             f"{name} is not in {root} ({_reason(error)}). Expected train/<class>/ and test/<class>/ there, or the "
-            f"archive {archive.url}, which pretrain.download=true downloads; see data/README.md."
+            f"archive {archive.url}, which pretrain.download=true (or data.download=true) downloads; "
+            "see data/README.md."
         ) from error
     domains = {split: _named(split, data) for split, data in splits.items()}
     return assemble(name, domains, splits["train"].classes, "equal")

@@ -118,7 +118,8 @@ class Entry:
     ) -> tuple[np.ndarray, Meta]:
         """Decode into a folder beside, then rename; a second process that wants the same waits, then reads.
 
-        What an interrupted process had decoded is kept for the next, as long as no image file was touched.
+        What a process had decoded when it was interrupted, or found bad images, is kept for the next, as long as no
+        image file was touched.
 
         Args:
             images: the images.
@@ -127,7 +128,7 @@ class Entry:
             progress: called while decoding.
 
         Raises:
-            DataError: as ``accept`` raises it, or the images changed meanwhile; then nothing is kept.
+            DataError: as ``accept`` raises it; or the images changed meanwhile, and nothing is kept.
             OSError: the cache cannot be written.
         """
         self.cache_dir.mkdir(parents=True, exist_ok=True)
@@ -138,14 +139,11 @@ class Entry:
             if self.folder.exists():
                 shutil.rmtree(self.folder)
             partial.mkdir(exist_ok=True)
-            try:
-                bad, crc32 = decode_to(partial, images, self.size, f"{DECODER} {fingerprint}", progress)
-                accept(bad)
-                if images.fingerprint() != fingerprint:
-                    raise DataError("Images changed while they were read. Leave them alone and rerun the command.")
-            except DataError:
+            bad, crc32 = decode_to(partial, images, self.size, f"{DECODER} {fingerprint}", progress)
+            if images.fingerprint() != fingerprint:
                 shutil.rmtree(partial, ignore_errors=True)
-                raise
+                raise DataError("Images changed while they were read. Leave them alone and rerun the command.")
+            accept(bad)
             names = tuple(images.name(i) for i in range(len(images)) if i not in bad)
             meta = Meta(names, bad, crc32)
             replace_text(partial / "meta.json", json.dumps(self._content(meta)))

@@ -1,7 +1,7 @@
-"""Splits into training and evaluation images: seeded hold-outs and the two protocols.
+"""Splits into training and evaluation images: seeded hold-outs and the protocols.
 
 ``full`` is the usual protocol of Office-31. ``paper`` follows the paper's Table VI, whose percentages are multiples of
-1/415, 1/73 and 1/130: random 15 % subsets of the domains.
+1/415, 1/73 and 1/130: random 15 % subsets of the domains. ``whole`` holds nothing out, as on CIFAR.
 """
 
 from __future__ import annotations
@@ -96,6 +96,29 @@ class Full:
                 "Add images, or raise protocol.holdout (0.5 needs two images in a class)."
             )
         return split
+
+    def target(self, name: str, labels: np.ndarray, seed: int) -> np.ndarray:
+        """Every image."""
+        return np.arange(len(labels))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Train on every image of the source and evaluate every image of a target; nothing is held out.
+
+    Args:
+        name: the protocol's name in records.
+
+    >>> split = Whole().source("train", np.array([0, 1, 1]), seed=0)
+    >>> split.train.tolist(), split.holdout.tolist()
+    ([0, 1, 2], [])
+    """
+
+    name: str = "whole"
+
+    def source(self, name: str, labels: np.ndarray, seed: int) -> Split:
+        """Every image for training."""
+        return Split(np.arange(len(labels)), np.empty(0, np.int64))
 
     def target(self, name: str, labels: np.ndarray, seed: int) -> np.ndarray:
         """Every image."""

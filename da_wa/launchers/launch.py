@@ -32,11 +32,13 @@ class Planned:
         experiment: as composed.
         inputs: its domains; None for pre-training alone.
         jobs: all of them, finished ones included.
+        merged: the experiments whose jobs these are, if they are of several.
     """
 
     experiment: Experiment
     inputs: Inputs | None
     jobs: Sequence[Job]
+    merged: Sequence[Planned] = ()
 
     @property
     def out(self) -> Path:
@@ -125,9 +127,11 @@ def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str
     with phase(console, "Loading PyTorch"):
         from da_wa.runs.preflight import preflight  # imports torch
 
-    preflight(planned.experiment, planned.inputs.manifests if planned.inputs else [], jobs)
+    for part in planned.merged or [planned]:
+        preflight(part.experiment, part.inputs.manifests if part.inputs else [], _common(part.jobs, jobs))
     launcher: Launcher = make(cfg["launcher"])
-    _decode(planned, pending, console)
+    for part in planned.merged or [planned]:
+        _decode(part, _common(part.jobs, pending), console)
     with ThreadPoolExecutor(16) as pool:  # writing waits for the disk
         list(pool.map(lambda job: job.register(), pending))
     work = Launch(launch_id, pending, planned.out.absolute(), cfg["trainer"], launcher.lease_s)
@@ -140,6 +144,12 @@ def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str
     for job in planned.jobs:
         if isinstance(job, UnitJob):
             job.release()
+
+
+def _common(own: Sequence[Job], jobs: Sequence[Job]) -> list[Job]:
+    """Those of ``jobs`` that are an experiment's own."""
+    known = {job.id for job in own}
+    return [job for job in jobs if job.id in known]
 
 
 def _decode(planned: Planned, pending: Sequence[Job], console: Console) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class Backbone(nn.Module):
     def make_head(self, num_classes: int) -> nn.Linear:
         """A new classifier for ``num_classes`` classes, with the initialisation of this network."""
         return nn.Linear(self.num_features, num_classes)
+
+    @property
+    def needs_batch(self) -> bool:
+        """Whether training needs batches of two images or more: a layer normalises by statistics over a batch."""
+        return any(isinstance(module, _BatchNorm) for module in self.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (n, 3, h, w) -> logits (n, classes)."""

@@ -6,7 +6,7 @@ import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +21,8 @@ from da_wa.norm.conversion import convert, survey
 from da_wa.norm.normalized_conv import NormalizedConv2d
 from da_wa.norm.spec import Norm
 from da_wa.norm.tracing import BATCH_NORMS
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Pretrained(Backbone):
@@ -58,7 +60,7 @@ class Pretrained(Backbone):
         self.weights = None if path is None else file_digest(path)
         network = library.build(None) if path is None else _trained(library, path)
         self.expects, place = library.expects(network), library.classifier(network)
-        self.conversion, network = _converted(network, norm, place)
+        self.conversion, network = converted(network, norm, place)
         classifier = network.get_submodule(place)
         if not isinstance(classifier, nn.Linear):
             raise ConfigError(f"{library.name}: its classifier is {type(classifier).__name__}, not nn.Linear")
@@ -72,12 +74,27 @@ class Pretrained(Backbone):
         return features
 
 
-def _converted(network: nn.Module, norm: Norm, classifier: str) -> tuple[Conversion | None, nn.Module]:
+def converted(network: Network, norm: Norm, classifier: str) -> tuple[Conversion | None, Network]:
+    """A trained network with another norm, gains matched, and what changed; None where the norm keeps its layers.
+
+    Args:
+        network: any network that :func:`~da_wa.norm.conversion.convert` takes.
+        norm: the new norm.
+        classifier: the path of its last layer, which is unchanged.
+
+    Raises:
+        ConfigError: the network cannot be converted.
+
+    >>> from da_wa.norm import named
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 2))
+    >>> converted(network, named("bn_wa"), "3")[0].replaced
+    {'Conv2d -> WeightAlignConv2d': 1}
+    """
     if norm.keep:
         return None, network
     calibrated = _calibrated(network)
     skip = [classifier]  # of a network that cannot be traced it would not be found
-    found, network = survey(network, norm, skip=skip), convert(network, norm, skip=skip)
+    found, network = survey(network, norm, skip=skip), cast(Network, convert(network, norm, skip=skip))
     filters = any(isinstance(module, NormalizedConv2d) for module in network.modules())
     stale = len(calibrated & _calibrated(network)) if filters else 0
     reached, layers = found.layers

@@ -9,7 +9,8 @@ from da_wa.models.backbone import Backbone
 from da_wa.models.resnet import init_kaiming
 from da_wa.norm.spec import Norm
 
-STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
+"""Channels of every convolution, in units of ``width``."""
 
 
 class VGG16(Backbone):
@@ -20,11 +21,12 @@ class VGG16(Backbone):
     Args:
         norm: how the network normalises.
         num_classes: outputs of the head.
+        width: channels of the first stage; the original has 64.
         hidden: width of the two hidden linear layers.
         dropout: probability of zeroing their outputs, from 0 up to but excluding 1.
 
     Raises:
-        ConfigError: ``hidden`` is not a whole number from 1, or ``dropout`` is not in [0, 1).
+        ConfigError: ``width`` or ``hidden`` is not a whole number from 1, or ``dropout`` is not in [0, 1).
 
     >>> import torch
     >>> from da_wa.norm import named
@@ -35,22 +37,25 @@ class VGG16(Backbone):
 
     min_size = 32
 
-    def __init__(self, norm: Norm, num_classes: int, *, hidden: int = 4096, dropout: float = 0.5) -> None:
+    def __init__(
+        self, norm: Norm, num_classes: int, *, width: int = 64, hidden: int = 4096, dropout: float = 0.5
+    ) -> None:
         super().__init__()
-        if type(hidden) is not int or hidden < 1:
-            raise ConfigError(f"model.build.hidden={hidden} must be a whole number, 1 or more")
+        for option, value in (("width", width), ("hidden", hidden)):
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"model.build.{option}={value} must be a whole number, 1 or more")
         if type(dropout) not in (int, float) or not 0 <= dropout < 1:
             raise ConfigError(f"model.build.dropout={dropout} must be a number from 0 up to but excluding 1")
         self.num_features = hidden
         layers: list[nn.Module] = []
         c_in = 3
-        for widths in STAGES:
-            for width in widths:
-                layers.append(norm.conv(c_in, width, 3, padding=1))
+        for stage in STAGES:
+            for channels in (multiple * width for multiple in stage):
+                layers.append(norm.conv(c_in, channels, 3, padding=1))
                 if norm.activation is not None:
-                    layers.append(norm.activation(width))
-                layers.append(norm.nonlinearity(width))
-                c_in = width
+                    layers.append(norm.activation(channels))
+                layers.append(norm.nonlinearity(channels))
+                c_in = channels
             layers.append(nn.MaxPool2d(2))
         self.stages = nn.Sequential(*layers)
         self.hidden = nn.Sequential(

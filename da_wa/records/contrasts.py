@@ -22,6 +22,8 @@ LEVELS = {
     ("weight", "align_std"): "WA (deviation only)",
     ("weight", "align_half"): "WA (half)",
     ("weight", "align_double"): "WA (double)",
+    ("weight", "align_tenth"): "WA (tenth)",
+    ("weight", "align_tenfold"): "WA (tenfold)",
 }
 """Names of levels, in the order in which they are reported; a level without a name is its own."""
 

@@ -1,4 +1,4 @@
-"""Atomic writes."""
+"""Atomic writes, and locks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from da_wa.errors import DataError, DiskFull
 from da_wa.records.lease import confirm, ended
@@ -46,8 +48,7 @@ def replaced(path: Path, advice: str = MAKE_ROOM) -> Iterator[Path]:
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:
-        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else DataError
-        raise kind(f"Cannot write {path}: {error.strerror or error}. {advice}") from error
+        raise _unwritable(path, error, advice) from error
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], advice: str = MAKE_ROOM) -> None:
@@ -60,6 +61,44 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], advice: s
         write(file)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def locked(path: Path, patience: float = -1, advice: str = MAKE_ROOM) -> Iterator[bool]:
+    """Holds ``<name>.lock`` beside a file that several processes may make; yields whether it is held.
+
+    On a file system without locks it always is: two processes may make the same file, each of them atomically.
+
+    Args:
+        path: the file.
+        patience: seconds to wait for another process; for ever if negative.
+        advice: what to do if the folder cannot be written.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written.
+    """
+    lock = FileLock(path.with_suffix(".lock"), timeout=patience)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise _unwritable(path, error, advice) from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+
+def _unwritable(path: Path, error: OSError, advice: str) -> DataError:
+    kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else DataError
+    return kind(f"Cannot write {path}: {error.strerror or error}. {advice}")
 
 
 def remove_drafts(path: Path) -> None:
@@ -78,13 +117,13 @@ def remove_abandoned(folder: Path) -> None:
                 draft.unlink()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, advice: str = MAKE_ROOM) -> None:
     """Like ``Path.write_bytes``, atomically.
 
     Raises:
         DataError: see :func:`write_atomically`.
     """
-    write_atomically(path, lambda file: file.write(content))
+    write_atomically(path, lambda file: file.write(content), advice)
 
 
 def write_json(path: Path, value: Any) -> None:

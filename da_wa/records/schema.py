@@ -180,8 +180,8 @@ class Record(_Frozen):
         online: of a stream: predictions made when the images arrived.
         label_firewall: ``passed`` if the training was repeated with permuted target labels and all weights were equal.
         pretraining: the network it started from.
-        parameters: trained numbers.
-        cost: seconds, images per second, operations; see ``train/fitting.py``.
+        parameters: numbers in the network, frozen ones too.
+        cost: seconds, images per second, operations; see :class:`da_wa.train.train.Cost`.
         provenance: versions of packages, processor, device, precision, commit, command, ``started``, ``finished``.
         outputs: the checksum of ``outputs.npz``.
         error: of a unit that diverged.

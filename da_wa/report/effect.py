@@ -131,7 +131,7 @@ def _averages_notes(found: Sequence[Effect], one_network: bool) -> list[str]:
         )
     several = max(effect.estimate.pretraining_seeds for effect in found)
     notes += [_no_test_over_seeds(n) for n in sorted({e.estimate.seeds * e.estimate.pretraining_seeds for e in found})]
-    notes.append("Seeds vary the split, the order of images, the augmentation and the new head.")
+    notes.append("Seeds vary the split and all that is random in training: order of images, augmentation, new head.")
     notes.append(
         "Intervals are conservative where predictions vary from run to run on single images: in simulations, they "
         "cover the true effect in 95 % (pre-trained networks dominate) to 100 % (images dominate) of studies, and at "

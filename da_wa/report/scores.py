@@ -176,10 +176,7 @@ def _absent(made: Choices) -> str:
     for name in made.absent:
         reasons.setdefault(made.reasons.get(name) or "no finite value", []).append(name)
     lines = [f"{listed(names)}: {reason}" for reason, names in reasons.items()]
-    return (
-        f"Not available: {'; '.join(lines)}. Features are saved after the last epoch only, so scores of features "
-        "compare weights of a method, not epochs."
-    )
+    return f"Not available: {'; '.join(lines)}."
 
 
 def _frame(

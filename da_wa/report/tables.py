@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -110,30 +111,50 @@ def markdown(
     """The matrix as a GitHub table, its notes, and what is missing."""
     table = matrix_table(matrix, spread)
     holes = [*(_arrow(str(cell)) for cell in missing), *unreadable]
+    noted = replace(table, notes=[*table.notes, *([mixed] if mixed else [])])
+    parts = [
+        table_markdown(noted).rstrip("\n"),
+        "\n".join(["Missing:\n", *(f"- {_escape_md(hole)}" for hole in holes)]) if holes else "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table_markdown(table: Table) -> str:
+    """Any table as a GitHub table, and its notes as a list.
+
+    >>> print(table_markdown(Table("t", "", ["Norm", "error"], [["BN", "4.3"]], notes=["One seed."])))
+    | Norm | error |
+    | :-- | --: |
+    | BN | 4.3 |
+    <BLANKLINE>
+    - One seed.
+    <BLANKLINE>
+    """
 
     def cell(text: str, bold: bool) -> str:
         first, _, second = text.partition("\n")
         large = f"**{_escape_md(first)}**" if bold else _escape_md(first)
         return f"{large} <sub>{_escape_md(second)}</sub>" if second else large
 
-    parts = [
-        _pipe_table(table.header, _cells(table, cell, _escape_md)),
-        "\n".join(f"- {_escape_md(note)}" for note in [*table.notes, *([mixed] if mixed else [])]),
-        "\n".join(["Missing:\n", *(f"- {_escape_md(hole)}" for hole in holes)]) if holes else "",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    rows = _pipe_table(table.header, _cells(table, cell, _escape_md))
+    notes = "\n".join(f"- {_escape_md(note)}" for note in table.notes)
+    return "\n\n".join(part for part in (rows, notes) if part) + "\n"
 
 
 def plain(matrix: Matrix, missing: Sequence[str] = (), limit: int = 10, spread: Spread = "interval") -> str:
     """The matrix as text for a terminal, and the first ``limit`` of what is missing."""
-    table = matrix_table(matrix, spread)
-    rows = _cells(table, lambda text, bold: text.partition("\n")[0], str)
-    lines = [table.caption, pd.DataFrame(rows, columns=["", *table.header[1:]]).to_string(index=False)]
+    lines = [table_text(matrix_table(matrix, spread))]
     if missing:
         lines += [f"Missing: {len(missing)}", *(f"  {hole}" for hole in missing[:limit])]
     if len(missing) > limit:
         lines.append(f"  and {len(missing) - limit} more, see table.md")
     return "\n".join(printable(line) for line in "\n".join(lines).split("\n"))
+
+
+def table_text(table: Table) -> str:
+    """Any table as text for a terminal, without notes and the second lines of cells."""
+    rows = _cells(table, lambda cell, bold: cell.partition("\n")[0], str)
+    return f"{table.caption}\n{pd.DataFrame(rows, columns=['', *table.header[1:]]).to_string(index=False)}"
 
 
 def pretraining_markdown(pretraining: pd.DataFrame) -> str:

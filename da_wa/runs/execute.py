@@ -19,6 +19,7 @@ from da_wa.data.datamodule import epoch_seed
 from da_wa.errors import DataError, Diverged
 from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
+from da_wa.models.pretrained import converted
 from da_wa.records import identity
 from da_wa.records.files import replaced, write_json
 from da_wa.records.migrate import NO_EPOCHS
@@ -205,12 +206,19 @@ def _started(job: UnitJob, recipe: AnyRecipe, classes: int, seed: int) -> Backbo
         model = recipe.network(_model(job.config, classes, seed))
         checkpoint.load_network(job.start, model)
         return model
-    model = _model(job.config, 2, seed)
+    before = (job.config.get("start_norm") or {}) if job.start is not None else {}
+    keep_head = job.start is not None and job.config.get("keep_head", False)
+    first = {**job.config, "norm": next(iter(before.values()), job.config["norm"])}
+    model = _model(first, classes if keep_head else 2, seed)
     if job.start is not None:
-        checkpoint.load_backbone(job.start, model)
+        (checkpoint.load_network if keep_head else checkpoint.load_backbone)(job.start, model)
+    if before:
+        conversion, model = converted(model, make(job.config["norm"]), "head")
+        model.conversion = conversion
     torch.manual_seed(epoch_seed(seed, 0, stream=3))
     model = recipe.network(model)
-    model.head = model.make_head(classes)
+    if not keep_head:
+        model.head = model.make_head(classes)
     return model
 
 

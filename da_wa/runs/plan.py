@@ -17,7 +17,7 @@ from da_wa.records.identity import Facts
 from da_wa.records.store import Store
 from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
-from da_wa.runs.units import Context, computing, trains, units
+from da_wa.runs.units import Context, computing, started_with, trains, units
 
 
 def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, checkpoint_dir: Path) -> list[Job]:
@@ -33,10 +33,12 @@ def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, c
         checkpoint_dir: folder of pre-trained networks.
 
     Raises:
-        ConfigError: a source that is not a domain, a checkpoint that cannot be read, or ``out`` contains finished runs
-            with different settings.
+        ConfigError: a source that is not a domain, a ``pretrain.norm`` that is not compared, a checkpoint that cannot
+            be read, or ``out`` contains finished runs with different settings.
     """
     cfg = experiment.cfg
+    if (common := cfg["pretrain"].get("norm")) not in (None, *experiment.norms):
+        raise ConfigError(f"pretrain.norm={common} is not one of norms=[{','.join(experiment.norms)}]; add it there.")
     networks = _pretraining(experiment, checkpoint_dir)
     jobs: list[Job] = list(networks.values())
     store, shared = Store(out), _shared(experiment, domains) if domains else {}
@@ -49,7 +51,8 @@ def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, c
         ):
             if network_seed not in network_seeds[model]:
                 continue
-            network = networks.get((model, norm, network_seed))
+            started = started_with(cfg["pretrain"], norm)
+            network = networks.get((model, started, network_seed))
             context = Context(
                 cfg=cfg,
                 store=store,
@@ -62,7 +65,8 @@ def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, c
                 seed=seed,
                 network_seed=network_seed,
                 network=network,
-                start=network.checkpoint if network else _given(cfg["pretrain"], norm),
+                start_norm=None if started == norm else (started, experiment.norms[started]),
+                start=network.checkpoint if network else _given(cfg["pretrain"], started),
             )
             jobs += units(context, experiment.methods)
     _refuse_other_settings(store, [job for job in jobs if isinstance(job, UnitJob)])
@@ -77,10 +81,10 @@ def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, i
     if not models:
         return {}
     images = _own_images(pretrain, cfg["cache_dir"])
+    norms = dict.fromkeys(started_with(pretrain, norm) for norm in experiment.norms)
     jobs = {}
-    for seed, (model, model_node), (norm, norm_node) in product(
-        _seeds(pretrain), models.items(), experiment.norms.items()
-    ):
+    for seed, (model, model_node), norm in product(_seeds(pretrain), models.items(), norms):
+        norm_node = experiment.norms[norm]
         recipe = _at_rate(pretrain["recipe"], pretrain["rates"].get(norm))
         facts = identity.network_facts(
             norm=identity.norm_facts(norm, norm_node),
@@ -148,7 +152,7 @@ def _shared(experiment: Experiment, domains: Sequence[DomainManifest]) -> Facts:
     if any(trains(pretrain, model) for model in experiment.models.values()):
         keys = ("name", "size", "dtype", "holdout")
         how = {**{k: pretrain[k] for k in keys}, "recipe": identity.recipe_facts(pretrain["recipe"])}
-        how |= {"rates": pretrain["rates"]} if pretrain["rates"] else {}
+        how |= {key: pretrain[key] for key in ("rates", "norm", "keep_head") if pretrain.get(key)}
     return identity.shared_facts(
         finetune=identity.recipe_facts(cfg["finetune"]) or {},
         protocol=cfg["protocol"],

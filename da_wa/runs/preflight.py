@@ -18,6 +18,7 @@ from da_wa.errors import ConfigError, DataError, UserError, printable
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import CheckpointError, read_header
 from da_wa.models.pretrained import activation_level
+from da_wa.records.identity import norm_facts
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.runs.units import acts, levels, trains
 from da_wa.train.recipe import AnyRecipe, make_recipe
@@ -33,7 +34,7 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
 
     Raises:
         ConfigError: an object that cannot be made as configured, a device that is not available, images too small for
-            the network or too few for a batch.
+            the network or too few for a batch, batches of one image for a norm that needs more.
         DataError: one class only; a domain that cannot be split as the protocol says; the images for pre-training are
             missing.
         CheckpointError: a pre-trained network that cannot be used, or is of another norm or model.
@@ -58,6 +59,8 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
             _check_size(cfg, model_node, skeleton)
             if norm.get("keep"):
                 _check_level(model_node, skeleton)
+    for reason in refused(experiment).values():
+        raise ConfigError(f"{reason} Leave it out of norms=[…], or choose a larger batch_size.")
     for name, node in experiment.methods.items():
         _check_method(cfg, name, node, experiment)
     for job in jobs:
@@ -65,6 +68,29 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
             _check_checkpoint(job.start, job.config)
     if any(isinstance(job, PretrainJob) and not job.done for job in jobs):
         make(cfg["pretrain"]["data"])
+
+
+def refused(experiment: Experiment) -> dict[str, str]:
+    """Norms that cannot train with batches of this size, by name, and why.
+
+    BatchNorm and its relatives normalise by statistics over the images of a batch. One image has none: they would train
+    another function, that of instance normalisation, than the one they evaluate.
+
+    Raises:
+        ConfigError: a network cannot be built.
+    """
+    cfg = experiment.cfg
+    found: dict[str, str] = {}
+    for model, (name, norm) in product(experiment.models.values(), experiment.norms.items()):
+        sizes = {"finetune.batch_size": cfg["finetune"].get("batch_size") if cfg["sources"] else None}
+        if trains(cfg["pretrain"], model):
+            sizes["pretrain.recipe.batch_size"] = cfg["pretrain"]["recipe"]["batch_size"]
+        for key, size in sizes.items():
+            if size == 1 and _skeleton(model, name, norm).needs_batch:
+                found.setdefault(
+                    name, f"{key}=1: norm {name} uses statistics over the images of a batch, and one image has none."
+                )
+    return found
 
 
 def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any]) -> Backbone:
@@ -189,8 +215,9 @@ def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
 def _check_checkpoint(path: Path, config: Mapping[str, Any]) -> None:
     """Compare the facts in the header of a checkpoint with the unit that starts from it."""
     there, wanted = read_header(path).facts, config["facts"]
+    norms = [norm_facts(name, node) for name, node in (config.get("start_norm") or {}).items()]
     pairs = {
-        "norm": (there.get("norm"), wanted["norm"]),
+        "norm": (there.get("norm"), norms[0] if norms else wanted["norm"]),
         "model": ((there.get("model") or {}).get("name"), wanted["model"]["name"]),
         "normalize": (there.get("normalize"), config["normalize"]),
     }

@@ -20,7 +20,10 @@ from da_wa.runs.jobs import PretrainJob, UnitJob
 
 @dataclass(frozen=True)
 class Context:
-    """What units of one network, source and seed share; ``weights`` is the digest of the model's own."""
+    """What units of one network, source and seed share.
+
+    ``weights`` is the digest of the model's own, ``start_norm`` the norm of the pre-trained network if it is another.
+    """
 
     cfg: Mapping[str, Any]
     store: Store
@@ -34,6 +37,7 @@ class Context:
     network_seed: int | None
     network: PretrainJob | None
     start: Path | None
+    start_norm: tuple[str, Mapping[str, Any]] | None = None
 
     @cached_property
     def start_name(self) -> str | None:
@@ -143,6 +147,8 @@ def _unit_job(
         "keep": cfg["keep"],
         "label_firewall": cfg["label_firewall"],
         "start": None if start is None else str(start),
+        "start_norm": None if after or context.start_norm is None else dict([context.start_norm]),
+        "keep_head": bool(cfg["pretrain"].get("keep_head")),
         "needs": after.id if after else None,
     }
     images = context.images(target if after and target else context.source)
@@ -192,6 +198,15 @@ def computing(cfg: Mapping[str, Any]) -> dict[str, Any]:
 def trains(pretrain: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
     """Whether networks of a model are pre-trained here: they are neither given nor untrained, nor bring weights."""
     return pretrain["recipe"] is not None and pretrain["checkpoint"] is None and model.get("weights") is None
+
+
+def started_with(pretrain: Mapping[str, Any], norm: str) -> str:
+    """The norm of the pre-trained network that units of a norm start from.
+
+    >>> started_with({"norm": "bn"}, "bn_wa"), started_with({"norm": None}, "bn_wa")
+    ('bn', 'bn_wa')
+    """
+    return pretrain.get("norm") or norm
 
 
 def _pretraining(context: Context) -> str | None:

@@ -83,6 +83,10 @@ class Pretraining:
         """
         return scope_options(self.experiment, self.scopes, scope)
 
+    def experiments(self, scope: str) -> dict[str, Sequence[str]]:
+        """The one that all others are changes of."""
+        return {"networks": []}
+
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
         chosen = self.scopes[scope]

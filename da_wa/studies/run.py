@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from da_wa.config.compose import Experiment, compose
 from da_wa.config.make import make
 from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError, nearest
@@ -22,6 +23,23 @@ OPTIONS = {"study": "", "scope": "full", "stage": "all", "minutes": "inf", "out"
 def is_study(words: Sequence[str]) -> bool:
     """Whether the overrides of a command name a study."""
     return any(word.startswith("study=") for word in words)
+
+
+def composed(words: Sequence[str], config_dir: Path | None = None) -> dict[str, Experiment]:
+    """The experiments of a study that are known beforehand, by folder; nothing is run.
+
+    >>> experiments = composed(["study=table2", "scope=full"])
+    >>> {folder: experiment.cfg["finetune"]["batch_size"] for folder, experiment in experiments.items()}
+    {'batch_size-64': 64, 'batch_size-1': 1}
+
+    Raises:
+        UserError: see :func:`run_study`.
+    """
+    chosen, overrides = _split(words)
+    study = _study(chosen["study"], config_dir)
+    options = [*study.options(chosen["scope"]), *overrides]
+    found = study.experiments(chosen["scope"])
+    return {folder: compose([*options, *more], config_dir) for folder, more in found.items()}
 
 
 def run_study(words: Sequence[str], console: Console, config_dir: Path | None = None) -> list[str]:
@@ -38,9 +56,8 @@ def run_study(words: Sequence[str], console: Console, config_dir: Path | None = 
     Raises:
         UserError: an unknown study, scope or stage, or a wrong option of an experiment.
     """
-    chosen = {**OPTIONS, **dict(word.split("=", 1) for word in words if word.split("=", 1)[0] in OPTIONS)}
+    chosen, overrides = _split(words)
     study = _study(chosen["study"], config_dir)
-    overrides = [word for word in words if word.split("=", 1)[0] not in OPTIONS]
     bench = Bench(
         out=Path(chosen["out"] or f"out/{chosen['study']}-{chosen['scope']}"),
         options=[*study.options(chosen["scope"]), *overrides],
@@ -58,6 +75,12 @@ def run_study(words: Sequence[str], console: Console, config_dir: Path | None = 
     except Paused:
         console.print(f"Time is up after {chosen['minutes']} minutes. Rerun the command to resume.", highlight=False)
     return bench.failed
+
+
+def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Options of the study, and overrides for its experiments."""
+    own = [word for word in words if word.split("=", 1)[0] in OPTIONS]
+    return {**OPTIONS, **dict(word.split("=", 1) for word in own)}, [word for word in words if word not in own]
 
 
 def _study(name: str, config_dir: Path | None) -> Study:

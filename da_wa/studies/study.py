@@ -34,6 +34,9 @@ class Study(Protocol):
             ConfigError: there is no such scope.
         """
 
+    def experiments(self, scope: str) -> Mapping[str, Sequence[str]]:
+        """Further overrides of each experiment that is known beforehand, by its folder."""
+
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """The stages of a scope, in order."""
 
@@ -62,7 +65,8 @@ def scope_options(experiment: str, scopes: Mapping[str, HasOptions], scope: str)
 
 def merged(experiments: Sequence[Planned]) -> Planned:
     """One launch for the jobs of several experiments, so that all workers have something to do; one or more."""
-    return replace(experiments[0], jobs=[job for planned in experiments for job in planned.jobs])
+    jobs = [job for planned in experiments for job in planned.jobs]
+    return replace(experiments[0], jobs=jobs, merged=experiments)
 
 
 @dataclass

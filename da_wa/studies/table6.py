@@ -124,6 +124,10 @@ class Table6:
         """
         return scope_options(self.experiment, self.scopes, scope)
 
+    def experiments(self, scope: str) -> dict[str, Sequence[str]]:
+        """The one that all others are changes of."""
+        return {"table": []}
+
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
         chosen = self.scopes[scope]

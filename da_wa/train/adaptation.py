@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from da_wa.adapt.domain_norm import Domain, routed, separate_domains
 from da_wa.adapt.method import Method, Seen, Step
 from da_wa.data.paired import Order, Paired, PairedDataModule
 from da_wa.errors import ConfigError
 from da_wa.train.classifier import Classifier
+from da_wa.train.running import RunningMean
 
 Statistics = Literal["joint", "separate", "domain"]
 """Which images share batch statistics: ``joint`` forwards both domains in one batch, ``separate`` one after the other,
@@ -55,7 +55,7 @@ class Adapter(Classifier):
         self.target = target
         if self.statistics == "domain":
             separate_domains(model)
-        self._watched: dict[str, MeanMetric] = {}
+        self._watched: dict[str, RunningMean] = {}
 
     @property
     def _data(self) -> PairedDataModule:
@@ -89,7 +89,7 @@ class Adapter(Classifier):
         loss = self.weight * sum(terms.values(), torch.zeros((), device=self.device))
         if source is not None and labels is not None:
             loss = self.objective(source.logits, labels) + loss
-            self.train_accuracy.update(source.logits.detach(), labels)
+            self.train_accuracy.update(source.logits.detach().argmax(1) == labels)
             self._watch("feature_scale_source", source.features.detach().square().mean().sqrt())
         self._watch("feature_scale_target", target.features.detach().square().mean().sqrt())
         for name, value in {**terms, **self.method.watched}.items():
@@ -131,13 +131,13 @@ class Adapter(Classifier):
 
     def _watch(self, name: str, value: Tensor) -> None:
         if name not in self._watched:
-            self._watched[name] = MeanMetric(nan_strategy="disable").to(self.device)
+            self._watched[name] = RunningMean()
         self._watched[name].update(value)
 
     def take_terms(self) -> dict[str, float]:
-        means = {name: float(metric.compute()) for name, metric in self._watched.items()}
-        for metric in self._watched.values():
-            metric.reset()
+        means = {name: mean.compute() for name, mean in self._watched.items()}
+        for mean in self._watched.values():
+            mean.reset()
         return means
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -13,7 +13,6 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from da_wa.data.datamodule import epoch_seed
@@ -23,6 +22,7 @@ from da_wa.models.backbone import Backbone
 from da_wa.models.fixup import scalar_parameters
 from da_wa.records.outputs import round_logits
 from da_wa.train.recipe import MakeOptimizer, MakeSchedule
+from da_wa.train.running import RunningMean
 
 HISTORY = ("curve", "logits", "features", "mixed_logits")
 """Attributes of :class:`Classifier` that its state keeps."""
@@ -98,8 +98,7 @@ class Classifier(LightningModule):
         self.features: dict[int, list[Tensor]] = {}
         self.mixed_logits: dict[int, list[Tensor]] = {}
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        self.train_loss = MeanMetric(nan_strategy="disable")
-        self.train_accuracy = accuracy.clone()
+        self.train_loss, self.train_accuracy = RunningMean(), RunningMean()
         self.domain_accuracy = nn.ModuleList(accuracy.clone() for _ in domains)
         self.labelled = True  # whether training batches have labels
         self._batches: list[list[Tensor]] = []
@@ -147,17 +146,17 @@ class Classifier(LightningModule):
         images, labels, _ = batch
         logits = self(images)
         loss = self.objective(logits.float(), labels)
-        self.train_loss.update(loss.detach())
-        self.train_accuracy.update(logits.detach(), labels)
+        self.train_loss.update(loss)
+        self.train_accuracy.update(logits.detach().argmax(1) == labels)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        loss = float(self.train_loss.compute())
+        loss = self.train_loss.compute()
         epoch = self.current_epoch + 1
         groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
         row = {"epoch": epoch, "loss": loss}
         if self.labelled:
-            row["accuracy"] = float(self.train_accuracy.compute())
+            row["accuracy"] = self.train_accuracy.compute()
         if groups:  # streams step themselves
             row["lr"] = float(groups[0]["lr"])
         terms = self.take_terms()
@@ -196,7 +195,7 @@ class Classifier(LightningModule):
         whole = [torch.cat(batches).cpu().numpy() for batches in self._batches]
         rounded = [torch.from_numpy(round_logits(logits)) for logits in whole]
         self.logits[epoch], self.mixed_logits[epoch] = rounded[: len(self.domains)], rounded[len(self.domains) :]
-        self.features[epoch] = [_half(torch.cat(batches)) for batches in self._features]
+        self.features[epoch] = [half(torch.cat(batches)) for batches in self._features]
         self._batches, self._features = [], []
         for name, metric in zip(self.domains, self._metrics(), strict=True):
             self.log(f"accuracy/{name}", float(metric.compute()))
@@ -213,7 +212,7 @@ class Classifier(LightningModule):
             setattr(self, name, checkpoint["history"][name])
 
 
-def _half(features: Tensor) -> Tensor:
+def half(features: Tensor) -> Tensor:
     """Float16 on the host; values that are too large become the largest."""
     most = torch.finfo(torch.float16).max
     return features.float().clamp(-most, most).half().cpu()

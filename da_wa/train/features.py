@@ -14,7 +14,6 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from da_wa.data.augment import Normalize, View
@@ -32,8 +30,8 @@ from da_wa.data.loader import Batch
 from da_wa.errors import DataError, printable
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import HEAD
-from da_wa.records.files import write_atomically
-from da_wa.train.engine import engine, interruptible
+from da_wa.records.files import locked, write_atomically
+from da_wa.train.engine import device_name, engine, interruptible
 from da_wa.train.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -81,7 +79,9 @@ class Extractor:
         for patience in (0, -1):  # first what no other process is computing, then what one is
             for domain in (domain for domain in domains if domain.name not in found):
                 path = paths[domain.name]
-                with suppress(Timeout), _locked(path, patience):
+                with locked(path, patience, _ADVICE) as mine:
+                    if not mine:
+                        continue
                     if (known := _read(path, len(domain))) is None:
                         _write(path, self._compute(domain))
                         computed += len(domain)
@@ -103,7 +103,13 @@ class Extractor:
             "weights": network,
             "view": repr(self.view),
             "normalize": asdict(self.normalize),
-            "arithmetic": [self.settings.accelerator, self.settings.precision, self.settings.channels_last],
+            "arithmetic": [
+                torch.__version__,
+                device_name(self.settings.accelerator),
+                None if self.settings.accelerator == "gpu" else torch.get_num_threads(),
+                self.settings.precision,
+                self.settings.channels_last,
+            ],
             **self.facts,
         }
         return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -142,15 +148,6 @@ class _Frozen(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.model.features(batch[0])
-
-
-def _locked(path: Path, patience: int) -> FileLock:
-    """The lock of a file: waits ``patience`` seconds, for ever if negative."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"Cannot write {printable(path.parent)}: {error.strerror}. {_ADVICE}") from error
-    return FileLock(path.with_suffix(".lock"), timeout=patience)
 
 
 def _write(path: Path, features: np.ndarray) -> None:

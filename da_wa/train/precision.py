@@ -16,12 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import nn
 
-from da_wa.data.files import replace_text
+from da_wa.records.files import locked, write_bytes
 from da_wa.train.flops import wait
 from da_wa.train.settings import Settings
+
+_ADVICE = "Make room there or set another folder with cache_dir=PATH, then rerun the command."
 
 STEPS = 2
 """Timed training steps of each precision, after one that sets up the libraries."""
@@ -39,20 +40,20 @@ def decided(settings: Settings, model: nn.Module, images: Sequence[int], folder:
         folder: where decisions are kept, one small file each.
 
     Raises:
-        OSError: the folder cannot be written.
+        DataError: the folder cannot be written.
     """
     resolved = settings.resolve(model)
     if settings.precision != "auto" or resolved.precision == "32-true":
         return settings
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{_key(resolved, model, images)}.json"
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path, advice=_ADVICE):
         try:
             seconds = json.loads(path.read_text())["seconds"]
             _ = float(seconds["32-true"]), float(seconds[resolved.precision])
         except (OSError, ValueError, LookupError, TypeError):  # absent or damaged
             seconds = {name: step_seconds(model, images, resolved, name) for name in ("32-true", resolved.precision)}
-            replace_text(path, json.dumps({"model": type(model).__name__, "images": list(images), "seconds": seconds}))
+            found = {"model": type(model).__name__, "images": list(images), "seconds": seconds}
+            write_bytes(path, json.dumps(found).encode(), _ADVICE)
     return replace(settings, precision=min(seconds, key=lambda name: float(seconds[name])))
 
 

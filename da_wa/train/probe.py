@@ -20,6 +20,7 @@ from da_wa.data.augment import View
 from da_wa.data.crops import central
 from da_wa.errors import ConfigError, printable
 from da_wa.records.outputs import Outputs, from_logits, round_logits
+from da_wa.train.classifier import half
 from da_wa.train.engine import device_name, peak_memory_mb
 from da_wa.train.features import Extractor
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
@@ -120,7 +121,7 @@ class Probe(AnyRecipe):
         candidates = sorted(set(self.C))
         validation = self._validate(x, labels, candidates, seed) if len(candidates) > 1 else {}
         C = within_one_error(validation, len(labels)) if validation else candidates[0]
-        fitted = self._regression(C, tolerance=1e-8)
+        fitted = self._regression(C, tolerance=1e-6)
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
             try:
@@ -249,7 +250,9 @@ def _outputs(
         name = subset.domain.name
         outputs = from_logits(subset.index, subset.labels, head(features[name][subset.index])[None])
         index = outputs.index[rows]
-        outputs = replace(outputs, feature_index=index, features=features[name][index][None].astype(np.float16))
+        outputs = replace(
+            outputs, feature_index=index, features=half(torch.from_numpy(features[name][index])).numpy()[None]
+        )
         if name in mixed:
             logits = round_logits(head(mixed[name]))[None]
             outputs = replace(outputs, mixed_index=outputs.index[first[name]], mixed_logits=logits)

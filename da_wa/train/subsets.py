@@ -36,7 +36,7 @@ class Subsets:
 
 
 def transfer(domains: Sequence[DecodedDomain], source: str, protocol: Evaluation, seed: int) -> Subsets:
-    """Train on ``source``; evaluate its held-out images and the images of every other domain.
+    """Train on ``source``; evaluate its held-out images, if there are any, and the images of every other domain.
 
     Args:
         domains: over one class list, the source among them.
@@ -50,7 +50,8 @@ def transfer(domains: Sequence[DecodedDomain], source: str, protocol: Evaluation
         if domain.name == source:
             kept, holdout = protocol.source(domain.name, domain.labels, seed)
             train = Subset(domain, kept)
-            evaluate.append(Subset(domain, holdout))
+            if len(holdout):
+                evaluate.append(Subset(domain, holdout))
         else:
             evaluate.append(Subset(domain, protocol.target(domain.name, domain.labels, seed)))
     assert train is not None, f"{source} is none of {[d.name for d in domains]}"

@@ -241,7 +241,7 @@ def test_every_bad_image_is_named(root: Path, cache_dir: Path) -> None:
     assert lines[2].endswith("pen/002.png: not a JPEG, PNG, WebP or BMP image")
     assert lines[3].endswith("ruler/003.png: zero bytes")
     assert "data.on_bad=skip" in lines[4]
-    assert entries(cache_dir) == []
+    assert [entry.suffix for entry in entries(cache_dir)] == [".partial"]  # for the next command
 
 
 def test_ten_bad_images_are_named_and_the_others_counted(
@@ -271,6 +271,16 @@ def test_skipped_images_are_named_and_labels_stay_right(
         assert "mug/000.png" in record.getMessage() and "pen/002.png" in record.getMessage()
     with pytest.raises(DataError, match="2 of 12 images cannot be read"):
         load(root, cache_dir)
+
+
+def test_what_was_decoded_stays_when_bad_images_are_refused(
+    root: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(root, "mug/000.png")
+    with pytest.raises(DataError, match="1 of 12 images cannot be read"):
+        load(root, cache_dir)
+    monkeypatch.setattr(ImageFiles, "decode", lambda *_: pytest.fail("decoded again"))
+    assert len(load(root, cache_dir, on_bad="skip")) == 11
 
 
 def test_a_class_without_a_readable_image_is_reported(root: Path, cache_dir: Path) -> None:

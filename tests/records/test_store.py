@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from da_wa.errors import ConfigError, DataError
-from da_wa.records.files import remove_abandoned, write_atomically, write_json
+from da_wa.errors import ConfigError, DataError, DiskFull
+from da_wa.records.files import locked, remove_abandoned, write_atomically, write_json
 from da_wa.records.outputs import Outputs, pack
 from da_wa.records.schema import Record, parse
 from da_wa.records.store import RunDir, Store
@@ -414,6 +414,35 @@ def test_a_full_disk_is_reported_and_leaves_nothing_half_written(
     with pytest.raises(DataError, match=r"outputs\.npz: No space left on device.*out=DIR"):
         run.finish(record, outputs)
     assert [file.name for file in run.path.iterdir()] == ["config.yaml"]
+
+
+def refusing(number: int) -> Callable[..., None]:
+    def acquire(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return acquire
+
+
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+    with locked(tmp_path / "folder" / "a.npy") as first, locked(tmp_path / "folder" / "a.npy", patience=0) as second:
+        assert (first, second) == (True, False)
+    with locked(tmp_path / "folder" / "a.npy", patience=0) as again:
+        assert again
+
+
+def test_without_locks_everybody_may_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("da_wa.records.files.FileLock.acquire", refusing(errno.ENOLCK))
+    with locked(tmp_path / "a.npy") as mine:
+        assert mine
+
+
+def test_a_full_disk_where_a_lock_should_be_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("da_wa.records.files.FileLock.acquire", refusing(errno.ENOSPC))
+    with (
+        pytest.raises(DiskFull, match=r"Cannot write .*a\.npy: No space left on device\. Buy a disk"),
+        locked(tmp_path / "a.npy", advice="Buy a disk"),
+    ):
+        pass
 
 
 def test_an_out_folder_that_is_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""``study.json``: what a study varies, as a frozen, validated type.
+
+A study is a table over factors; its records are in several ``out`` folders. Levels are text, as
+:func:`level_text` writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from da_wa.errors import DataError
+from da_wa.records.files import read_bytes, write_bytes
+
+FILE = "study.json"
+
+Key = tuple[str, ...]
+"""The levels that identify a cell, in the order of :attr:`Design.factors`."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Refusal(_Frozen):
+    """Cells that cannot be trained at all.
+
+    Attributes:
+        levels: of the factors that identify them.
+        reason: one sentence.
+    """
+
+    levels: dict[str, str]
+    reason: str
+
+
+class Design(_Frozen):
+    """Which cells a study has, and how its table shows them.
+
+    Attributes:
+        study: its name, e.g. ``table2``.
+        scope: ``full``, ``small`` or ``smoke``.
+        title: one line.
+        caption: what differs from the paper in this scope.
+        measure: what the table shows, in percent.
+        factors: the levels of every factor, in display order.
+        rows: factors whose levels are the rows.
+        columns: factors whose levels are the columns.
+        names: display names of levels, by factor.
+        norms: ``weight`` and ``activation`` of every norm.
+        folders: ``out`` folders of the experiments, relative to the study's.
+        refused: cells that cannot be trained.
+    """
+
+    study: str
+    scope: str
+    title: str
+    caption: str = ""
+    measure: Literal["error", "accuracy"] = "error"
+    factors: dict[str, list[str]]
+    rows: list[str]
+    columns: list[str]
+    names: dict[str, dict[str, str]] = {}
+    norms: dict[str, dict[str, str]] = {}
+    folders: list[str]
+    refused: list[Refusal] = []
+
+    @model_validator(mode="after")
+    def _every_factor_is_shown(self) -> Design:
+        if sorted([*self.rows, *self.columns]) != sorted(self.factors):
+            raise ValueError(f"rows {self.rows} and columns {self.columns} must be the factors {list(self.factors)}")
+        return self
+
+    def name(self, factor: str, level: str) -> str:
+        """How a level is shown, e.g. ``BN + WA`` or ``batch size 64``."""
+        return self.names.get(factor, {}).get(level, f"{factor.replace('_', ' ')} {level}")
+
+    def label(self, key: Key, factors: list[str] | None = None) -> str:
+        """How a cell is called, e.g. ``WA, batch size 1``; ``factors``: only these of its levels."""
+        levels = dict(zip(self.factors, key, strict=True))
+        shown = list(self.factors) if factors is None else factors
+        return ", ".join(self.name(factor, levels[factor]) for factor in shown)
+
+
+def level_text(value: Any) -> str:
+    """A level of a factor as text.
+
+    >>> level_text(None), level_text(64), level_text(0.1), level_text("bn")
+    ('none', '64', '0.1', 'bn')
+    """
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def write_design(out: Path, design: Design) -> None:
+    """Write ``study.json`` into the folder of a study.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    write_bytes(out / FILE, (design.model_dump_json(indent=1) + "\n").encode())
+
+
+def read_design(out: Path) -> Design:
+    """Read the ``study.json`` of a study.
+
+    Raises:
+        DataError: there is none, or it is not valid.
+    """
+    content = read_bytes(out / FILE)
+    if content is None:
+        raise DataError(f"{out} is not the folder of a study: it has no {FILE}. Run a study first, e.g. study=table1.")
+    try:
+        return Design.model_validate(json.loads(content))
+    except (ValueError, ValidationError) as error:
+        raise DataError(f"{out / FILE} is not valid ({str(error).splitlines()[-1]}); rerun the study.") from error

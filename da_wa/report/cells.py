@@ -1,0 +1,177 @@
+"""The cells of a study, from the records of all its folders, with one set of resamples.
+
+A cell is one level of every factor; its runs differ in seeds alone. All cells share the resampled images, and runs of
+equal seeds are paired, so any linear combination of cells has one interval (:mod:`da_wa.report.resampling`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from da_wa.errors import DataError
+from da_wa.records.design import Design, Key, level_text, read_design
+from da_wa.records.schema import Factors, Record
+from da_wa.records.store import Store
+from da_wa.report.matrix import Pair
+from da_wa.report.outcomes import Outcome, outcomes
+from da_wa.report.resampling import Replicate, Resamples
+
+Terms = Sequence[tuple[float, Key]]
+"""A linear combination of the errors of cells."""
+
+
+@dataclass
+class Cell:
+    """The runs of one cell.
+
+    Attributes:
+        levels: of every factor, and ``weight`` and ``activation`` of the norm.
+        refused: why it cannot be trained, or nothing.
+        seeds: of the finished runs, with those of their pre-training.
+        diverged: likewise of the runs that diverged.
+        open: how many planned runs have no result.
+        pairs: (source, target) that were evaluated.
+        images: how many images were evaluated, all targets together.
+    """
+
+    levels: Mapping[str, str]
+    refused: str = ""
+    seeds: list[Replicate] = field(default_factory=list)
+    diverged: list[Replicate] = field(default_factory=list)
+    open: int = 0
+    pairs: list[Pair] = field(default_factory=list)
+    images: int = 0
+
+    @property
+    def fails(self) -> bool:
+        """Whether every run that ended has diverged."""
+        return bool(self.diverged) and not self.seeds and not self.open
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A combination of errors in percent; infinite where a training diverged.
+
+    Attributes:
+        value: the mean over seeds.
+        low: lower bound of the 95 % interval.
+        high: upper bound.
+        df: degrees of freedom behind the interval.
+        seeds: how many seeds all its cells have.
+    """
+
+    value: float
+    low: float
+    high: float
+    df: float = math.inf
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All cells of a study.
+
+    Attributes:
+        design: of the study.
+        cells: by their levels, in display order.
+        resamples: of all finished runs.
+        chance: error of guessing in percent; NaN without a run.
+    """
+
+    design: Design
+    cells: Mapping[Key, Cell]
+    resamples: Resamples
+    chance: float
+
+    def measure(self, terms: Terms) -> Measured | None:
+        """Σ factor · error over cells, in points; None if a cell has no result, or two diverged ones cancel."""
+        found = [self.cells.get(key) for _, key in terms]
+        if any(cell is None or not (cell.seeds or cell.fails) or (cell.seeds and cell.diverged) for cell in found):
+            return None
+        cells = [cell for cell in found if cell is not None]
+        infinite = {math.copysign(1.0, factor) for (factor, _), cell in zip(terms, cells, strict=True) if cell.fails}
+        if len(infinite) > 1:
+            return None
+        if infinite:
+            value = infinite.pop() * math.inf
+            return Measured(value, value, value, seeds=min(len(cell.seeds or cell.diverged) for cell in cells))
+        right = [
+            (-100 * factor / len(cell.pairs), (_name(key), *pair))
+            for (factor, key), cell in zip(terms, cells, strict=True)
+            for pair in cell.pairs
+        ]
+        estimate = self.resamples.estimate(right)
+        if estimate is None:
+            return None
+        whole, interval = 100 * sum(factor for factor, _ in terms), estimate.interval
+        return Measured(
+            whole + interval.value, whole + interval.low, whole + interval.high, estimate.df, estimate.seeds
+        )
+
+
+def read_cells(out: Path) -> Cells:
+    """Read the records of a study.
+
+    Args:
+        out: its folder, with ``study.json``.
+
+    Raises:
+        DataError: it is not the folder of a study, a file cannot be read, or two runs give the same cell and seed.
+    """
+    design = read_design(out)
+    cells = {key: _cell(design, key) for key in product(*design.factors.values())}
+    for refusal, cell in product(design.refused, cells.values()):
+        if refusal.levels.items() <= cell.levels.items():
+            cell.refused = refusal.reason
+    found: list[Outcome] = []
+    classes: set[int] = set()
+    for folder in design.folders:
+        for run in Store(out / folder).runs():
+            record = run.verified()
+            key = _key(design, (record or run.planned()).factors)
+            if key not in cells:  # of an earlier command with more levels
+                continue
+            if record is None:
+                cells[key].open += 1
+                continue
+            classes.add(len(record.classes))
+            _add(cells[key], record, out / folder)
+            found += outcomes(record, run.outputs(record), _name(key), record.targets) if record.error is None else []
+    if len(classes) > 1:
+        raise DataError(f"{out}: its runs have {sorted(classes)} classes and cannot stand in one table.")
+    chance = 100 * (1 - 1 / classes.pop()) if classes else math.nan
+    return Cells(design, cells, Resamples(found), chance)
+
+
+def _cell(design: Design, key: Key) -> Cell:
+    levels = dict(zip(design.factors, key, strict=True))
+    return Cell(levels | design.norms.get(levels.get("norm", ""), {}))
+
+
+def _key(design: Design, factors: Factors) -> Key:
+    return tuple(level_text(getattr(factors, factor)) for factor in design.factors)
+
+
+def _name(key: Key) -> str:
+    return " ".join(key)
+
+
+def _add(cell: Cell, record: Record, folder: Path) -> None:
+    """Count a run."""
+    seed = (record.factors.pretraining_seed or 0, record.factors.seed)
+    if seed in (*cell.seeds, *cell.diverged):
+        raise DataError(
+            f"{folder} contains two runs of {', '.join(cell.levels.values())} with seed {record.factors.seed}. "
+            "Use a separate out=DIR per study."
+        )
+    if record.error is not None:
+        cell.diverged.append(seed)
+        return
+    cell.seeds.append(seed)
+    last = [row for row in record.results if (row.role, row.selection) == ("target", "last")]
+    cell.pairs = list(dict.fromkeys([*cell.pairs, *((record.source, row.domain) for row in last)]))
+    cell.images = max(cell.images, sum(row.n for row in last))

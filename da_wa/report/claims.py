@@ -1,0 +1,207 @@
+"""Whether the claims of the paper hold in the records of a study.
+
+A claim is one or several comparisons, each a linear combination of errors with one interval. A comparison is as claimed
+where its whole interval is, contrary where the whole interval lies outside (Bonferroni-corrected over the comparisons
+of the claim), and open otherwise. A claim **holds** if all its comparisons are as claimed, **does not** if one is
+contrary, and is **open** otherwise. Comparisons of several cells need two seeds or more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import scipy
+import yaml
+
+from da_wa.records.design import Design, Key
+from da_wa.report.cells import Cells, Measured
+from da_wa.report.rules import Comparison, Levels, comparisons
+from da_wa.report.statistics import ALPHA
+from da_wa.report.wording import number, signed
+
+Verdict = Literal["holds", "does not", "open"]
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Attributes:
+        id: unique.
+        table: the study that decides it.
+        statement: one sentence.
+        rule: see :mod:`da_wa.report.rules`.
+    """
+
+    id: str
+    table: str
+    statement: str
+    rule: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Printed:
+    """Numbers of the paper for one study.
+
+    Attributes:
+        title: where they stand, e.g. ``Table II``.
+        factors: that name a number.
+        errors: in percent as printed, ``None`` for "–", by the levels of ``factors``.
+    """
+
+    title: str
+    factors: Sequence[str]
+    errors: Mapping[Key, str | None]
+
+    def of(self, levels: Levels) -> str | None:
+        """The number of a cell, ``–`` where the paper has a dash, None where it has nothing.
+
+        >>> printed()["table2"].of({"norm": "bn", "batch_size": "64", "model": "resnet50"})
+        '4.30'
+        """
+        key = tuple(levels.get(factor, "") for factor in self.factors)
+        return (self.errors[key] or "–") if key in self.errors else None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the records of one study say about a claim.
+
+    Attributes:
+        claim: of the paper.
+        scope: of the study.
+        verdict: see the module docstring.
+        as_claimed: how many comparisons have the claimed sign or size, whatever their interval.
+        measured: how many comparisons have results.
+        planned: how many there are.
+        seeds: the smallest number of seeds of a comparison.
+        evidence: the comparison that supports the claim least.
+        paper: how many comparisons are as claimed in the paper's own numbers, and of how many.
+    """
+
+    claim: Claim
+    scope: str
+    verdict: Verdict
+    as_claimed: int
+    measured: int
+    planned: int
+    seeds: int
+    evidence: str
+    paper: tuple[int, int]
+
+
+@cache
+def claims() -> tuple[Claim, ...]:
+    """All claims, in the order of ``claims.yaml``.
+
+    >>> claims()[0].table
+    'table1'
+    """
+    return tuple(Claim(**node) for node in yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8")))
+
+
+@cache
+def printed() -> Mapping[str, Printed]:
+    """The paper's numbers by study."""
+    found = yaml.safe_load((HERE / "paper.yaml").read_text(encoding="utf-8"))
+    return {
+        study: Printed(node["title"], node.get("factors", ()), dict(_flat(node.get("cells", {}), ())))
+        for study, node in found.items()
+    }
+
+
+def _flat(node: Any, key: Key) -> list[tuple[Key, str | None]]:
+    if not isinstance(node, Mapping):
+        return [(key, node)]
+    return [row for level, child in node.items() for row in _flat(child, (*key, str(level)))]
+
+
+def findings(cells: Cells) -> list[Finding]:
+    """What a study says about each claim of its table.
+
+    Raises:
+        ConfigError: a claim has an unknown rule.
+    """
+    return [finding(claim, cells) for claim in claims() if claim.table == cells.design.study]
+
+
+def finding(claim: Claim, cells: Cells) -> Finding:
+    """What a study says about one claim.
+
+    Raises:
+        ConfigError: the claim has an unknown rule.
+    """
+    levels = {key: cell.levels for key, cell in cells.cells.items() if not cell.refused}
+    wanted = comparisons(claim.rule, levels, cells.chance)
+    results = [(comparison, cells.measure(comparison.terms)) for comparison in wanted]
+    known = [(comparison, measured) for comparison, measured in results if measured is not None]
+    states = [_state(comparison, measured, len(wanted)) for comparison, measured in known]
+    verdict: Verdict = "open"
+    if "contrary" in states:
+        verdict = "does not"
+    elif known and len(known) == len(wanted) and set(states) == {"as claimed"}:
+        verdict = "holds"
+    return Finding(
+        claim=claim,
+        scope=cells.design.scope,
+        verdict=verdict,
+        as_claimed=sum(c.margin(m.value) > 0 for c, m in known),
+        measured=len(known),
+        planned=len(wanted),
+        seeds=min((measured.seeds for _, measured in known), default=0),
+        evidence=_evidence(known, cells.design),
+        paper=_in_the_paper(wanted, levels, printed().get(claim.table)),
+    )
+
+
+def _state(comparison: Comparison, measured: Measured, family: int) -> Literal["as claimed", "contrary", "open"]:
+    if len(comparison.terms) > 1 and measured.seeds < 2:
+        return "open"
+    if min(comparison.margin(measured.low), comparison.margin(measured.high)) > 0:
+        return "as claimed"
+    low, high = _widened(measured, family)
+    return "contrary" if high <= comparison.low or low >= comparison.high else "open"
+
+
+def _widened(measured: Measured, family: int) -> tuple[float, float]:
+    """The interval at the level of Bonferroni's correction for a family of comparisons."""
+    if math.isinf(measured.value):
+        return measured.low, measured.high
+    quantiles = scipy.stats.t.isf([ALPHA / 2 / family, ALPHA / 2], measured.df)
+    factor = float(quantiles[0] / quantiles[1])
+    return measured.value - factor * (measured.value - measured.low), measured.value + factor * (
+        measured.high - measured.value
+    )
+
+
+def _evidence(known: Sequence[tuple[Comparison, Measured]], design: Design) -> str:
+    """The comparison that is deepest outside, or nearest to the bounds of the claim."""
+    if not known:
+        return ""
+    comparison, measured = min(known, key=lambda each: each[0].margin(each[1].value))
+    shown = signed if len(comparison.terms) > 1 else number
+    first, *others = (design.label(key) for _, key in comparison.terms)
+    value = "diverged" if math.isinf(measured.value) else shown(measured.value)
+    bounds = "" if math.isinf(measured.value) else f" ({shown(measured.low)} to {shown(measured.high)})"
+    return f"{first}{f' against {others[0]}' if others else ''}: {value}{bounds}"
+
+
+def _in_the_paper(wanted: Sequence[Comparison], levels: Mapping[Key, Levels], paper: Printed | None) -> tuple[int, int]:
+    """How many comparisons are as claimed in the paper's numbers, and how many can be made from them."""
+    right = possible = 0
+    for comparison in wanted:
+        errors = [(factor, paper.of(levels[key]) if paper else None) for factor, key in comparison.terms]
+        if any(text is None for _, text in errors):
+            continue
+        value = sum(factor * (math.inf if text == "–" else float(str(text))) for factor, text in errors)
+        if not math.isnan(value):
+            possible += 1
+            right += comparison.margin(value) > 0
+    return right, possible

@@ -1,0 +1,192 @@
+"""A table of the paper: rows × columns of any factors, by configuration alone.
+
+``conf/study/table1.yaml`` is an example. Every factor has levels: a list of names, which one experiment compares
+(``norm: [bn, wa]`` is ``norms=[bn,wa]``), or a mapping of levels to options, with one experiment for each
+(``batch_size: {64: [finetune.batch_size=64], …}``). Several such mappings give an experiment for each combination.
+Stages:
+
+==========  ===========================================================================================
+table       all runs, the first seed of every cell first; cells that cannot be trained are left out, with the reason
+report      the table beside the paper's numbers, and which of the paper's claims hold
+==========  ===========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
+from typing import Any, Literal
+
+from da_wa.launchers.launch import Planned
+from da_wa.records.design import Design, Refusal, level_text, write_design
+from da_wa.runs.jobs import Job, UnitJob
+from da_wa.studies.study import Bench, merged, scope_options
+
+Levels = Sequence[str] | Mapping[Any, Sequence[str]]
+"""Names that one experiment compares, or levels and their options."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The size of a study.
+
+    Attributes:
+        options: overrides for every experiment.
+        caption: what it is, and what differs from the paper.
+        factors: levels that differ from those of the study.
+    """
+
+    options: Sequence[str]
+    caption: str
+    factors: Mapping[str, Levels] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One experiment of a study.
+
+    Attributes:
+        folder: of its results, in that of the study.
+        levels: of the factors with one experiment for each level.
+        options: of these levels.
+    """
+
+    folder: str
+    levels: Mapping[str, str]
+    options: Sequence[str]
+
+
+class Grid:
+    """The study; see the module docstring.
+
+    Args:
+        study: its name, by which ``report/paper.yaml`` and ``report/claims.yaml`` know it.
+        title: of its table.
+        experiment: the file in ``conf/experiment`` that all its experiments start from.
+        factors: the levels of every factor, in display order.
+        rows: factors whose levels are the rows.
+        columns: factors whose levels are the columns.
+        scopes: plain values of :class:`Scope` by name.
+        measure: what the table shows, in percent.
+        names: display names of levels, by factor; norms have their labels.
+    """
+
+    def __init__(
+        self,
+        study: str,
+        title: str,
+        experiment: str,
+        factors: Mapping[str, Levels],
+        rows: Sequence[str],
+        columns: Sequence[str],
+        scopes: Mapping[str, Mapping[str, Any]],
+        measure: Literal["error", "accuracy"] = "error",
+        names: Mapping[str, Mapping[Any, str]] | None = None,
+    ) -> None:
+        self.study, self.title, self.experiment, self.measure = study, title, experiment, measure
+        self.factors, self.rows, self.columns = factors, rows, columns
+        self.names = {f: {level_text(k): v for k, v in given.items()} for f, given in (names or {}).items()}
+        self.scopes = {name: Scope(**node) for name, node in scopes.items()}
+
+    def options(self, scope: str) -> list[str]:
+        """Overrides for every experiment of a scope.
+
+        Raises:
+            ConfigError: there is no such scope.
+        """
+        start = scope_options(self.experiment, self.scopes, scope)
+        compared = {f: levels for f, levels in self._factors(scope).items() if not isinstance(levels, Mapping)}
+        return [*start, *(f"{factor}s=[{','.join(levels)}]" for factor, levels in compared.items())]
+
+    def experiments(self, scope: str) -> dict[str, Sequence[str]]:
+        """The options of each experiment, by its folder."""
+        return {part.folder: part.options for part in self.parts(scope)}
+
+    def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
+        """What each stage does, in order."""
+        return {"table": partial(self._table, scope=scope), "report": self._report}
+
+    def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
+        """None."""
+        return {}
+
+    def parts(self, scope: str) -> list[Part]:
+        """The experiments of a scope."""
+        mappings = {f: levels for f, levels in self._factors(scope).items() if isinstance(levels, Mapping)}
+        found = []
+        for chosen in product(*(levels.items() for levels in mappings.values())):
+            levels = {factor: level_text(level) for factor, (level, _) in zip(mappings, chosen, strict=True)}
+            folder = "_".join(f"{factor}-{level}" for factor, level in levels.items()) or "table"
+            found.append(Part(folder, levels, [option for _, options in chosen for option in options]))
+        return found
+
+    def _factors(self, scope: str) -> dict[str, Levels]:
+        return {**self.factors, **self.scopes[scope].factors}
+
+    def _table(self, bench: Bench, scope: str) -> None:
+        parts = self.parts(scope)
+        asked = [bench.prepare(part.folder, part.options) for part in parts]
+        planned, refusals = [], []
+        for part, whole in zip(parts, asked, strict=True):
+            experiment, reasons = _trainable(whole)
+            planned.append(experiment)
+            refusals += [
+                Refusal(levels={**part.levels, "norm": norm}, reason=reason) for norm, reason in reasons.items()
+            ]
+        write_design(bench.out, self._design(scope, asked[0], refusals))
+        for reason in dict.fromkeys(refusal.reason for refusal in refusals):
+            bench.console.print(f"left out: {reason}", highlight=False, markup=False)
+        bench.run(merged(planned), _first_seeds_first(planned))
+
+    def _design(self, scope: str, asked: Planned, refusals: Sequence[Refusal]) -> Design:
+        """What the report needs to know beside the records; ``asked``: the first experiment."""
+        experiment = asked.experiment
+        compared = {"norm": experiment.norms, "model": experiment.models, "method": experiment.methods}
+        return Design(
+            study=self.study,
+            scope=scope,
+            title=self.title,
+            caption=self.scopes[scope].caption,
+            measure=self.measure,
+            factors={
+                factor: list(map(level_text, levels if isinstance(levels, Mapping) else compared[factor]))
+                for factor, levels in self._factors(scope).items()
+            },
+            rows=list(self.rows),
+            columns=list(self.columns),
+            names={"norm": {name: node["label"] for name, node in experiment.norms.items()}, **self.names},
+            norms={name: dict(node.get("factors") or {}) for name, node in experiment.norms.items()},
+            folders=[part.folder for part in self.parts(scope)],
+            refused=list(refusals),
+        )
+
+    def _report(self, bench: Bench) -> None:
+        from da_wa.report.grid import write_study  # imports pandas
+
+        report = write_study(bench.out)
+        bench.console.print(report.summary(), highlight=False, markup=False)
+        bench.console.print(f"The report is in {bench.out}", highlight=False)
+
+
+def _trainable(planned: Planned) -> tuple[Planned, dict[str, str]]:
+    """An experiment without the norms that cannot be trained, and why these cannot."""
+    from da_wa.runs.preflight import refused  # imports torch
+
+    reasons = refused(planned.experiment)
+    if not reasons:
+        return planned, reasons
+    norms = {name: node for name, node in planned.experiment.norms.items() if name not in reasons}
+    jobs = [job for job in planned.jobs if job.config["facts"]["norm"]["name"] in norms]
+    return replace(planned, experiment=replace(planned.experiment, norms=norms), jobs=jobs), reasons
+
+
+def _first_seeds_first(planned: Sequence[Planned]) -> list[Job]:
+    """Jobs of all experiments: pre-training, then the first seed of every cell, then the next."""
+    jobs = {job.id: job for experiment in planned for job in experiment.jobs}
+    return sorted(jobs.values(), key=_seed)
+
+
+def _seed(job: Job) -> int:
+    return int(job.config["unit"]["factors"]["seed"]) if isinstance(job, UnitJob) else -1

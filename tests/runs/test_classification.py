@@ -1,0 +1,42 @@
+"""Classification as a transfer from training to test images, and batches of one image."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from da_wa.config.compose import compose
+from da_wa.errors import ConfigError
+from da_wa.launchers.launch import launch, prepare
+from da_wa.records.store import Store
+from da_wa.runs.preflight import preflight, refused
+
+SMALL = [
+    "experiment=classify", "model=resnet20", "model.build.depths=[1,1,1]", "model.build.widths=[4,4,4]",
+    "data.verify=false", "data.size=8", "finetune.epochs=1", "seeds=[0]", "launcher.workers=1", "launcher.threads=1",
+]  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+def test_it_trains_on_every_training_image_and_evaluates_every_test_image(tmp_path, cifar_root):
+    words = [*SMALL, f"data.root={cifar_root}", "norms=[wa]", "finetune.batch_size=1", f"out={tmp_path / 'out'}"]
+    planned = prepare(compose([*words, f"cache_dir={tmp_path / 'cache'}"]), Console(quiet=True))
+    launch(planned, Console(quiet=True))
+    (run,) = Store(tmp_path / "out").runs()
+    record = run.verified()
+    assert record is not None
+    assert (record.source, record.targets, record.factors.dataset) == ("train", ["test"], "CIFAR-100")
+    assert [(e.domain, e.role, e.n) for e in record.evaluations] == [("test", "target", 16)]
+    seen = record.cost["images_per_s"] * record.cost["train_s"]
+    assert seen == pytest.approx(48, rel=0.2)  # every image once, none held out; both numbers are rounded
+    assert record.pretraining is None
+
+
+@pytest.mark.parametrize("norm", ["bn", "bn_wa", "brn"])
+def test_batches_of_one_image_have_no_statistics(norm):
+    experiment = compose([*SMALL, f"norms=[{norm},wa,gn,ln,in,none]", "finetune.batch_size=1"])
+    assert list(refused(experiment)) == [norm]
+    with pytest.raises(ConfigError, match=rf"finetune\.batch_size=1: norm {norm} uses statistics over the images"):
+        preflight(experiment, [], [])
+    assert refused(compose([*SMALL, f"norms=[{norm}]", "finetune.batch_size=2"])) == {}
+    assert list(refused(compose(["model=resnet20", f"norms=[{norm},wa]", "pretrain.recipe.batch_size=1"]))) == [norm]

@@ -1,0 +1,154 @@
+"""Studies of the paper's classification tables: each composes at full size, and runs at the smallest."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from da_wa.cli import main
+from da_wa.config.compose import compose
+from da_wa.config.make import make
+from da_wa.config.tree import conf_dir
+from da_wa.records.store import Store
+from da_wa.runs.preflight import preflight, refused
+from da_wa.studies.grid import Grid, _first_seeds_first, _trainable
+from da_wa.studies.run import composed
+from da_wa.studies.study import Bench
+
+FILES = [path for path in sorted((conf_dir() / "study").glob("*.yaml")) if "grid.Grid" in path.read_text()]
+NAMES = [path.stem for path in FILES]
+
+
+def study(name: str) -> Grid:
+    return make(yaml.safe_load((conf_dir() / "study" / f"{name}.yaml").read_text()))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory, draw_tree) -> Path:
+    """Training images for one batch of 64, four classes; read-only by agreement."""
+    root, classes = tmp_path_factory.mktemp("cifar"), ("apple", "bear", "clock", "dolphin")
+    draw_tree(root, domains=("train",), classes=classes, per_class=16, side=32, seed=1)
+    return draw_tree(root, domains=("test",), classes=classes, per_class=2, side=32, seed=2)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def made() -> set[tuple[str, str]]:
+    """Networks and norms that were made already: studies share many."""
+    return set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_of_the_full_scope_composes_and_its_networks_can_be_made(name, made):
+    for experiment in composed([f"study={name}", "scope=full"]).values():
+        assert experiment.cfg["sources"] == ["train"]
+        impossible = set(refused(experiment))
+        one = experiment.cfg["finetune"]["batch_size"] == 1
+        assert impossible == ({"bn", "bn_wa"} & set(experiment.norms) if one else set())
+        models = json.dumps(experiment.models)
+        norms = {n: node for n, node in experiment.norms.items() if n not in impossible and (models, n) not in made}
+        preflight(replace(experiment, norms=norms), [], [])
+        made |= {(models, norm) for norm in norms}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_small_scope_composes_and_a_network_of_it_can_be_made(name):
+    grid = study(name)
+    experiment = compose([*grid.options("small"), *grid.parts("small")[-1].options])
+    assert experiment.cfg["finetune"]["schedule"] == {"name": "one_cycle"}
+    assert experiment.cfg["finetune"]["epochs"] <= 6
+    norm = next(iter(experiment.norms))
+    preflight(replace(experiment, norms={norm: experiment.norms[norm]}), [], [])
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_study_runs(name, tmp_path, images, cache, capsys):
+    out = tmp_path / "out"
+    command = [
+        f"study={name}", "scope=smoke", f"out={out}", f"data.root={images}", "data.verify=false", f"cache_dir={cache}",
+        "launcher.workers=1", "launcher.threads=1",
+    ]  # fmt: skip
+    assert main(command) == 0
+    design = json.loads((out / "study.json").read_text())
+    cells = rows(out / "table.csv")
+    assert len(cells) == math.prod(len(levels) for levels in design["factors"].values())
+    for cell in cells:
+        impossible = cell.get("batch_size") == "1" and cell["norm"] in ("bn", "bn_wa") if "norm" in cell else False
+        assert bool(cell["note"]) == impossible
+        assert (cell["error"] == "") == impossible, cell
+        assert cell["seeds"] == ("0" if impossible else "1")
+        assert cell["images"] == ("0" if impossible else "8")
+    named = {row["claim"] for row in rows(out / "claims.csv")}
+    assert named
+    assert {row["verdict"] for row in rows(out / "claims.csv")} <= {"holds", "does not", "open", "not run"}
+    assert "What of the paper holds" in capsys.readouterr().out
+
+
+def test_wa_afterwards_starts_from_the_network_trained_with_bn(tmp_path, images, cache):
+    """The converted network keeps filters and classifier of the BN network; without training it is that network."""
+    from da_wa.launchers.launch import launch, prepare
+
+    grid = study("finetune_wa")
+    (_, part) = grid.parts("smoke")
+    words = [
+        *grid.options("smoke"), *part.options, f"data.root={images}", "data.verify=false",
+        f"cache_dir={cache}", f"out={tmp_path / 'out'}", f"checkpoint_dir={tmp_path / 'networks'}",
+        "launcher.workers=1", "launcher.threads=1", "finetune.optimizer.lr=0.0",
+    ]  # fmt: skip
+    planned = prepare(compose(words), Console(quiet=True))
+    assert len(planned.jobs) == 1 + 2  # one network, trained with BN
+    launch(planned, Console(quiet=True))
+    bn, bn_wa = (run.verified() for run in sorted(Store(tmp_path / "out").runs(), key=lambda run: run.id))
+    assert bn is not None
+    assert bn_wa is not None
+    assert (bn.factors.norm, bn_wa.factors.norm) == ("bn", "bn_wa")
+    assert bn.conversion is None
+    assert bn_wa.conversion is not None
+    assert list(bn_wa.conversion.replaced) == ["Conv2d -> WeightAlignConv2d"]
+    assert bn.pretraining == bn_wa.pretraining
+    assert bn.pretraining is not None
+    assert abs(bn_wa.evaluations[-1].accuracy - bn.evaluations[-1].accuracy) <= 0.5
+
+
+def test_cells_are_planned_as_the_study_says(tmp_path, images, cache):
+    grid = study("table2")
+    words = [*grid.options("full"), f"data.root={images}", "data.verify=false", f"cache_dir={cache}", "seeds=[0,1]"]
+    bench = Bench(tmp_path, words, Console(quiet=True), math.inf)
+    parts = grid.parts("full")
+    assert [(part.folder, part.levels) for part in parts] == [
+        ("batch_size-64", {"batch_size": "64"}),
+        ("batch_size-1", {"batch_size": "1"}),
+    ]
+    trainable = [_trainable(bench.prepare(part.folder, part.options)) for part in parts]
+    assert [sorted(reasons) for _, reasons in trainable] == [[], ["bn", "bn_wa"]]
+    jobs = _first_seeds_first([planned for planned, _ in trainable])
+    assert len(jobs) == 2 * (10 + 8)
+    assert [job.config["unit"]["factors"]["seed"] for job in jobs] == [0] * 18 + [1] * 18
+    rates = {(job.config["finetune"]["batch_size"], job.config["finetune"]["optimizer"]["lr"]) for job in jobs}
+    assert rates == {(64, 0.01), (1, 0.001)}
+    assert {job.config["finetune"]["epochs"] for job in jobs} == {300}
+
+
+def test_the_users_norms_restrict_a_study(capsys):
+    grid = study("table1")
+    experiment = compose([*grid.options("full"), "norms=[bn,wa]"])
+    assert list(experiment.norms) == ["bn", "wa"]
+    assert main(["study=tabel1"]) == 2
+    assert "Did you mean 'table1'" in capsys.readouterr().err
