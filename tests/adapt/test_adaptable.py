@@ -32,6 +32,8 @@ GAINS = {
     "align_mean",
     "align_std",
     "align_half",
+    "align_tenfold",
+    "align_tenth",
     "align_double",
 }
 

@@ -51,7 +51,14 @@ WEIGHT_LEVELS: dict[type[nn.Module], str] = {
     MeanOnlyConv2d: "align_mean",
     StdOnlyConv2d: "align_std",
 }
-ALIGN_LEVELS = {1.0: "align", 0.5: "align_half", 2.0: "align_double"}  # by the multiple of the paper's scale
+ALIGN_LEVELS = {  # by the multiple of the paper's scale
+    1.0: "align",
+    0.5: "align_half",
+    2.0: "align_double",
+    0.1: "align_tenth",
+    10.0: "align_tenfold",
+}
+SCALED = ["wa_half", "wa_double", "wa_tenth", "wa_tenfold"]
 ACTIVATION_LEVELS: dict[type[nn.Module], str] = {
     nn.BatchNorm2d: "bn",
     BatchRenorm2d: "brn",
@@ -190,10 +197,10 @@ def test_factors_and_parameters_identify_a_norm() -> None:
     assert len(set(factors.values())) == len(FILES)  # a table that varies both factors has one norm a cell
 
 
-@pytest.mark.parametrize("name", ["gn", "gn_wa", "gn_ws", "evonorm_s0", "wa_half", "wa_double", "brn"])
+@pytest.mark.parametrize("name", ["gn", "gn_wa", "gn_ws", "evonorm_s0", "brn", *SCALED])
 def test_numbers_that_matter_are_in_the_file(name: str) -> None:
     """Not in the default of an argument, which a file does not show."""
-    expected = {"wa_half": {".conv.multiple"}, "wa_double": {".conv.multiple"}}.get(name, {".activation.groups"})
+    expected = dict.fromkeys(SCALED, {".conv.multiple"}).get(name, {".activation.groups"})
     if name == "brn":
         expected = {f".activation.{key}" for key in ("r_max", "d_max", "start", "r_end", "d_end")}
         assert (
