@@ -200,7 +200,7 @@ def test_factors_and_parameters_identify_a_norm() -> None:
 @pytest.mark.parametrize("name", ["gn", "gn_wa", "gn_ws", "evonorm_s0", "brn", *SCALED])
 def test_numbers_that_matter_are_in_the_file(name: str) -> None:
     """Not in the default of an argument, which a file does not show."""
-    expected = dict.fromkeys(SCALED, {".conv.multiple"}).get(name, {".activation.groups"})
+    expected = {".conv.multiple"} if name in SCALED else {".activation.groups"}
     if name == "brn":
         expected = {f".activation.{key}" for key in ("r_max", "d_max", "start", "r_end", "d_end")}
         assert (
