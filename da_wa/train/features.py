@@ -67,7 +67,7 @@ class Extractor:
         """Features of every image without augmentation, in evaluation mode.
 
         Returns:
-            By domain (n, d) float32, read-only, mapped from the cache; and the number of images computed now.
+            By domain (n, d) float32, mapped from the cache; and the number of images computed now.
 
         Raises:
             DataError: the cache cannot be written, or a feature is not a finite number.
@@ -83,10 +83,11 @@ class Extractor:
                     if not mine:
                         continue
                     if (known := _read(path, len(domain))) is None:
-                        _write(path, self._compute(domain))
+                        known = self._compute(domain)
+                        _write(path, known)
                         computed += len(domain)
-                        known = _read(path, len(domain))
-                    assert known is not None, "another process has deleted it"
+                        if (mapped := _read(path, len(domain))) is not None:  # else just deleted by someone
+                            known = mapped
                     found[domain.name] = known
         return found, computed
 

@@ -16,6 +16,7 @@ from da_wa.data.augment import Normalize, Stored
 from da_wa.data.crops import Central
 from da_wa.errors import DataError
 from da_wa.models.resnet import BasicBlock, ResNet
+from da_wa.train import features
 from da_wa.train.features import Extractor
 
 from .conftest import BN_WA, SETTINGS
@@ -74,6 +75,14 @@ def test_they_are_computed_once(extractor, domains, tmp_path):
     assert computed == 0
     assert all((before[name] == after[name]).all() for name in "AWD")
     assert not list((tmp_path / "cache").glob(".*.part"))
+
+
+def test_another_process_may_delete_them_at_once(extractor, domains, monkeypatch):
+    expected, _ = extractor("other")(domains)
+    monkeypatch.setattr(features, "_write", lambda path, values: None)
+    found, computed = extractor()(domains)
+    assert computed == sum(map(len, domains))
+    assert all((found[name] == expected[name]).all() for name in "AWD")
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign"])
