@@ -26,9 +26,10 @@ KNOWS = {
     "select": set(),
     "train": {"adapt", "config", "data", "models", "norm", "records"},
     "runs": {"train", "records", "config", "data", "models", "select"},
+    "tasks": {"config", "data", "models", "norm", "records", "train"},
     "launchers": {"runs", "train", "records", "config", "data"},  # train: to estimate what jobs cost
     "report": {"records", "select"},
-    "studies": {"launchers", "runs", "records", "config", "data", "models", "report"},
+    "studies": {"tasks", "train", "launchers", "runs", "records", "config", "data", "models", "report"},
     "api": {"launchers", "runs", "records", "config", "data", "report", "select"},
     "__main__": {"cli"},
     "cli": {"api", "adapt", "studies", "launchers", "runs", "records", "config", "data", "report", "select"},

@@ -15,8 +15,10 @@ SCHEDULES = {
     "constant": (),
     "cosine": (),
     "inverse": ("gamma", "power"),
+    "poly": ("power",),
     "multi_step": ("at",),
     "one_cycle": ("start", "warmup"),
+    "poly": ("power",),
 }
 """Functions of ``da_wa.train.schedule`` and their options."""
 

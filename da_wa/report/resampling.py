@@ -146,7 +146,7 @@ class Resamples:
         if len(pretrainings) > 1:  # their spread includes that of the seeds within
             variances = [(float(np.var(totals, ddof=1)) / len(totals), len(totals) - 1)]
         error = float(replicates.std(ddof=1))
-        half, seed_variance, df = _half_width(error, variances)
+        half, seed_variance, df = combined_half_width(error, variances)
         interval = Interval(float(value), float(value) - half, float(value) + half)
         fewest = min(len(run) for run in runs)
         return Estimate(interval, error, seed_variance, df, np.concatenate(runs), fewest, len(pretrainings))
@@ -230,7 +230,7 @@ def _resampled(
     return found
 
 
-def _half_width(error: float, variances: Sequence[tuple[float, int]]) -> tuple[float, float, float]:
+def combined_half_width(error: float, variances: Sequence[tuple[float, int]]) -> tuple[float, float, float]:
     """Half the interval, the variance of the seeds, and the degrees of freedom.
 
     Args:

@@ -44,7 +44,12 @@ def inverse(optimizer: Optimizer, total_steps: int, gamma: float = 0.001, power:
     return LambdaLR(optimizer, lambda step: float((1 + gamma * step) ** -power))
 
 
+def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9) -> LambdaLR:
+    """(1 - t/T)^power after t of T steps (Chen et al. 2017, arXiv 1706.05587, Sec. 4.1)."""
+    return LambdaLR(optimizer, lambda step: float(max(0.0, 1 - step / total_steps) ** power))
+
+
 SCHEDULES: dict[str, Callable[..., LambdaLR]] = {
-    schedule.__name__: schedule for schedule in (constant, cosine, one_cycle, multi_step, inverse)
+    schedule.__name__: schedule for schedule in (constant, cosine, one_cycle, multi_step, inverse, poly)
 }
 """All of them by name."""

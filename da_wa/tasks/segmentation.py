@@ -1,0 +1,251 @@
+"""Semantic segmentation: cross entropy over pixels with a class, confusion matrices of images as metric state."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pytorch_lightning import LightningModule, seed_everything
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from da_wa.data.augment import Normalize
+from da_wa.data.datamodule import epoch_seed
+from da_wa.data.mask_augment import ScaleCropFlip
+from da_wa.data.masks import VOID, MaskedImages
+from da_wa.errors import ConfigError, Diverged
+from da_wa.train.engine import device_name, engine, interruptible, peak_memory_mb
+from da_wa.train.running import RunningMean
+from da_wa.train.schedule import poly
+from da_wa.train.settings import Settings
+
+Masked = tuple[Tensor, Tensor]
+
+
+class ImageConfusion(Metric):
+    """A confusion matrix of pixels for every image; void pixels are not counted.
+
+    >>> metric = ImageConfusion(2)
+    >>> metric.update(torch.tensor([[0, 1]]), torch.tensor([[0, 255]]))
+    >>> metric.compute().tolist()
+    [[[1, 0], [0, 0]]]
+    """
+
+    full_state_update = False
+    confusion: list[Tensor]
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.add_state("confusion", default=[], dist_reduce_fx="cat")
+
+    def update(self, predicted: Tensor, truth: Tensor) -> None:
+        """Add images: (n, …) predicted and true labels."""
+        n, k = len(truth), self.num_classes
+        image = torch.arange(n, device=truth.device).view(-1, *[1] * (truth.ndim - 1))
+        place = (image * k + truth.long()) * k + predicted.long()
+        counted = torch.bincount(place[truth != VOID], minlength=n * k * k)
+        self.confusion.append(counted.view(n, k, k))
+
+    def compute(self) -> Tensor:
+        """(images, k, k) int64 by true and predicted class, in the order of the updates."""
+        return dim_zero_cat(self.confusion)
+
+
+@dataclass(frozen=True)
+class SegmentationRecipe:
+    """How a network is trained: SGD with the poly schedule.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step, two or more: the image pooling of DeepLabv3 has one value per image to normalize.
+        lr: the first learning rate, of all layers.
+        momentum: of SGD.
+        weight_decay: of all parameters.
+        power: of the schedule.
+        crop: height and width of training windows in pixels.
+        scale: the smallest and the largest random factor.
+        flip: mirror half of the images.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    power: float
+    crop: tuple[int, int]
+    scale: tuple[float, float]
+    flip: bool = True
+
+
+class Segmenter(LightningModule):
+    """Trains a network of pixels and evaluates it once, at the end.
+
+    Args:
+        model: images (n, 3, h, w) -> logits (n, classes, h, w).
+        num_classes: classes of pixels.
+        recipe: how to train.
+        normalize: of the images.
+        seed: with the epoch's number it fixes augmentation and dropout.
+        shown: how many of the first images' predictions are kept.
+
+    Attributes:
+        curve: one row an epoch: epoch (from 1), loss, lr.
+        predicted: (shown, h, w) uint8, after the evaluation.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        recipe: SegmentationRecipe,
+        normalize: Normalize,
+        seed: int,
+        shown: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model, self.recipe, self.normalize, self.seed, self.shown = model, recipe, normalize, seed, shown
+        self.augment = ScaleCropFlip(recipe.crop, recipe.scale, recipe.flip)
+        self.confusion = ImageConfusion(num_classes)
+        self.loss = RunningMean()
+        self.curve: list[dict[str, float]] = []
+        self.predicted: list[Tensor] = []
+
+    def configure_optimizers(self) -> Any:
+        """SGD over all parameters, poly schedule per step."""
+        recipe = self.recipe
+        optimizer = torch.optim.SGD(
+            self.model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+        schedule = poly(optimizer, int(self.trainer.estimated_stepping_batches), recipe.power)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(epoch_seed(self.seed, self.current_epoch, stream=1))
+
+    def training_step(self, batch: Masked, batch_idx: int) -> Tensor:
+        images, masks = batch
+        with torch.no_grad():
+            images, masks = self.augment(self.normalize(images), masks)
+        loss = pixel_cross_entropy(self.model(images).float(), masks)
+        self.loss.update(loss)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        loss, epoch = self.loss.compute(), self.current_epoch + 1
+        self.loss.reset()
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss of epoch {epoch} is {loss}", epoch, self.curve)
+        rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.curve.append({"epoch": epoch, "loss": loss, "lr": rate})
+
+    def test_step(self, batch: Masked, batch_idx: int) -> None:
+        images, masks = batch
+        labels = self.model(self.normalize(images)).argmax(1)
+        self.confusion.update(labels, masks)
+        kept = sum(map(len, self.predicted))
+        if kept < self.shown:
+            self.predicted.append(labels[: self.shown - kept].to(torch.uint8).cpu())
+
+
+def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+    """The mean over pixels with a class; 0 where a batch has none.
+
+    Pixels are rows, because torch has no deterministic kernel for maps on GPUs.
+
+    Args:
+        logits: (n, classes, h, w) float32.
+        masks: (n, h, w).
+    """
+    rows = logits.movedim(1, -1).flatten(0, 2)
+    labels = masks.flatten().long()
+    return F.cross_entropy(rows, labels, ignore_index=VOID, reduction="sum") / (labels != VOID).sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What a training gave.
+
+    Attributes:
+        confusion: (images, k, k) of the evaluated images, in their order.
+        predicted: (shown, h, w) uint8 labels of the first ones.
+        curve: see :class:`Segmenter`.
+        cost: seconds of training and evaluation, of processors while training, images trained per second of both.
+    """
+
+    confusion: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.uint8]
+    curve: Sequence[dict[str, float]]
+    cost: dict[str, Any]
+
+
+def train_segmentation(
+    model: nn.Module,
+    training: MaskedImages,
+    evaluated: MaskedImages,
+    num_classes: int,
+    recipe: SegmentationRecipe,
+    settings: Settings,
+    normalize: Normalize,
+    seed: int,
+    shown: int = 0,
+    callbacks: Sequence[Callback] = (),
+) -> Segmented:
+    """Train a network and evaluate it after the last epoch.
+
+    Raises:
+        ConfigError: fewer training images than a batch has.
+        Diverged: the loss is not finite.
+    """
+    if len(training) < recipe.batch_size:
+        raise ConfigError(f"recipe.batch_size={recipe.batch_size} is more than the {len(training)} training images")
+    settings = settings.resolve(model)
+    settings.prepare(model)
+    seed_everything(epoch_seed(seed, 0, stream=2) % 2**32, verbose=False)
+    segmenter = Segmenter(model, num_classes, recipe, normalize, seed, shown)
+    trainer = engine(
+        settings,
+        max_epochs=recipe.epochs,
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=list(callbacks),
+    )
+    order = torch.Generator().manual_seed(epoch_seed(seed, 0, stream=3))
+    batches: DataLoader[Masked] = DataLoader(
+        training, recipe.batch_size, shuffle=True, drop_last=True, generator=order, collate_fn=_as_it_is
+    )
+    tests: DataLoader[Masked] = DataLoader(evaluated, recipe.batch_size, collate_fn=_as_it_is)
+    started, cpu = time.perf_counter(), time.process_time()
+    with interruptible():
+        trainer.fit(segmenter, batches)
+        trained, used = time.perf_counter(), time.process_time() - cpu
+        trainer.test(segmenter, tests, verbose=False)
+    images = len(batches) * recipe.batch_size * recipe.epochs
+    cost = {
+        "train_s": trained - started,
+        "eval_s": time.perf_counter() - trained,
+        "train_cpu_s": used,
+        "images_per_s": images / max(trained - started, 1e-9),
+        "images_per_cpu_s": images / max(used, 1e-9),
+        "device": device_name(settings.accelerator),
+        "precision": settings.precision,
+        "peak_memory_mb": peak_memory_mb(settings.accelerator),
+    }
+    predicted = torch.cat(segmenter.predicted).numpy() if segmenter.predicted else np.zeros((0, 0, 0), np.uint8)
+    return Segmented(segmenter.confusion.compute().cpu().numpy(), predicted, segmenter.curve, cost)
+
+
+def _as_it_is(batch: Masked) -> Masked:
+    """``MaskedImages.__getitems__`` has made the batch."""
+    return batch

@@ -1,0 +1,307 @@
+"""Segmentation: files, joint augmentation, DeepLabv3, intersection over union, and the study at its smallest."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from da_wa.cli import main
+from da_wa.config.make import make
+from da_wa.config.tree import conf_dir
+from da_wa.data.augment import Normalize
+from da_wa.data.mask_augment import ScaleCropFlip
+from da_wa.data.masks import VOID, MaskedImages, Pair, listing, load_split, read_pair
+from da_wa.errors import ConfigError, DataError
+from da_wa.models.deeplab import deeplabv3_resnet20, deeplabv3_resnet50
+from da_wa.norm import named
+from da_wa.norm.weight_align import WeightAlignConv2d
+from da_wa.records.segmentation import read_run
+from da_wa.report.iou import class_iou, interval, mean_iou
+from da_wa.studies.segmentation import Segmentation
+from da_wa.tasks.segmentation import ImageConfusion, SegmentationRecipe, pixel_cross_entropy, train_segmentation
+from da_wa.train.settings import Settings
+
+
+def draw_pair(folder: Path, name: str, labels: np.ndarray) -> Pair:
+    """An image whose colours are its labels, with noise, and its mask."""
+    pair = Pair(folder / "images" / f"{name}.png", folder / "masks" / f"{name}.png")
+    for path in (pair.image, pair.mask):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 30, (*labels.shape, 3))
+    Image.fromarray((60 * (labels[..., None] % 4) + noise).astype(np.uint8)).save(pair.image)
+    Image.fromarray(labels.astype(np.uint8)).save(pair.mask)
+    return pair
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory) -> Path:
+    """Four images per split: left and right halves, a square, and a void row."""
+    root = tmp_path_factory.mktemp("camvid")
+    for split in ("train", "val", "test"):
+        for number in range(4):
+            labels = np.zeros((24, 32), np.uint8)
+            labels[:, 16:], labels[4 + number : 12 + number, 4:12], labels[0] = 1, 2, 11
+            draw_pair(root / split, f"street{number}", labels)
+    return root
+
+
+def study() -> Segmentation:
+    return make(yaml.safe_load((conf_dir() / "study" / "voc.yaml").read_text()))
+
+
+# Intersection over union
+
+
+def random_labels(seed: int = 0, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and truth of six images; class 3 is in neither, a tenth of the pixels is void."""
+    draw = np.random.default_rng(seed)
+    known = [c for c in range(classes) if c != 3]
+    truth, predicted = (torch.from_numpy(draw.choice(known, (6, 20, 30))) for _ in range(2))
+    predicted = torch.where(torch.from_numpy(draw.random((6, 20, 30)) < 0.6), truth, predicted)
+    return predicted, torch.where(torch.from_numpy(draw.random((6, 20, 30)) < 0.1), VOID, truth)
+
+
+def test_mean_iou_is_that_of_torchmetrics_and_of_sets_of_pixels():
+    predicted, truth = random_labels()
+    metric = ImageConfusion(5)
+    metric.update(predicted[:4], truth[:4])
+    metric.update(predicted[4:], truth[4:])
+    confusion = metric.compute().numpy()
+    peer = MulticlassJaccardIndex(5, ignore_index=VOID, average="macro")
+    assert mean_iou(confusion.sum(0)) == pytest.approx(float(peer(predicted, truth)), abs=1e-6)
+    counted = (truth != VOID).numpy()
+    p, t = predicted.numpy()[counted], truth.numpy()[counted]
+    of_sets = [np.sum((p == k) & (t == k)) / np.sum((p == k) | (t == k)) for k in (0, 1, 2, 4)]
+    assert class_iou(confusion.sum(0))[[0, 1, 2, 4]] == pytest.approx(of_sets, abs=1e-12)
+    assert mean_iou(confusion.sum(0)) == pytest.approx(np.mean(of_sets), abs=1e-12)
+    for image in range(6):
+        assert confusion[image].sum() == counted[image].sum()
+
+
+def test_void_pixels_count_neither_in_the_metric_nor_in_the_loss():
+    predicted, truth = random_labels()
+    void = truth == VOID
+    first, second = ImageConfusion(5), ImageConfusion(5)
+    first.update(predicted, truth)
+    second.update(torch.where(void, (predicted + 1) % 5, predicted), truth)
+    assert torch.equal(first.compute(), second.compute())
+    logits = torch.randn(6, 5, 20, 30, dtype=torch.float64, requires_grad=True)
+    loss = pixel_cross_entropy(logits, truth)
+    log_p = logits.detach().log_softmax(1).movedim(1, -1)[~void]
+    expected = -log_p.gather(1, truth[~void][:, None]).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    loss.backward()
+    assert logits.grad.movedim(1, -1)[void].abs().sum() == 0
+    assert float(pixel_cross_entropy(logits, torch.full_like(truth, VOID))) == 0
+
+
+def test_the_interval_is_that_of_seeds_and_images_and_pairs_differences():
+    draw = np.random.default_rng(1)
+    confusion = draw.integers(0, 50, (3, 40, 4, 4)) + 100 * np.eye(4, dtype=int)
+    assert interval(confusion).value == pytest.approx(np.mean(mean_iou(confusion.sum(1))))
+    assert interval(confusion, confusion).half == 0
+    # One seed: the bootstrap's standard error is near the jackknife's, of the same images.
+    one = confusion[:1]
+    without = np.array([mean_iou(np.delete(one[0], i, 0).sum(0)) for i in range(40)])
+    jackknife = np.sqrt(39 / 40 * np.sum((without - without.mean()) ** 2))
+    assert interval(one).half == pytest.approx(1.96 * jackknife, rel=0.15)
+    # Equal images: only seeds differ, so t of the seeds' mean.
+    values = [np.eye(4, dtype=int) * 90 + k for k in (1, 3, 8)]
+    same = np.stack([np.repeat(v[None], 40, 0) for v in values])
+    means = mean_iou(same.sum(1))
+    assert interval(same).half == pytest.approx(4.302653 * means.std(ddof=1) / 3**0.5, rel=1e-4)
+
+
+class Copier(nn.Module):
+    """Predicts the red value of a pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        near = -(x[:, :1] - torch.arange(3.0, device=x.device)[:, None, None]).abs()
+        return near * self.scale
+
+
+def test_a_model_that_copies_the_mask_has_an_mean_iou_of_1():
+    masks = torch.randint(0, 3, (4, 16, 20), dtype=torch.uint8)
+    masks[:, 0] = VOID
+    data = MaskedImages(list("abcd"), masks.clamp(max=2)[:, None].repeat(1, 3, 1, 1), masks)
+    recipe = SegmentationRecipe(1, 2, 1e-9, 0.0, 0.0, 0.9, (8, 8), (1.0, 1.0))
+    to_labels = Normalize([0.0] * 3, [1 / 255] * 3)
+    found = train_segmentation(Copier(), data, data, 3, recipe, Settings("cpu"), to_labels, 0, shown=3)
+    assert mean_iou(found.confusion.sum(0)) == 1
+    assert np.array_equal(found.predicted[masks[:3].numpy() != VOID], masks[:3].numpy()[masks[:3].numpy() != VOID])
+
+
+# Files
+
+
+def test_faults_of_files_are_named(camvid, tmp_path):
+    labels = np.zeros((6, 8), np.uint8)
+    pair = draw_pair(tmp_path / "train", "a", labels)
+    assert read_pair(pair, 3, 11)[1].shape == (6, 8)
+
+    def refused(match: str) -> None:
+        with pytest.raises(DataError, match=match):
+            load_split("folders", tmp_path, "train", 3, 11, [0.5] * 3)
+
+    Image.fromarray(np.zeros((6, 7), np.uint8)).save(pair.mask)
+    refused(r"masks/a.png has 7×6 pixels, and its image 8×6")
+    Image.fromarray(np.full((6, 8), 3, np.uint8)).save(pair.mask)
+    refused(r"masks/a.png has the label 3; known are 0 to 2, and data.void=11")
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(pair.mask)
+    refused(r"masks/a.png is no mask: its mode is RGB")
+    pair.mask.write_bytes(b"no image")
+    refused(r"masks/a.png cannot be read")
+    pair.mask.unlink()
+    refused(r"images/a.png has no mask")
+    draw_pair(tmp_path / "train", "a", labels)
+    pair.image.unlink()
+    refused(r"masks/a.png has no image")
+    pair.mask.unlink()
+    refused(r"the split train has no images")
+    with pytest.raises(DataError, match="layout=pairs is unknown"):
+        listing("pairs", camvid, "train")
+
+
+def test_voc_layout_reads_palettes_and_lists_and_pads_with_void(tmp_path):
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (tmp_path / folder).mkdir(parents=True)
+    for number, (h, w) in enumerate([(6, 8), (9, 5)]):
+        Image.fromarray(np.full((h, w, 3), 200, np.uint8)).save(tmp_path / f"JPEGImages/{number}.jpg")
+        mask = Image.fromarray(np.full((h, w), 7 * number, np.uint8), mode="P")
+        mask.putpalette([99] * 768)
+        mask.putpixel((0, 0), 255)
+        mask.save(tmp_path / f"SegmentationClass/{number}.png")
+        Image.fromarray(np.full((h, w), 20, np.uint8)).save(tmp_path / f"SegmentationClassAug/{number}.png")
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("1\n0\n")
+    found = load_split("voc", tmp_path, "val", 21, 255, [0.5] * 3)
+    assert list(found.names) == ["0", "1"] and found.images.shape == (2, 3, 9, 8)
+    assert found.masks[1, 1, 1] == 7 and found.masks[1, 0, 0] == VOID
+    assert (found.masks[0, 6:] == VOID).all() and (found.masks[1, :, 5:] == VOID).all()
+    assert (found.images[0, :, 6:] == 128).all() and (found.images[0, :, :6] > 190).all()
+    assert (load_split("voc_aug", tmp_path, "val", 21, 255, [0.5] * 3).masks[0, :6] == 20).all()
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("0\n2\n")
+    with pytest.raises(DataError, match=r"2.jpg is missing; .*val.txt lists it"):
+        listing("voc", tmp_path, "val")
+    with pytest.raises(DataError, match=r"trainaug.txt is missing"):
+        listing("voc_aug", tmp_path, "trainaug")
+
+
+# Augmentation
+
+
+def test_mask_and_image_stay_aligned():
+    """Images hold the coordinates of their pixels, which bilinear sampling keeps; masks a code of the same."""
+    n, h, w = 64, 12, 15
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    images = torch.stack([rows, columns]).float().expand(n, 2, h, w).contiguous()
+    masks = (rows * w + columns).to(torch.uint8).expand(n, h, w).contiguous()
+    torch.manual_seed(0)
+    pixels, labels = ScaleCropFlip((10, 20), (0.5, 2.0))(images, masks)
+    inside = labels != VOID
+    row, column = labels // w, labels % w
+    assert 0.3 < inside.float().mean() < 0.95  # some windows reach beyond the image
+    assert ((pixels[:, 0] - row).abs()[inside] <= 0.5 + 1e-4).all()
+    assert ((pixels[:, 1] - column).abs()[inside] <= 0.5 + 1e-4).all()
+    assert (pixels[~inside[:, None].expand_as(pixels)] == 0).all()
+    steps = (pixels[:, 1, :, 1:] - pixels[:, 1, :, :-1])[inside[:, :, 1:] & inside[:, :, :-1]]
+    assert (steps > 0.3).any() and (steps < -0.3).any()  # both orientations
+
+
+def test_without_scaling_the_window_is_cut_out_exactly():
+    masks = torch.arange(120, dtype=torch.uint8).view(1, 10, 12).repeat(20, 1, 1)
+    images = masks[:, None].float()
+    torch.manual_seed(0)
+    pixels, labels = ScaleCropFlip((4, 5), (1.0, 1.0), flip=False)(images, masks)
+    assert torch.allclose(pixels[:, 0], labels.float(), atol=1e-3)
+    top_left = labels[:, 0, 0].long()
+    expected = top_left[:, None, None] + 12 * torch.arange(4)[:, None] + torch.arange(5)
+    assert torch.equal(labels.long(), expected)
+    assert len(top_left.unique()) > 5
+
+
+# Networks
+
+
+def dilations(model: nn.Module) -> list[tuple[int, int]]:
+    return [m.dilation for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+
+
+def test_deeplab_has_the_output_stride_the_dilations_and_the_norm_of_the_paper():
+    with torch.device("meta"):
+        model = deeplabv3_resnet50(named("bn_wa"), 21)
+        images = torch.zeros(2, 3, 128, 160)
+        assert model.trunk(images).shape == (2, 2048, 8, 10)  # output stride 16
+        assert model(images).shape == (2, 21, 128, 160)
+        assert dilations(model.trunk[7]) == [(2, 2)] * 3  # rate 2 times multi-grid (1, 1, 1)
+        assert dilations(model.trunk[:7]) == [(1, 1)] * 13
+        assert dilations(model.head) == [(6, 6), (12, 12), (18, 18), (1, 1)]
+        finer = deeplabv3_resnet50(named("bn"), 21, output_stride=8)
+        assert finer.trunk(images).shape == (2, 2048, 16, 20)
+        assert dilations(finer.trunk[6]) == [(2, 2)] * 6 and dilations(finer.trunk[7]) == [(4, 4)] * 3
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert all(isinstance(m, WeightAlignConv2d) for m in convs[:-1]) and type(convs[-1]) is nn.Conv2d
+    small = deeplabv3_resnet20(named("bn_wa"), 11, weights="resnet20-cifar100-bn_wa", width=8)
+    assert small.trunk(torch.zeros(2, 3, 48, 64)).shape == (2, 64, 6, 8)  # output stride 8
+    with pytest.raises(ConfigError, match="output_stride=32"):
+        deeplabv3_resnet50(named("bn"), 21, output_stride=32)
+
+
+def test_the_full_scope_composes_and_its_networks_can_be_made():
+    options = study().chosen("full")
+    assert (options.recipe.epochs, options.recipe.batch_size, options.recipe.lr) == (50, 4, 0.007)  # of the paper
+    assert (options.norms, len(options.data.classes)) == (["bn", "bn_wa"], 21)
+    node = {**options.model.model_dump(by_alias=True), "weights": None}
+    for norm in options.norms:
+        with torch.device("meta"):
+            model = make(node, norm=named(norm), num_classes=21)
+            assert model(torch.zeros(2, 3, *options.recipe.crop)).shape == (2, 21, 513, 513)
+    with pytest.raises(ConfigError, match="recipe.epoch"):
+        study().chosen("full", ["recipe.epoch=3"])
+    with pytest.raises(ConfigError, match="recipe.batch_size"):
+        study().chosen("full", ["recipe.batch_size=1"])
+
+
+# The study
+
+
+def test_the_study_runs_reports_and_resumes(camvid, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    words = ["study=voc", "scope=smoke", f"data.root={camvid}", f"out={out}", "trainer.accelerator=cpu"]
+    assert main([*words, "norms=[bn]"]) == 0
+    [first] = sorted((out / "runs").iterdir())
+    before = (first / "record.json").read_bytes()
+    assert main(words) == 0
+    assert (first / "record.json").read_bytes() == before
+    runs = [read_run(folder) for folder in sorted((out / "runs").iterdir())]
+    assert [record.norm for record, _ in runs] == ["bn", "bn_wa"]
+    record, outputs = runs[0]
+    assert outputs.confusion.shape == (4, 3, 3) and outputs.confusion.sum() == 4 * 23 * 32
+    assert record.facts["recipe"]["lr"] == 0.05 and record.provenance["torch"]
+    with (out / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["paper"] for row in rows] == ["73.80", "74.87"]
+    assert float(rows[0]["miou"]) == pytest.approx(100 * mean_iou(outputs.confusion.sum(0)), abs=1e-4)
+    assert "paper 74.87" in (out / "table.md").read_text().replace("<br>", "\n") and (out / "table.tex").exists()
+    assert Image.open(out / "examples.png").width > 100
+    assert json.loads((first / "record.json").read_text())["images"] == [f"street{i}" for i in range(4)]
+    monkeypatch.setattr("da_wa.tasks.segmentation.train_segmentation", None)  # nothing is left to train
+    assert main(words) == 0
+    # The same seed gives the same pixels.
+    monkeypatch.undo()
+    assert main([*words[:3], f"out={tmp_path / 'again'}", "norms=[bn]", "trainer.accelerator=cpu"]) == 0
+    [again] = (tmp_path / "again" / "runs").iterdir()
+    assert again.name == first.name
+    assert np.array_equal(read_run(again)[1].confusion, outputs.confusion)
