@@ -15,7 +15,6 @@ SCHEDULES = {
     "constant": (),
     "cosine": (),
     "inverse": ("gamma", "power"),
-    "poly": ("power",),
     "multi_step": ("at",),
     "one_cycle": ("start", "warmup"),
     "poly": ("power",),

@@ -151,7 +151,8 @@ def read_pair(pair: Pair, classes: int, void: int) -> tuple[npt.NDArray[np.uint8
     with _opened(pair.mask) as file:
         if file.mode not in MASK_MODES:
             raise DataError(
-                f"{printable(pair.mask)} is no mask: its mode is {file.mode}; labels need one 8-bit channel or a palette."
+                f"{printable(pair.mask)} is no mask: its mode is {file.mode}; "
+                "labels need one 8-bit channel or a palette."
             )
         labels = np.array(file)
     if labels.shape != image.shape[:2]:

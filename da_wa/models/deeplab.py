@@ -50,7 +50,7 @@ def deeplabv3_resnet50(
     output_stride: int = 16,
     multi_grid: Sequence[int] = (1, 1, 1),
 ) -> DeepLabV3:
-    """torchvision's ResNet50 and DeepLabv3 head, converted to ``norm``.
+    """ResNet50 and DeepLabv3 head of torchvision, converted to ``norm``.
 
     Args:
         norm: see :func:`~da_wa.norm.conversion.convert`.

@@ -61,7 +61,7 @@ def interval(first: npt.NDArray[np.integer], second: npt.NDArray[np.integer] | N
 
 def _scores(confusion: npt.NDArray[np.integer], seed: int) -> tuple[Floats, Floats]:
     """Mean IoU of every seed (seeds,), and of bootstrap replicates (seeds, replicates)."""
-    seeds, images, k, _ = confusion.shape
+    _, images, k, _ = confusion.shape
     draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), REPLICATES).astype(np.float64)
     drawn = [mean_iou((draws @ one.reshape(images, k * k)).reshape(REPLICATES, k, k)) for one in confusion]
     return mean_iou(confusion.sum(1)), np.stack(drawn)

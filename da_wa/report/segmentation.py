@@ -24,10 +24,10 @@ from da_wa.report.wording import change, counted, number, signed, within
 Runs = Sequence[tuple[SegmentationRecord, Outputs | None]]
 
 NOTES = (
-    "mIoU: the mean of intersection over union over classes, from the confusion matrix of all test images, after the last "
-    "epoch. Void pixels are not counted; classes in neither truth nor prediction are left out of the mean.",
-    "± half of the 95 % interval, differences with their 95 % interval: over seeds and images (bootstrap of images, t over "
-    "seeds); with one seed over images alone.",
+    "mIoU: the mean of intersection over union over classes, from the confusion matrix of all test images, after the "
+    "last epoch. Void pixels are not counted; classes in neither truth nor prediction are left out of the mean.",
+    "± half of the 95 % interval, differences with their 95 % interval: over seeds and images (bootstrap of images, t "
+    "over seeds); with one seed over images alone.",
     "Small: the paper's number (VOC 2012, another network) and the difference.",
 )
 
@@ -71,7 +71,7 @@ def stacked(runs: Runs) -> dict[str, tuple[SegmentationRecord, list[int], npt.ND
 
 
 def difference(runs: Runs, norm: str, reference: str) -> tuple[Interval, int] | None:
-    """mIoU of ``norm`` minus that of ``reference`` over their common seeds, and how many these are."""
+    """The mIoU of ``norm`` minus that of ``reference`` over their common seeds, and how many these are."""
     found = stacked(runs)
     if norm == reference or not {norm, reference} <= found.keys():
         return None

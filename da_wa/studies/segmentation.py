@@ -79,7 +79,7 @@ class Options(Node):
     data: DataNode
     model: Part
     recipe: RecipeNode
-    trainer: dict[str, Any] = {}
+    trainer: dict[str, Any] = Field(default={})
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class _Work:
             provenance={**machine(), "command": command()},
         )
         torch.manual_seed(run.seed)
-        model = make(self._model(run.name), norm=norm, num_classes=k)
+        model = make(self._model(run.name))(norm=norm, num_classes=k)
         try:
             result = train_segmentation(
                 model,
