@@ -66,7 +66,8 @@ def sample(images: Tensor, masks: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor,
     """
     n, _, height, width = images.shape
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
-    rows, columns = torch.broadcast_tensors((2 * y / height - 1)[:, :, None], (2 * x / width - 1)[:, None, :])
+    rows = (2 * y / height - 1)[:, :, None].expand(-1, -1, x.shape[1])
+    columns = (2 * x / width - 1)[:, None, :].expand(-1, y.shape[1], -1)
     grid = torch.stack([columns, rows], -1)
     pixels = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     row, column = y.floor().long().clamp(0, height - 1), x.floor().long().clamp(0, width - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torchvision
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class DeepLabV3(nn.Module):
         head: maps -> logits of the same size; its last layer is never weight-normalised.
     """
 
-    def __init__(self, trunk: nn.Module, head: nn.Sequential) -> None:
+    def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.trunk, self.head = trunk, head
 
@@ -87,11 +88,11 @@ def deeplabv3_resnet50(
     stages = {3: (1, 1, 1, 1, 1, 1), 4: tuple(multi_grid)} if output_stride == 8 else {4: tuple(multi_grid)}
     for number, grid in stages.items():  # torchvision leaves the first block of a stage undilated
         rate = 2 if number == 3 or output_stride == 16 else 4
-        for block, factor in zip(network.get_submodule(f"layer{number}"), grid, strict=True):  # type: ignore[call-overload]
+        for block, factor in zip(network.get_submodule(f"layer{number}"), grid, strict=True):
             block.conv2.dilation = block.conv2.padding = (rate * factor, rate * factor)
     trunk = nn.Sequential(*list(network.children())[:-2])  # without pooling and classifier
     model = DeepLabV3(trunk, DeepLabHead(2048, num_classes, ATROUS[output_stride]))
-    return convert(model, norm, skip=["head.4"])
+    return cast(DeepLabV3, convert(model, norm, skip=["head.4"]))
 
 
 def deeplabv3_resnet20(

@@ -26,14 +26,16 @@ def class_iou(confusion: npt.NDArray[np.number]) -> Floats:
     """
     hit = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     union = confusion.sum(-1) + confusion.sum(-2) - hit
-    return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+    found: Floats = np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+    return found
 
 
 def mean_iou(confusion: npt.NDArray[np.number]) -> Floats:
     """The mean of :func:`class_iou` over classes that are in truth or prediction; (…,)."""
     per_class = class_iou(confusion)
     known = ~np.isnan(per_class)
-    return np.where(known, per_class, 0).sum(-1) / np.maximum(known.sum(-1), 1)
+    found: Floats = np.where(known, per_class, 0).sum(-1) / np.maximum(known.sum(-1), 1)
+    return found
 
 
 def interval(first: npt.NDArray[np.integer], second: npt.NDArray[np.integer] | None = None, seed: int = 0) -> Interval:

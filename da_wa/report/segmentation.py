@@ -195,7 +195,7 @@ def example_figure(
 
     Args:
         images: (n, 3, h, w).
-        masks: (n, h, w); void is black.
+        masks: (n, h, w); void is white.
         names: of the images.
         runs: with predictions of the same images.
     """
@@ -215,7 +215,7 @@ def coloured(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
     """Labels (n, h, w) as colours (n, 3, h, w): those of VOC, where a class's bits are spread over the channels.
 
     >>> coloured(np.array([[[1, 2, 255]]]))[0, :, 0].T.tolist()
-    [[128, 0, 0], [0, 128, 0], [0, 0, 0]]
+    [[128, 0, 0], [0, 128, 0], [255, 255, 255]]
     """
     colours = np.zeros((256, 3), np.uint8)
     index = np.arange(256)
@@ -223,5 +223,5 @@ def coloured(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         for channel in range(3):
             colours[:, channel] |= (((index >> channel) & 1) << (7 - shift)).astype(np.uint8)
         index = index >> 3
-    colours[255] = 0
+    colours[255] = 255
     return np.moveaxis(colours[labels], -1, 1)

@@ -186,7 +186,7 @@ class _Work:
         for name in chosen.norms:
             if name not in options("norm", where):
                 raise ConfigError(f"norms: {name} is unknown. {nearest(name, options('norm', where))}")
-        self.norms = {
+        self.norms: dict[str, Any] = {
             name: OmegaConf.to_container(read_node("norm", name, where), resolve=True) for name in chosen.norms
         }
 

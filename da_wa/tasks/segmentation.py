@@ -246,6 +246,6 @@ def train_segmentation(
     return Segmented(segmenter.confusion.compute().cpu().numpy(), predicted, segmenter.curve, cost)
 
 
-def _as_it_is(batch: Masked) -> Masked:
+def _as_it_is(batch: Any) -> Any:
     """``MaskedImages.__getitems__`` has made the batch."""
     return batch
