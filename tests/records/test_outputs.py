@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-import torch
 from scipy.special import softmax
 from torchmetrics.functional.classification import multiclass_accuracy
 
