@@ -121,6 +121,7 @@ def top5_errors(out: Path, design: dict) -> dict[tuple[str, str], float]:
 
 def test_imagenet_has_the_papers_recipe():
     """Sec. IV-D: 64 images, 100 epochs, 0.1 divided by ten at the 30th, 60th and 90th epoch; crops of 224 pixels."""
+    assert study("table5").measures == ["error", "top5_error"]
     for experiment in composed(["study=table5", "scope=full"]).values():
         recipe = make_recipe(experiment.cfg["finetune"])
         optimizer = recipe.optimizer([torch.zeros(1, requires_grad=True)])
