@@ -6,7 +6,7 @@ import colorsys
 import math
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +84,14 @@ def cifar_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes = ("apple", "bear", "clock", "dolphin")
     draw_tree_at(root, domains=("train",), classes=classes, per_class=12, side=32, seed=1)
     return draw_tree_at(root, domains=("test",), classes=classes, per_class=4, side=32, seed=2)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For networks so small that threads only wait for each other, and for sums down to the last digit."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -96,6 +96,9 @@ class Bottleneck(Block):
 BLOCKS: dict[str, type[Block]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 """The blocks by the name that ``conf/model/*.yaml`` gives as ``block``."""
 
+STEMS = {"cifar": (3, 1, False), "imagenet": (7, 2, True)}
+"""Side and stride of the first convolution, and whether max-pooling follows, by name."""
+
 
 def conv_norm(c_in: int, c_out: int, kernel: int, stride: int, norm: Norm) -> tuple[nn.Module, nn.Module]:
     """A convolution without bias and the activation norm after it (``norm.activation`` must be set).
@@ -122,7 +125,7 @@ def normed_projection(c_in: int, c_out: int, stride: int, norm: Norm) -> nn.Modu
 
 
 class ResNet(Backbone):
-    """A CIFAR-style residual network.
+    """A residual network, by default with the stem for small images of CIFAR.
 
     Args:
         norm: how the network normalises.
@@ -131,9 +134,11 @@ class ResNet(Backbone):
         depths: blocks per stage, one or more; every stage but the first halves the resolution.
         widths: channels per stage, before the block's expansion.
         gain_init: for weight-normalised networks without activation norms, see ``models/fixup.py``.
+        stem: ``cifar``, a 3×3 convolution, or ``imagenet``, a 7×7 convolution of stride 2 and 3×3 max-pooling of
+            stride 2 (He et al. 2016).
 
     Raises:
-        ConfigError: an unknown ``block`` or ``gain_init``, or ``depths`` and ``widths`` that are not lists of
+        ConfigError: an unknown ``block``, ``gain_init`` or ``stem``, or ``depths`` and ``widths`` that are not lists of
             whole numbers of one length, 1 or more each.
 
     >>> import torch
@@ -154,19 +159,27 @@ class ResNet(Backbone):
         depths: Sequence[int],
         widths: Sequence[int],
         gain_init: GainInit = "one",
+        stem: str = "cifar",
     ) -> None:
         super().__init__()
         check_gain_init(gain_init)
+        if stem not in STEMS:
+            raise ConfigError(f"model.build.stem={stem} is unknown. {nearest(str(stem), STEMS)}")
+        kernel, stride, pooling = STEMS[stem]
         kind = _block(block)
         _check_stages(depths, widths)
         self.num_features = widths[-1] * kind.expansion
-        self.min_size = 2 ** len(widths)  # 2×2 pixels in the last stage: one pixel has no variance
+        # 2×2 pixels in the last stage: one pixel has no variance
+        self.min_size = 2 ** len(widths) * stride * (2 if pooling else 1)
         self.normalized = norm.activation is not None
 
         if self.normalized:
-            self.stem = nn.Sequential(*conv_norm(3, widths[0], 3, 1, norm), norm.nonlinearity(widths[0]))
+            self.stem = nn.Sequential(*conv_norm(3, widths[0], kernel, stride, norm), norm.nonlinearity(widths[0]))
         else:
-            self.stem = nn.Sequential(norm.conv(3, widths[0], 3, padding=1, bias=False), Bias(), nn.ReLU(inplace=True))
+            conv = norm.conv(3, widths[0], kernel, stride=stride, padding=kernel // 2, bias=False)
+            self.stem = nn.Sequential(conv, Bias(), nn.ReLU(inplace=True))
+        if pooling:
+            self.stem.append(nn.MaxPool2d(3, stride=2, padding=1))
         make = kind if self.normalized else kind.fixup
         stages, c_in = [], widths[0]
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):

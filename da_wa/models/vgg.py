@@ -1,4 +1,4 @@
-"""VGG16 (Simonyan & Zisserman 2015) for small images, with two hidden linear layers as in the original."""
+"""VGG16 (Simonyan & Zisserman 2015), by default for small images, with two hidden linear layers as in the original."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ class VGG16(Backbone):
         width: channels of the first stage; the original has 64.
         hidden: width of the two hidden linear layers.
         dropout: probability of zeroing their outputs, from 0 up to but excluding 1.
+        grid: side of the grid of means over the map that they see; the original has 7, for 224 pixels. Sides of
+            images are multiples of 32·grid.
 
     Raises:
-        ConfigError: ``width`` or ``hidden`` is not a whole number from 1, or ``dropout`` is not in [0, 1).
+        ConfigError: ``width``, ``hidden`` or ``grid`` is not a whole number from 1, or ``dropout`` is not in [0, 1).
 
     >>> import torch
     >>> from da_wa.norm import named
@@ -35,18 +37,23 @@ class VGG16(Backbone):
     torch.Size([1, 31])
     """
 
-    min_size = 32
-
     def __init__(
-        self, norm: Norm, num_classes: int, *, width: int = 64, hidden: int = 4096, dropout: float = 0.5
+        self,
+        norm: Norm,
+        num_classes: int,
+        *,
+        width: int = 64,
+        hidden: int = 4096,
+        dropout: float = 0.5,
+        grid: int = 1,
     ) -> None:
         super().__init__()
-        for option, value in (("width", width), ("hidden", hidden)):
+        for option, value in (("width", width), ("hidden", hidden), ("grid", grid)):
             if type(value) is not int or value < 1:
                 raise ConfigError(f"model.build.{option}={value} must be a whole number, 1 or more")
         if type(dropout) not in (int, float) or not 0 <= dropout < 1:
             raise ConfigError(f"model.build.dropout={dropout} must be a number from 0 up to but excluding 1")
-        self.num_features = hidden
+        self.num_features, self.grid, self.min_size = hidden, grid, 32 * grid
         layers: list[nn.Module] = []
         c_in = 3
         for stage in STAGES:
@@ -59,12 +66,13 @@ class VGG16(Backbone):
             layers.append(nn.MaxPool2d(2))
         self.stages = nn.Sequential(*layers)
         self.hidden = nn.Sequential(
-            nn.Linear(c_in, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
+            nn.Linear(c_in * grid**2, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
             nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
         )  # fmt: skip
         self.head = self.make_head(num_classes)
         init_kaiming(self)
 
     def features(self, x: Tensor) -> Tensor:
-        features: Tensor = self.hidden(self.stages(x).mean((2, 3)))
+        maps = self.stages(x).unflatten(3, (self.grid, -1)).unflatten(2, (self.grid, -1))
+        features: Tensor = self.hidden(maps.mean((3, 5)).flatten(1))
         return features

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from da_wa.errors import DataError
 from da_wa.records.files import read_bytes, write_bytes
@@ -19,6 +19,13 @@ FILE = "study.json"
 
 Key = tuple[str, ...]
 """The levels that identify a cell, in the order of :attr:`Design.factors`."""
+
+Measure = Literal["error", "accuracy", "top5_error", "top5_accuracy"]
+"""Top-5: the true class is among the five most likely."""
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 class _Frozen(BaseModel):
@@ -45,7 +52,7 @@ class Design(_Frozen):
         scope: ``full``, ``small`` or ``smoke``.
         title: one line.
         caption: what differs from the paper in this scope.
-        measure: what the table shows, in percent.
+        measures: what the table shows, in percent; ``measure`` in files of earlier versions, which have one.
         factors: the levels of every factor, in display order.
         rows: factors whose levels are the rows.
         columns: factors whose levels are the columns.
@@ -59,7 +66,9 @@ class Design(_Frozen):
     scope: str
     title: str
     caption: str = ""
-    measure: Literal["error", "accuracy"] = "error"
+    measures: Annotated[list[Measure], BeforeValidator(_listed)] = Field(
+        default=["error"], min_length=1, validation_alias=AliasChoices("measures", "measure")
+    )
     factors: dict[str, list[str]]
     rows: list[str]
     columns: list[str]

@@ -2,7 +2,7 @@
 
 Arrays are stored by domain name. Logits are float16, rounded such that the predicted class is the same as in full
 precision, so counts from stored logits are exact. If logits are too large to store, predicted classes are stored
-instead, see :func:`trimmed`.
+instead, see :func:`trimmed`. The rank of the true class, from which top-k accuracies follow, is always stored.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class DomainOutputs:
         features: (q, m, d) float16, feature vectors after the last *q* epochs, at least after the last.
         mixed_index: (r,) int32, the image that makes up most of each mixture, see :mod:`da_wa.data.mixed`.
         mixed_logits: (q, r, k) float16, logits of mixtures.
+        rank: (n,) int16, see :func:`true_rank`, after the last epoch; ``None`` if it was not recorded.
     """
 
     index: Array
@@ -52,6 +53,7 @@ class DomainOutputs:
     features: Array | None = None
     mixed_index: Array | None = None
     mixed_logits: Array | None = None
+    rank: Array | None = None
 
     def __post_init__(self) -> None:
         n, p = len(self.index), len(self.predicted)
@@ -61,8 +63,9 @@ class DomainOutputs:
             _check("logits", self.logits, (len(self.logits), n, self.logits.shape[-1]))
             if not 0 < len(self.logits) <= p:
                 raise ValueError(f"logits of {len(self.logits)} epochs, predictions of {p}")
-        if self.confidence is not None:
-            _check("confidence", self.confidence, (n,))
+        for name in ("confidence", "rank"):
+            if (of_image := getattr(self, name)) is not None:
+                _check(name, of_image, (n,))
         for name, index in (("features", "feature_index"), ("mixed_logits", "mixed_index")):
             values, of = getattr(self, name), getattr(self, index)
             if (values is None) != (of is None):
@@ -112,6 +115,31 @@ def round_logits(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:
     return np.asarray(np.where(tied, np.nextafter(highest, np.float16(-np.inf)), rounded), np.float16)
 
 
+def true_rank(logits: npt.NDArray[np.floating], labels: Array) -> Array:
+    """How many classes are more likely than the true one: 0 where the prediction is right.
+
+    The true class is among the k most likely where the rank is below k. Of equal logits the first is the more likely,
+    and NaN is the largest, both as in ``argmax``.
+
+    Args:
+        logits: (n, k).
+        labels: (n,) classes from 0 to k - 1.
+
+    Returns:
+        (n,) int16.
+
+    >>> true_rank(np.array([[0.5, 0.1, 0.4], [1.0, 1.0, 1.0]]), np.array([2, 1])).tolist()
+    [1, 1]
+    """
+    true = labels.astype(np.int64)[:, None]
+    own = np.take_along_axis(logits, true, axis=-1)
+    nan, own_nan = np.isnan(logits), np.isnan(own)
+    before = np.arange(logits.shape[-1]) < true
+    above = (logits > own) | (nan & ~own_nan)
+    equal = (logits == own) | (nan & own_nan)
+    return np.asarray((above | (equal & before)).sum(axis=-1), np.int16)
+
+
 def from_logits(
     index: Array,
     labels: Array,
@@ -128,10 +156,11 @@ def from_logits(
         rounded,
         rounded.argmax(axis=-1).astype(np.int16),
         confidence.astype(np.float16),
+        rank=true_rank(logits[-1], labels),
     )
 
 
-_OPTIONAL = ("logits", "confidence", "feature_index", "features", "mixed_index", "mixed_logits")
+_OPTIONAL = ("logits", "confidence", "feature_index", "features", "mixed_index", "mixed_logits", "rank")
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -187,6 +216,8 @@ def _unpacked(kept: Mapping[str, Array]) -> DomainOutputs:
     rows = [kept["predicted"]] if "predicted" in kept else []
     if (logits := optional["logits"]) is not None:
         rows.append(logits.argmax(axis=-1).astype(np.int16))
+        if optional["rank"] is None:  # of a file without ranks: from logits in half precision
+            optional["rank"] = true_rank(logits[-1], kept["labels"])
     return DomainOutputs(kept["index"], kept["labels"], predicted=np.concatenate(rows), **optional)
 
 
@@ -213,7 +244,7 @@ def read_arrays(content: bytes, where: str) -> dict[str, Array]:
 
 
 def trimmed(outputs: Outputs, keep_logits: bool | None = None, limit_bytes: int = LIMIT_BYTES) -> Outputs:
-    """The outputs with as many logits as are kept; predicted classes stay for every epoch.
+    """The outputs with as many logits as are kept; predicted classes stay for every epoch, and so do ranks.
 
     Args:
         outputs: with the logits of all epochs.
@@ -229,7 +260,7 @@ def trimmed(outputs: Outputs, keep_logits: bool | None = None, limit_bytes: int 
 
 
 def published(outputs: Outputs, logits: bool = False, features: bool = False) -> Outputs:
-    """What is small enough to publish: predicted classes and confidences; logits and features only if asked for."""
+    """What is small enough to publish: predicted classes, confidences, ranks; logits and features only if asked for."""
     kept = outputs if logits else _with_logits(outputs, 0)
     if features:
         return kept

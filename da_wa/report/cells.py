@@ -17,6 +17,7 @@ from da_wa.records.design import Design, Key, level_text, read_design
 from da_wa.records.schema import Factors, Record
 from da_wa.records.store import Store
 from da_wa.report.matrix import Pair
+from da_wa.report.measures import MEASURES
 from da_wa.report.outcomes import Outcome, outcomes
 from da_wa.report.resampling import Replicate, Resamples
 
@@ -36,6 +37,7 @@ class Cell:
         open: how many planned runs have no result.
         pairs: (source, target) that were evaluated.
         images: how many images were evaluated, all targets together.
+        unranked: how many finished runs do not say how likely the true class was, so that top-5 is not known.
     """
 
     levels: Mapping[str, str]
@@ -45,11 +47,17 @@ class Cell:
     open: int = 0
     pairs: list[Pair] = field(default_factory=list)
     images: int = 0
+    unranked: int = 0
 
     @property
     def fails(self) -> bool:
         """Whether every run that ended has diverged."""
         return bool(self.diverged) and not self.seeds and not self.open
+
+    def known(self, top: int) -> bool:
+        """Whether it has one value: all its runs have a result with ``top`` guesses, or all diverged."""
+        finished = bool(self.seeds) and not self.diverged and (top == 1 or not self.unranked)
+        return finished or self.fails
 
 
 @dataclass(frozen=True)
@@ -78,19 +86,28 @@ class Cells:
     Attributes:
         design: of the study.
         cells: by their levels, in display order.
-        resamples: of all finished runs.
-        chance: error of guessing in percent; NaN without a run.
+        resamples: of all finished runs, by how many guesses a network has: 1, and 5 where the study shows top-5.
+        classes: how many there are; 0 without a run.
     """
 
     design: Design
     cells: Mapping[Key, Cell]
-    resamples: Resamples
-    chance: float
+    resamples: Mapping[int, Resamples]
+    classes: int
 
-    def measure(self, terms: Terms) -> Measured | None:
-        """Σ factor · error over cells, in points; None if a cell has no result, or two diverged ones cancel."""
+    def chance(self, top: int = 1) -> float:
+        """Error of guessing in percent; NaN without a run."""
+        return 100 * (1 - min(top, self.classes) / self.classes) if self.classes else math.nan
+
+    def measure(self, terms: Terms, top: int = 1) -> Measured | None:
+        """Σ factor · error over cells, in points; None if a cell has no result, or two diverged ones cancel.
+
+        Args:
+            terms: factors and cells.
+            top: the true class is among the ``top`` most likely.
+        """
         found = [self.cells.get(key) for _, key in terms]
-        if any(cell is None or not (cell.seeds or cell.fails) or (cell.seeds and cell.diverged) for cell in found):
+        if any(cell is None or not cell.known(top) for cell in found):
             return None
         cells = [cell for cell in found if cell is not None]
         infinite = {math.copysign(1.0, factor) for (factor, _), cell in zip(terms, cells, strict=True) if cell.fails}
@@ -104,7 +121,7 @@ class Cells:
             for (factor, key), cell in zip(terms, cells, strict=True)
             for pair in cell.pairs
         ]
-        estimate = self.resamples.estimate(right)
+        estimate = self.resamples[top].estimate(right) if top in self.resamples else None
         if estimate is None:
             return None
         whole, interval = 100 * sum(factor for factor, _ in terms), estimate.interval
@@ -140,11 +157,18 @@ def read_cells(out: Path) -> Cells:
                 continue
             classes.add(len(record.classes))
             _add(cells[key], record, out / folder)
-            found += outcomes(record, run.outputs(record), _name(key), record.targets) if record.error is None else []
+            if record.error is None:
+                of_run = outcomes(record, run.outputs(record), _name(key), record.targets)
+                cells[key].unranked += any(outcome.rank is None for outcome in of_run)
+                found += of_run
     if len(classes) > 1:
         raise DataError(f"{out}: its runs have {sorted(classes)} classes and cannot stand in one table.")
-    chance = 100 * (1 - 1 / classes.pop()) if classes else math.nan
-    return Cells(design, cells, Resamples(found), chance)
+    tops = {1, *(MEASURES[measure].top for measure in design.measures)}
+    resamples = {
+        top: Resamples([outcome.top(top) for outcome in found if top == 1 or outcome.rank is not None])
+        for top in sorted(tops)
+    }
+    return Cells(design, cells, resamples, classes.pop() if classes else 0)
 
 
 def _cell(design: Design, key: Key) -> Cell:

@@ -38,12 +38,14 @@ class Claim:
         table: the study that decides it.
         statement: one sentence.
         rule: see :mod:`da_wa.report.rules`.
+        top: errors are top-1 or top-5.
     """
 
     id: str
     table: str
     statement: str
     rule: Mapping[str, Any]
+    top: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,24 @@ class Printed:
     Attributes:
         title: where they stand, e.g. ``Table II``.
         factors: that name a number.
-        errors: in percent as printed, ``None`` for "–", by the levels of ``factors``.
+        errors: in percent as printed, ``None`` for "–", by the levels of ``factors``; top-1 and top-5.
+        note: what to know about them, or nothing.
     """
 
     title: str
     factors: Sequence[str]
-    errors: Mapping[Key, str | None]
+    errors: Mapping[int, Mapping[Key, str | None]]
+    note: str = ""
 
-    def of(self, levels: Levels) -> str | None:
+    def of(self, levels: Levels, top: int = 1) -> str | None:
         """The number of a cell, ``–`` where the paper has a dash, None where it has nothing.
 
         >>> printed()["table2"].of({"norm": "bn", "batch_size": "64", "model": "resnet50"})
         '4.30'
         """
         key = tuple(levels.get(factor, "") for factor in self.factors)
-        return (self.errors[key] or "–") if key in self.errors else None
+        errors = self.errors.get(top, {})
+        return (errors[key] or "–") if key in errors else None
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,12 @@ def printed() -> Mapping[str, Printed]:
     """The paper's numbers by study."""
     found = yaml.safe_load((HERE / "paper.yaml").read_text(encoding="utf-8"))
     return {
-        study: Printed(node["title"], node.get("factors", ()), dict(_flat(node.get("cells", {}), ())))
+        study: Printed(
+            node["title"],
+            node.get("factors", ()),
+            {top: dict(_flat(node[cells], ())) for top, cells in ((1, "cells"), (5, "top5")) if cells in node},
+            node.get("note", ""),
+        )
         for study, node in found.items()
     }
 
@@ -139,8 +149,8 @@ def finding(claim: Claim, cells: Cells) -> Finding:
         ConfigError: the claim has an unknown rule.
     """
     levels = {key: cell.levels for key, cell in cells.cells.items() if not cell.refused}
-    wanted = comparisons(claim.rule, levels, cells.chance)
-    results = [(comparison, cells.measure(comparison.terms)) for comparison in wanted]
+    wanted = comparisons(claim.rule, levels, cells.chance(claim.top))
+    results = [(comparison, cells.measure(comparison.terms, claim.top)) for comparison in wanted]
     known = [(comparison, measured) for comparison, measured in results if measured is not None]
     states = [_state(comparison, measured, len(wanted)) for comparison, measured in known]
     verdict: Verdict = "open"
@@ -157,7 +167,7 @@ def finding(claim: Claim, cells: Cells) -> Finding:
         planned=len(wanted),
         seeds=min((measured.seeds for _, measured in known), default=0),
         evidence=_evidence(known, cells.design),
-        paper=_in_the_paper(wanted, levels, printed().get(claim.table)),
+        paper=_in_the_paper(wanted, levels, printed().get(claim.table), claim.top),
     )
 
 
@@ -193,11 +203,13 @@ def _evidence(known: Sequence[tuple[Comparison, Measured]], design: Design) -> s
     return f"{first}{f' against {others[0]}' if others else ''}: {value}{bounds}"
 
 
-def _in_the_paper(wanted: Sequence[Comparison], levels: Mapping[Key, Levels], paper: Printed | None) -> tuple[int, int]:
+def _in_the_paper(
+    wanted: Sequence[Comparison], levels: Mapping[Key, Levels], paper: Printed | None, top: int
+) -> tuple[int, int]:
     """How many comparisons are as claimed in the paper's numbers, and how many can be made from them."""
     right = possible = 0
     for comparison in wanted:
-        errors = [(factor, paper.of(levels[key]) if paper else None) for factor, key in comparison.terms]
+        errors = [(factor, paper.of(levels[key], top) if paper else None) for factor, key in comparison.terms]
         if any(text is None for _, text in errors):
             continue
         value = sum(factor * (math.inf if text == "–" else float(str(text))) for factor, text in errors)

@@ -43,7 +43,7 @@ def _section(facts: Facts, factor: str, name: str, empty: str) -> Section:
         level_name(factor, v, facts.rows.labels) for v in dict.fromkeys(effect.contrast.value for effect in found)
     ]
     default = "WA" if factor == "weight" else "adaptation"
-    title = f"Does {(values or [default])[0]} help?" if len(values) < 2 else f"Do {listed(values)} help?"
+    title = f"Does {(values or [default])[0]} help?" if len(values) < 2 else f"Do {listed(values, NAMED)} help?"
     if not found:
         return Section(title, [empty])
     verdict = _verdict(found)
@@ -78,10 +78,15 @@ def _verdict(found: Sequence[Effect]) -> str:
     if untested := [effect for effect in rest if effect.p is None]:
         least = counted(max(least_seeds(effect, len(found)) for effect in untested), "seed")
         lines.append(f"Too few runs for a test ({least} needed): {listed([e.contrast.name for e in untested], NAMED)}.")
-    for effect in found:
-        if len(effect.contrast.rows) > 1:
-            state = "significant" if effect.resolved else "not significant"
-            lines.append(f"{effect.contrast.name}: {change(effect.estimate.interval)} points, {state}.")
+    averaged = sorted(
+        (effect for effect in found if len(effect.contrast.rows) > 1),
+        key=lambda effect: (not effect.resolved, -abs(effect.estimate.interval.value)),
+    )
+    for effect in averaged[:NAMED]:
+        state = "significant" if effect.resolved else "not significant"
+        lines.append(f"{effect.contrast.name}: {change(effect.estimate.interval)} points, {state}.")
+    if len(averaged) > NAMED:
+        lines.append(f"{len(averaged) - NAMED} more means are in the table.")
     return " ".join(lines)
 
 

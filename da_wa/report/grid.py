@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from da_wa.records.design import Key
+from da_wa.records.design import Key, Measure
 from da_wa.records.files import write_bytes
 from da_wa.report import page, tables
 from da_wa.report.cells import Cell, Cells, read_cells
 from da_wa.report.claims import Finding, findings, printed
 from da_wa.report.content import NONE, Section, Table
 from da_wa.report.latex import table_latex
+from da_wa.report.measures import MEASURES
 from da_wa.report.wording import counted, listed, number, signed
+
+Place = tuple[str, str]
+"""(row, column) of a table."""
 
 
 @dataclass(frozen=True)
@@ -62,46 +66,59 @@ def write_study(out: Path) -> StudyReport:
 
 
 def frame(cells: Cells) -> pd.DataFrame:
-    """One row per cell: levels, value with interval in percent, seeds, images, the paper's number, the difference."""
+    """One row per cell: levels, value with interval in percent, seeds, images, the paper's number, the difference.
+
+    A second measure has its own columns, e.g. ``top5_error``, ``top5_error_low``, …
+    """
+    first, *others = cells.design.measures
     rows = []
     for key, cell in cells.cells.items():
-        value, low, high, seeds = _value(cells, key)
-        theirs = _theirs(cells, cell)
-        known = None if theirs in (None, NONE) else float(str(theirs))
         rows.append(
             {
                 **dict(zip(cells.design.factors, key, strict=True)),
-                cells.design.measure: value,
-                "low": low,
-                "high": high,
-                "seeds": seeds,
+                **_numbers(cells, key, first, ""),
+                "seeds": _value(cells, key, first)[3],
                 "diverged": len(cell.diverged),
                 "unfinished": cell.open,
                 "images": cell.images,
-                "paper": theirs,
-                "difference": math.nan if known is None else value - known,
+                **{k: v for other in others for k, v in _numbers(cells, key, other, f"{other}_").items()},
                 "note": cell.refused,
             }
         )
     return pd.DataFrame(rows)
 
 
+def _numbers(cells: Cells, key: Key, measure: Measure, prefix: str) -> dict[str, object]:
+    """Value, interval, the paper's number and the difference."""
+    value, low, high, _ = _value(cells, key, measure)
+    theirs = _theirs(cells, cells.cells[key], measure)
+    known = None if theirs in (None, NONE) else float(str(theirs))
+    return {
+        measure: value,
+        f"{prefix}low": low,
+        f"{prefix}high": high,
+        f"{prefix}paper": theirs,
+        f"{prefix}difference": math.nan if known is None else value - known,
+    }
+
+
 def study_table(cells: Cells) -> Table:
     """Rows × columns: mean ± half of the 95 % interval, and below it the paper's number and the difference."""
     design = cells.design
-    by_place: dict[tuple[str, str], Key] = {
-        (design.label(key, design.rows), design.label(key, design.columns)): key for key in cells.cells
+    by_place: dict[Place, tuple[Key, Measure]] = {
+        (design.label(key, design.rows), _column(cells, key, measure)): (key, measure)
+        for key in cells.cells
+        for measure in design.measures
     }
     rows, columns = (list(dict.fromkeys(place[side] for place in by_place)) for side in (0, 1))
-    text = {place: _text(cells, key) for place, key in by_place.items()}
+    text = {place: _text(cells, *shown) for place, shown in by_place.items()}
     best = _best(cells, by_place, columns)
     shown = [[row, *(text.get((row, column), NONE) for column in columns)] for row in rows]
     bold = frozenset((i, j) for i, row in enumerate(rows) for j, column in enumerate(columns, 1) if best[column] == row)
     corner = " · ".join(factor.replace("_", " ") for factor in design.rows)
-    caption = f"{design.title}: {design.measure} on test images (%)"
-    return Table(
-        "table", caption, [corner, *(column or design.measure for column in columns)], shown, bold, _notes(cells)
-    )
+    measures = listed([MEASURES[measure].title for measure in design.measures])
+    caption = f"{design.title}: {measures} on test images (%)"
+    return Table("table", caption, [corner, *columns], shown, bold, _notes(cells))
 
 
 def claims_table(found: Sequence[Finding]) -> Table:
@@ -152,30 +169,40 @@ def claims_frame(found: Sequence[Finding]) -> pd.DataFrame:
     )
 
 
-def _value(cells: Cells, key: Key) -> tuple[float, float, float, int]:
-    """Value, bounds and seeds of a cell, in percent of what the study shows."""
-    measured = cells.measure([(1.0, key)]) if not cells.cells[key].fails else None
+def _column(cells: Cells, key: Key, measure: Measure) -> str:
+    """The header of a cell's column, with the measure where it is needed."""
+    label, title = cells.design.label(key, cells.design.columns), MEASURES[measure].title
+    if not label:
+        return title
+    return label if len(cells.design.measures) == 1 else f"{label}, {title}"
+
+
+def _value(cells: Cells, key: Key, measure: Measure) -> tuple[float, float, float, int]:
+    """Value, bounds and seeds of a cell, in percent."""
+    shown = MEASURES[measure]
+    measured = cells.measure([(1.0, key)], shown.top) if not cells.cells[key].fails else None
     if measured is None:
         return math.nan, math.nan, math.nan, 0
-    value, low, high = measured.value, measured.low, measured.high
-    if cells.design.measure == "accuracy":
-        value, low, high = 100 - value, 100 - high, 100 - low
-    return value, low, high, measured.seeds
+    low, high = sorted((shown.of_error(measured.low), shown.of_error(measured.high)))
+    return shown.of_error(measured.value), low, high, measured.seeds
 
 
-def _theirs(cells: Cells, cell: Cell) -> str | None:
-    paper = printed().get(cells.design.study)
-    return paper.of(cell.levels) if paper else None
+def _theirs(cells: Cells, cell: Cell, measure: Measure) -> str | None:
+    """The paper's number, which is an error."""
+    paper, shown = printed().get(cells.design.study), MEASURES[measure]
+    return paper.of(cell.levels, shown.top) if paper and not shown.accuracy else None
 
 
-def _text(cells: Cells, key: Key) -> str:
+def _text(cells: Cells, key: Key, measure: Measure) -> str:
     cell = cells.cells[key]
-    value, low, high, _ = _value(cells, key)
-    theirs = _theirs(cells, cell)
+    value, low, high, _ = _value(cells, key, measure)
+    theirs = _theirs(cells, cell, measure)
     if cell.refused:
         ours = NONE
     elif cell.fails:
         ours = "diverged"
+    elif cell.seeds and cell.unranked and MEASURES[measure].top > 1:
+        ours = "not recorded"
     else:
         ours = number(value, 2) + ("" if math.isnan(low) else f" ± {(high - low) / 2:.2f}")
     if theirs is None:
@@ -184,15 +211,14 @@ def _text(cells: Cells, key: Key) -> str:
     return f"{ours}\npaper {theirs}" + (f" ({signed(value - float(theirs), 2)})" if known else "")
 
 
-def _best(cells: Cells, by_place: dict[tuple[str, str], Key], columns: Sequence[str]) -> dict[str, str | None]:
+def _best(cells: Cells, by_place: Mapping[Place, tuple[Key, Measure]], columns: Sequence[str]) -> dict[str, str | None]:
     """The row with the best value of every column that has two or more."""
-    sign = 1 if cells.design.measure == "accuracy" else -1
     best: dict[str, str | None] = {}
     for column in columns:
         known = {
-            row: sign * value
-            for (row, place), key in by_place.items()
-            if place == column and not math.isnan(value := _value(cells, key)[0])
+            row: value if MEASURES[measure].accuracy else -value
+            for (row, place), (key, measure) in by_place.items()
+            if place == column and not math.isnan(value := _value(cells, key, measure)[0])
         }
         best[column] = max(known, key=known.__getitem__) if len(known) > 1 else None
     return best
@@ -209,8 +235,25 @@ def _notes(cells: Cells) -> list[str]:
         notes.append(f"{span}, {counted(images, 'test image')}, last epoch. ± half of the 95 % interval {over}.")
     notes.append(f"Small: the paper's number and the difference. Bold: the best of a column. {NONE}: no result.")
     notes += sorted({f"{NONE}: {cell.refused}" for cell in cells.cells.values() if cell.refused})
+    notes += _top_notes(cells)
+    if paper := printed().get(design.study):
+        notes += [paper.note] if paper.note else []
     partly = [design.label(key) for key, cell in cells.cells.items() if cell.seeds and cell.diverged]
     notes += [f"Some seeds diverged: {listed(partly)}."] if partly else []
     if holes := sum(cell.open for cell in cells.cells.values()):
         notes.append(f"{counted(holes, 'planned run')} without a result.")
     return notes
+
+
+def _top_notes(cells: Cells) -> Iterator[str]:
+    """What to know where a table shows more than the most likely class."""
+    tops = sorted({MEASURES[measure].top for measure in cells.design.measures} - {1})
+    for top in tops:
+        yield f"Top-{top}: the true class is among the {top} most likely; of equally likely classes, the first ones."
+        if 0 < cells.classes <= top:
+            yield f"Of {counted(cells.classes, 'class', 'classes')}, the true one always is: top-{top} says nothing."
+    if tops and (missing := sum(cell.unranked for cell in cells.cells.values())):
+        yield (
+            f"Not recorded: {counted(missing, 'run')} of an earlier version, without logits. Rerun the study in "
+            "another out=DIR."
+        )

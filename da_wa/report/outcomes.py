@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Outcome:
         confidence: (n,) softmax probability of the predicted class, ``None`` if it was not saved.
         pretraining_seed: of the network that the unit started from.
         unit_target: the target of a unit trained for one pair; ``None`` for a network evaluated on every target.
+        rank: (n,) how many classes are more likely than the true one, ``None`` if it was not saved.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Outcome:
     confidence: Array | None
     pretraining_seed: int | None = None
     unit_target: str | None = None
+    rank: Array | None = None
 
     @property
     def right(self) -> Array:
@@ -52,6 +54,18 @@ class Outcome:
     def replicate(self) -> tuple[int, int]:
         """(pre-training seed, seed); a pre-training without a seed counts as -1."""
         return (-1 if self.pretraining_seed is None else self.pretraining_seed, self.seed)
+
+    def top(self, k: int) -> Outcome:
+        """Of k guesses instead of one: the true class counts as predicted where it is among the k most likely.
+
+        >>> truth, predicted, rank = np.array([0, 1, 2]), np.array([0, 2, 1]), np.array([0, 1, 2])
+        >>> Outcome("BN", "A", "W", 0, np.arange(3), truth, predicted, None, rank=rank).top(2).right.tolist()
+        [True, True, False]
+        """
+        if k == 1:
+            return self
+        assert self.rank is not None, "ranks were not saved"
+        return replace(self, predicted=np.where(self.rank < k, self.truth, self.predicted))
 
 
 def outcomes(record: Record, outputs: Outputs, label: str, domains: Sequence[str]) -> list[Outcome]:
@@ -73,6 +87,7 @@ def outcomes(record: Record, outputs: Outputs, label: str, domains: Sequence[str
                     confidence,
                     record.factors.pretraining_seed,
                     record.target,
+                    domain.rank,
                 )
             )
     return found

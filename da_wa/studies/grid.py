@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 from da_wa.launchers.launch import Planned
-from da_wa.records.design import Design, Refusal, level_text, write_design
+from da_wa.records.design import Design, Measure, Refusal, level_text, write_design
 from da_wa.runs.jobs import Job, UnitJob
 from da_wa.studies.study import Bench, merged, scope_options
 
@@ -69,7 +69,7 @@ class Grid:
         rows: factors whose levels are the rows.
         columns: factors whose levels are the columns.
         scopes: plain values of :class:`Scope` by name.
-        measure: what the table shows, in percent.
+        measures: what the table shows, in percent, each in its own columns.
         names: display names of levels, by factor; norms have their labels.
     """
 
@@ -82,10 +82,10 @@ class Grid:
         rows: Sequence[str],
         columns: Sequence[str],
         scopes: Mapping[str, Mapping[str, Any]],
-        measure: Literal["error", "accuracy"] = "error",
+        measures: Sequence[Measure] = ("error",),
         names: Mapping[str, Mapping[Any, str]] | None = None,
     ) -> None:
-        self.study, self.title, self.experiment, self.measure = study, title, experiment, measure
+        self.study, self.title, self.experiment, self.measures = study, title, experiment, measures
         self.factors, self.rows, self.columns = factors, rows, columns
         self.names = {f: {level_text(k): v for k, v in given.items()} for f, given in (names or {}).items()}
         self.scopes = {name: Scope(**node) for name, node in scopes.items()}
@@ -149,7 +149,7 @@ class Grid:
             scope=scope,
             title=self.title,
             caption=self.scopes[scope].caption,
-            measure=self.measure,
+            measures=list(self.measures),
             factors={
                 factor: list(map(level_text, levels if isinstance(levels, Mapping) else compared[factor]))
                 for factor, levels in self._factors(scope).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from da_wa.config.make import make as config_make
 from da_wa.config.tree import conf_dir
 from da_wa.data.domains import DomainSet
 from da_wa.data.splits import Full, Paper
+from da_wa.errors import DataError
 
+DrawTree = Callable[..., Path]
 KEYS = {"name", "size", "on_bad", "classes", "extra", "domains"}
 
 
@@ -33,6 +37,27 @@ def test_every_dataset_has_the_common_keys(path: Path) -> None:
 def test_folders(domains_root: Path) -> None:
     domains = make("folders", root=str(domains_root), name="shapes", folders={"B": "blueprint", "P": "paper"})
     assert (domains.name, domains.names) == ("shapes", ("B", "P"))
+
+
+def imagenet(root: Path, **options: object) -> DomainSet:
+    node = OmegaConf.to_container(data_config("imagenet", root=str(root), **options), resolve=True)
+    return config_make(node["data"]["domains"])  # type: ignore[no-any-return,index,call-overload]
+
+
+def test_imagenet(tmp_path: Path, draw_tree: DrawTree) -> None:
+    root = draw_tree(tmp_path, domains=("train", "val"), classes=("n01", "n02"), per_class=2, side=8, suffix=".JPEG")
+    domains = imagenet(root)
+    assert (domains.name, domains.names, domains.classes) == ("ImageNet", ("train", "val"), ("n01", "n02"))
+    (root / "train" / "n03").mkdir()
+    with pytest.raises(DataError, match=r"train: no image .* of the classes n03"):
+        imagenet(root)
+    (root / "train" / "n01" / "000.JPEG").rename(root / "train" / "n03" / "000.JPEG")
+    with pytest.raises(DataError, match="val lacks n03"):
+        imagenet(root)
+    (root / "val").rename(root / "validation")
+    with pytest.raises(DataError, match="val: no such file or directory"):
+        imagenet(root)
+    assert imagenet(root, folders={"train": "train", "val": "validation"}, classes="common").names
 
 
 def test_lists(domains_root: Path, tmp_path: Path) -> None:

@@ -47,16 +47,10 @@ TWELVE = {
 
 SIZE = {"test_vit": 160}
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*reaches.*layers of:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads would only wait for each other in networks this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*reaches.*layers of:UserWarning"),
+]
 
 
 def trained(name: str) -> nn.Module:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
@@ -47,6 +48,45 @@ def test_parameter_counts_are_those_of_the_usual_cifar_resnets(name, millions):
     with torch.device("meta"):
         model = configured(name)(BN, 100)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+@pytest.mark.parametrize("norm", [BN, NONE], ids=["bn", "none"])
+def test_vgg16_for_imagenet_is_torchvisions(norm):
+    with torch.device("meta"):
+        model = VGG16(norm, 1000, grid=7)
+        theirs = torchvision.models.vgg16_bn() if norm is BN else torchvision.models.vgg16()
+        assert model(torch.empty(1, 3, 224, 224)).shape == (1, 1000)
+    assert [p.shape for p in model.parameters()] == [p.shape for p in theirs.parameters()]
+    assert model.min_size == 224
+
+
+def test_vgg16_sees_places_in_the_order_of_torchvision():
+    torch.manual_seed(0)
+    model, images = VGG16(NONE, 5, width=2, hidden=4, grid=2).eval(), torch.rand(2, 3, 128, 128)
+    maps = nn.AdaptiveAvgPool2d(2)(model.stages(images))
+    torch.testing.assert_close(model(images), model.head(model.hidden(maps.flatten(1))))
+    one = VGG16(NONE, 5, width=2, hidden=4).eval()
+    assert torch.equal(one.features(images), one.hidden(one.stages(images).mean((2, 3))))  # as before
+
+
+def test_resnet_with_the_stem_for_imagenet_is_torchvisions():
+    torch.manual_seed(0)
+    theirs = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=7).eval()
+    with torch.no_grad():
+        for module in theirs.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+    model = ResNet(
+        BN, 7, block="bottleneck", depths=[1, 1, 1, 1], widths=[64, 128, 256, 512], stem="imagenet"
+    ).eval()  # fmt: skip
+    ours = model.state_dict()
+    assert [v.shape for v in ours.values()] == [v.shape for v in theirs.state_dict().values()]
+    model.load_state_dict(dict(zip(ours, theirs.state_dict().values(), strict=True)))
+    images = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(model(images), theirs(images))
+    assert model.min_size == 64
+    with pytest.raises(ConfigError, match=r"model\.build\.stem=imagnet is unknown\. Did you mean 'imagenet'"):
+        tiny(BN, stem="imagnet")
 
 
 def test_resnet20_has_the_papers_quarter_million_parameters():

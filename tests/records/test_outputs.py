@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import softmax
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from da_wa.errors import DataError
 from da_wa.records.outputs import (
@@ -23,6 +25,7 @@ from da_wa.records.outputs import (
     published,
     round_logits,
     trimmed,
+    true_rank,
     unpack,
 )
 
@@ -98,6 +101,46 @@ def test_confidence_of_infinite_logits() -> None:
     assert found.tolist() == [1, 0.5, 1, 0.5]
 
 
+@given(ANY_LOGITS | CLOSE_LOGITS | EXTREME_LOGITS)
+def test_the_rank_is_the_place_in_the_stable_descending_order(logits: np.ndarray) -> None:
+    logits = logits.reshape(-1, logits.shape[-1])
+    labels = np.arange(len(logits)) % logits.shape[-1]
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    np.testing.assert_array_equal(true_rank(logits, labels), (order == labels[:, None]).argmax(-1))
+    np.testing.assert_array_equal(true_rank(logits, labels) == 0, logits.argmax(-1) == labels)
+
+
+def test_top_5_is_that_of_torch_and_torchmetrics() -> None:
+    draw = np.random.default_rng(0)
+    logits, labels = draw.normal(size=(500, 20)).astype(np.float32), draw.integers(20, size=500)
+    right = from_logits(np.arange(500), labels, logits[None]).rank < 5  # type: ignore[operator]
+    z, y = torch.from_numpy(logits), torch.from_numpy(labels)
+    np.testing.assert_array_equal(right, (z.topk(5).indices == y[:, None]).any(1).numpy())
+    theirs = multiclass_accuracy(z, y, num_classes=20, average="micro", top_k=5)
+    assert right.mean() == pytest.approx(theirs.item(), abs=1e-7)
+    assert 0.2 < right.mean() < 0.3  # of guessing
+
+
+def test_ranks_of_equal_and_of_undefined_logits() -> None:
+    nan = np.nan
+    logits = np.array([[2, 2, 2, 1], [2, 2, 2, 1], [nan, 3, nan, 0], [nan, 3, nan, 0], [nan, 3, nan, 0]])
+    assert true_rank(logits, np.array([0, 2, 0, 2, 1])).tolist() == [0, 2, 0, 1, 2]
+    assert (logits.argmax(-1) == [0, 0, 0, 0, 0]).all()  # NaN is the largest for argmax, too
+
+
+def test_files_without_ranks_have_those_of_their_logits_or_none() -> None:
+    with_logits = many(n=50, classes=10, epochs=2)
+    old = {name: replace(domain, rank=None) for name, domain in with_logits.domains.items()}
+    again = unpack(pack(Outputs(with_logits.epochs, old)), "toy")
+    for name, domain in with_logits.domains.items():
+        assert domain.logits is not None
+        np.testing.assert_array_equal(again.domains[name].rank, true_rank(domain.logits[-1], domain.labels))
+    assert unpack(pack(published(Outputs(with_logits.epochs, old))), "toy").domains["A"].rank is None
+    kept = unpack(pack(published(with_logits)), "toy").domains["A"]
+    assert kept.logits is None
+    np.testing.assert_array_equal(kept.rank, with_logits.domains["A"].rank)
+
+
 def test_types() -> None:
     found = from_logits(np.arange(3), np.zeros(3), np.zeros((2, 3, 4)))
     types = {name: array.dtype for name, array in vars(found).items() if array is not None}
@@ -107,6 +150,7 @@ def test_types() -> None:
         "logits": np.float16,
         "predicted": np.int16,
         "confidence": np.float16,
+        "rank": np.int16,
     }
 
 
@@ -128,6 +172,7 @@ def test_only_predictions_that_do_not_follow_from_logits_are_stored(outputs: Out
             "A/index",
             "A/labels",
             "A/predicted",
+            "A/rank",
         ]
 
 
@@ -239,7 +284,7 @@ def test_office31_keeps_its_logits_and_a_large_set_stays_small() -> None:
     assert len(pack(trimmed(large))) < LIMIT_BYTES < len(pack(large))
 
 
-def test_publishing_keeps_labels_and_confidence_alone(outputs: Outputs, odd: str) -> None:
+def test_publishing_keeps_labels_confidence_and_rank_alone(outputs: Outputs, odd: str) -> None:
     found = published(outputs)
     for name, domain in outputs.domains.items():
         large = ("logits", "features", "feature_index", "mixed_logits", "mixed_index")
@@ -258,6 +303,7 @@ def test_publishing_keeps_labels_and_confidence_alone(outputs: Outputs, odd: str
         {"labels": np.zeros(2)},
         {"predicted": np.zeros((0, 3))},
         {"confidence": np.zeros((3, 1))},
+        {"rank": np.zeros(2)},
         {"features": np.zeros((1, 1, 2))},
         {"logits": np.zeros((2, 3, 4))},
         {"feature_index": np.arange(2), "features": np.zeros((1, 3, 2))},

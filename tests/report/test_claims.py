@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -72,6 +74,12 @@ def test_the_papers_numbers_are_as_transcribed() -> None:
             error = tables["table_IV"]["rows"][row][model]
             text = numbers["table4"].of({"norm": norm, "model": model.lower()})
             assert text == ("–" if error is None else f"{error:.2f}")
+    for row in tables["table_V"]["rows"]:
+        norm = next(norm for norm, name in LABELS.items() if name.replace(" ", "") == row["method"])
+        for top in (1, 5):
+            text = numbers["table5"].of({"norm": norm, "model": row["model"].lower()}, top)
+            assert text == ("–" if row[f"top{top}"] is None else f"{row[f'top{top}']:.2f}")
+    assert numbers["table4"].of({"norm": "wa", "model": "vgg16"}, 5) is None
 
 
 def test_every_claim_compares_cells_that_its_study_has() -> None:
@@ -182,6 +190,64 @@ def test_the_table_has_ours_the_papers_and_what_was_refused(tmp_path: Path) -> N
     cells = frame(read_cells(out)).set_index(["norm", "batch_size"])
     assert cells.at[("wa", "64"), "error"] == pytest.approx(6.0)
     assert cells.at[("wa", "64"), "difference"] == pytest.approx(6.0 - 6.21)
+
+
+def ranked(out: Path, right: dict[str, tuple[int, int]], classes: int, measures: Sequence[str]) -> Experiment:
+    """Runs of Table V by norm: images that are right, more whose class is the fifth; of the others it is the sixth."""
+    made = Experiment(out / "r", {"train": 9, "test": TEST}, lambda *_: 700, [f"class {k}" for k in range(classes)])
+    truth, images = np.arange(TEST) % classes, np.arange(TEST)
+    for norm, (first, fifth) in right.items():
+        for seed in range(3):
+            rank = np.select([images < first + seed, images < first + fifth + seed], [0, 4], 5).astype(np.int16)
+            predicted = np.where(rank == 0, truth, (truth + 1) % classes)[None]
+            fields = made.record(norm, "train", seed, model="resnet50")
+            made.finish(fields, [30], {"test": (truth, predicted)}, rank={"test": rank})
+    factors = {"norm": [*right, "wa"], "model": ["resnet50"]}
+    names = {"norm": LABELS, "model": {"resnet50": "ResNet50"}}
+    write_design(out, Design(study="table5", scope="small", title="T", measures=list(measures), factors=factors,
+                             rows=["norm"], columns=["model"], names=names, folders=["r"]))  # fmt: skip
+    return made
+
+
+def test_top_5_has_its_own_columns_and_is_not_recorded_without_ranks(tmp_path: Path) -> None:
+    made = ranked(tmp_path, {"bn": (699, 200), "bn_wa": (749, 170)}, 100, ["error", "top5_error"])
+    for seed in range(3):
+        made.add("wa", "train", seed, model="resnet50")
+    cells = read_cells(tmp_path)
+    table = study_table(cells)
+    assert table.header == ["norm", "ResNet50, error", "ResNet50, top-5 error"]
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert [text.split(" ±")[0] for text in rows["BN"]] == ["30.00", "10.00"]
+    assert [text.split("\n")[1] for text in rows["BN + WA"]] == ["paper 24.04 (+0.96)", "paper 7.12 (+0.88)"]
+    assert rows["WA"][0].startswith("30.00 ± ")
+    assert rows["WA"][1] == "not recorded\npaper 8.91"
+    assert any(note.startswith("Not recorded: 3 runs") for note in table.notes)
+    found = frame(cells).set_index("norm")
+    assert found["top5_error"].tolist() == pytest.approx([10.0, 8.0, math.nan], nan_ok=True)
+    bn = found.loc["bn"]
+    assert bn["top5_error_high"] - bn["top5_error_low"] < bn["high"] - bn["low"]  # 10 % vary less than 30 %
+    assert bn["top5_error_difference"] == pytest.approx(10.0 - 7.71)
+    decided = {f.claim.id: f for f in findings(cells)}
+    assert decided["imagenet-wa-adds-top5"].evidence.startswith("BN + WA, ResNet50 against BN, ResNet50: −2.0 (")
+    assert decided["imagenet-wa-adds-top5"].paper == (1, 1)
+    assert cells.chance(5) == 95.0
+
+
+def test_top_5_of_four_classes_says_nothing_and_accuracy_has_no_number_of_the_paper(tmp_path: Path) -> None:
+    ranked(tmp_path, {"bn": (900, 100)}, 4, ["accuracy", "top5_accuracy"])
+    cells = read_cells(tmp_path)
+    table = study_table(cells)
+    assert table.rows[0][1].startswith("90.10 ± ")
+    assert "paper" not in table.rows[0][1]
+    assert "Of 4 classes, the true one always is: top-5 says nothing." in table.notes
+    assert cells.chance(5) == 0.0
+
+
+def test_designs_of_earlier_versions_have_one_measure(tmp_path: Path) -> None:
+    out = study(tmp_path, lambda norm, size, seed: 6.0, ["wa"], seeds=1)
+    text = (out / "study.json").read_text().replace('"measures": [\n  "error"\n ]', '"measure": "accuracy"')
+    (out / "study.json").write_text(text)
+    assert read_cells(out).design.measures == ["accuracy"]
 
 
 def test_the_overview_reads_several_studies_and_names_what_was_not_run(tmp_path: Path) -> None:

@@ -61,6 +61,21 @@ def test_networks_of_pairs_are_runs_of_their_own(methods: Any) -> None:
     )
 
 
+def test_many_methods_do_not_fill_the_summary(experiment: Any) -> None:
+    experiment.images = SMALL
+    experiment.simulate(["bn", "bn_wa"], (0,))
+    sizes = {"coral": 0.1, "dann": 2.0, "mcc": -2.5, "bnm": 1.0, "afn": -1.5, "dan": 0.5, "shot": 3.0}
+    for method, size in sizes.items():
+        effect_ = {"bn": size, "bn_wa": size}
+        experiment.simulate(["bn", "bn_wa"], (0,), per_pair=True, method=method, effect=effect_)
+    found = effect.adaptation(load_facts(experiment.out))
+    named = [method for method in sizes if f"{method}, mean over" in found.summary.lower()]
+    assert sorted(named) == ["afn", "bnm", "dann", "mcc", "shot"]  # the five largest
+    assert "2 more means are in the table." in found.summary
+    assert "and 2 more" in found.title
+    assert set(found.data["adaptation"]["value"]) == set(sizes)
+
+
 def test_pretraining_seeds_are_replicates(experiment: Any) -> None:
     experiment.images = SMALL
     for p in (0, 1):

@@ -135,13 +135,7 @@ def reference(
     return found
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The last digits of a sum depend on how many threads add it up."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")  # the last digits of a sum depend on their number
 
 
 @pytest.mark.timeout(600)

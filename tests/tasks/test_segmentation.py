@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from scipy import stats
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -119,6 +120,14 @@ def test_the_interval_is_that_of_seeds_and_images_and_pairs_differences():
     same = np.stack([np.repeat(v[None], 40, 0) for v in values])
     means = mean_iou(same.sum(1))
     assert interval(same).half == pytest.approx(4.302653 * means.std(ddof=1) / 3**0.5, rel=1e-4)
+    # Both: their variances add up, with Satterthwaite's degrees of freedom.
+    both = np.stack([confusion[0] + shift * np.eye(4, dtype=int) for shift in range(0, 50, 5)])
+    of_seeds = mean_iou(both.sum(1)).var(ddof=1) / 10
+    left_out = np.array([mean_iou(np.delete(both, i, 1).sum(1)).mean() for i in range(40)])
+    of_images = 39 / 40 * np.sum((left_out - left_out.mean()) ** 2)
+    assert 0.3 < of_seeds / of_images < 3
+    df = (of_seeds + of_images) ** 2 / (of_seeds**2 / 9)
+    assert interval(both).half == pytest.approx(stats.t.ppf(0.975, df) * np.sqrt(of_seeds + of_images), rel=0.1)
 
 
 class Copier(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,9 @@ BN_WA = Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d)
 SETTINGS = Settings(accelerator="cpu", precision="32-true", channels_last=False, save_every_s=0.0)
 
 
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    """These networks are so small that threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(autouse=True, scope="module")
+def everywhere(one_thread: None) -> None:
+    """Every module of this folder has one thread."""
 
 
 @pytest.fixture(scope="session")
