@@ -4,12 +4,17 @@ A lease is a file that its holder creates (``O_EXCL``, atomic) and touches while
 it for ``stale_s`` seconds has died, and another process takes over. The age of a lease is the difference of two times
 that the file system gave, that of the lease and that of a file written now; clocks of hosts are not compared.
 
+No file system replaces or deletes a file on the condition that its content is what it was. So whoever wants to replace
+or delete a lease first takes the turn of its token, a lease of its own, and looks again: between a stale lease and that
+of the new holder there is no moment without one.
+
 A paused holder may wake up after a takeover. It can replace no file any more: every atomic write (``files.py``) is
 confirmed between its draft and its replacement, and the new holder deletes all drafts before it starts.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import socket
@@ -144,8 +149,9 @@ def leased(path: Path, drafts: str, stale_s: float = STALE_S) -> Iterator[bool]:
         _held.reset(before)
         ended.set()
         beat.join()
-        with suppress(OSError):
-            _remove(path, lease.holder.token)
+        with suppress(OSError), _turn(path, lease.holder.token) as ours:
+            if ours:
+                path.unlink()
 
 
 def holder(path: Path) -> Holder | None:
@@ -172,15 +178,43 @@ def now(folder: Path) -> float:
 
 
 def _acquire(path: Path, drafts: str, stale_s: float) -> Lease | None:
+    """Create a lease or take over a stale one; None if another process holds it or was faster."""
+    mine = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), 0.0, stale_s)
     found = _read(path)
-    if found is not None and not (_stale(path, *found) and _remove(path, found[0].token)):
+    if found is None:
+        return _create(path, mine)
+    if not _stale(path, *found):
         return None
-    lease = _create(path, Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), 0.0, stale_s))
-    if lease is not None and found is not None:
-        for draft in path.parent.glob(drafts):
+    with _turn(path, found[0].token) as unchanged:
+        if not unchanged:
+            return None
+        lease = _create(path.with_name(f".{mine.token}.lease"), mine)
+        assert lease is not None  # its name is new
+        lease.path.replace(path)
+    for pattern in (drafts, _turns(path, "*")):
+        for left in path.parent.glob(pattern):
             with suppress(OSError):
-                draft.unlink()
-    return lease
+                left.unlink()
+    return Lease(path, lease.holder)
+
+
+@contextmanager
+def _turn(path: Path, token: str) -> Iterator[bool]:
+    """Yields whether the lease still has this token; if so, no other process replaces or deletes it in the block."""
+    turn = path.with_name(_turns(path, token))
+    if _acquire(turn, _turns(turn, "*"), STALE_S) is None:
+        yield False
+        return
+    try:
+        found = _read(path)
+        yield found is not None and found[0].token == token
+    finally:
+        turn.unlink(missing_ok=True)
+
+
+def _turns(path: Path, token: str) -> str:
+    name = glob.escape(path.name) if token == "*" else path.name
+    return f".{name}.{token}.turn"
 
 
 def _create(path: Path, of: Holder) -> Lease | None:
@@ -198,21 +232,6 @@ def _create(path: Path, of: Holder) -> Lease | None:
         path.unlink(missing_ok=True)
         raise
     return Lease(path, written)
-
-
-def _remove(path: Path, token: str) -> bool:
-    """Delete a lease if it has this token, as one atomic step; returns whether it had."""
-    aside = path.with_name(f".{uuid.uuid4().hex}.lease")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return False
-    found = _read(aside)
-    ours = found is not None and found[0].token == token
-    if found is not None and not ours:  # a new one, created since the caller looked
-        _create(path, found[0])
-    aside.unlink(missing_ok=True)
-    return ours
 
 
 def _read(path: Path) -> tuple[Holder, float] | None:

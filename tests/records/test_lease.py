@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import tempfile
 import threading
 import time
 from contextvars import copy_context
@@ -138,11 +139,97 @@ def test_a_process_of_another_machine_is_not_looked_up_here(path):
     assert holder(path) is None
 
 
-def test_a_lease_that_changed_hands_while_it_was_judged_is_given_back(path):
-    with leased(path, DRAFTS):
-        assert not lease._remove(path, "the token of an earlier holder")
-        assert holder(path) is not None
-        lease.confirm()
+def test_a_lease_that_changed_hands_while_it_was_judged_stays(path, monkeypatch):
+    with leased(path, DRAFTS) as first:
+        assert first
+        make_stale(path)
+        real, other, taken = lease._stale, copy_context(), []
+
+        def slow(*arguments) -> bool:
+            found = real(*arguments)
+            if not taken:
+                taken.append(leased(path, DRAFTS))
+                assert other.run(taken[0].__enter__)
+            return found
+
+        monkeypatch.setattr(lease, "_stale", slow)
+        with leased(path, DRAFTS) as late:
+            assert not late
+        assert taken
+        second = holder(path)
+        assert second is not None
+    assert holder(path) == second
+    other.run(taken[0].__exit__, None, None, None)
+    assert holder(path) is None
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_process_that_died_while_it_took_over_blocks_nobody(moment, path):
+    path.write_text(json.dumps(Holder("old", "elsewhere", 1, "other boot", 0.0, 120.0).__dict__))
+    make_stale(path)
+    dead = Holder("x", "here", 2**22 + 1, lease._machine(), 0.0, 120.0)
+    token = {"before": "old", "after": "older"}[moment]  # before or after its own lease was in place
+    path.with_name(lease._turns(path, token)).write_text(json.dumps(dead.__dict__))
+    with leased(path, DRAFTS) as mine:
+        assert mine
+        assert list(path.parent.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == []
+
+
+def test_in_the_turn_of_another_process_a_lease_stays(path):
+    with leased(path, DRAFTS) as mine:
+        assert mine
+        found = holder(path)
+        with lease._turn(path, found.token) as ours:
+            assert ours
+            make_stale(path)
+            with leased(path, DRAFTS) as other:
+                assert not other
+    assert holder(path) is None
+    assert list(path.parent.iterdir()) == []
+
+
+def _contend(path: Path, number: int, start, answers) -> None:
+    """Take it and die, take it and end, again and again; ``inside`` exists while one of the processes has it."""
+    inside, taken = path.with_name("inside"), 0
+    start.wait()
+    while taken < 60:
+        if (mine := lease._acquire(path, DRAFTS, 120.0)) is None:
+            continue
+        try:
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            answers.put(False)
+            return
+        taken += 1
+        try:
+            mine.confirm()
+        except LeaseLost:
+            answers.put(False)
+            return
+        inside.unlink()
+        if taken % 4 == number % 4:
+            with lease._turn(path, mine.holder.token) as ours:
+                if ours:
+                    path.unlink()
+        else:
+            make_stale(path)
+    answers.put(True)
+
+
+@pytest.mark.timeout(300)
+def test_of_many_processes_never_two_have_it():
+    """In memory, where the calls are fast and so the processes meet."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        context = multiprocessing.get_context("fork")
+        start, answers = context.Barrier(6), context.Queue()
+        arguments = [(Path(folder) / "lease", number, start, answers) for number in range(6)]
+        processes = [context.Process(target=_contend, args=each) for each in arguments]
+        for process in processes:
+            process.start()
+        assert all(answers.get(timeout=120) for _ in processes)
+        for process in processes:
+            process.join()
 
 
 def _take(path: Path, stale: bool, start, won) -> None:
