@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from da_wa.records.files import write_bytes
+from da_wa.report.distributions import QUANTILES, column
+from da_wa.report.figures.bands import bands
 from da_wa.report.figures.densities import densities
 from da_wa.report.figures.growth import growth
-from da_wa.report.figures.style import few_colours, rendered
+from da_wa.report.figures.style import few_colours, plain_style, rendered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,10 +70,36 @@ def write_growth(out: Path, found: pd.DataFrame) -> str:
     return _write(out, "growth", found, {"growth": growth(found)}, {"growth": growth_table(found)})
 
 
+def write_over_epochs(out: Path, found: pd.DataFrame) -> str:
+    """Write ``over_epochs.csv`` and figures of the middle block; returns tables of it. As in Figs. 4 and 9 to 12.
+
+    Args:
+        out: the folder of the study.
+        found: columns ``norm``, ``source``, ``seed``, ``epoch``, ``layer``, ``quantity``, and the measures of
+            :mod:`da_wa.report.distributions`. Figures and tables show the first source and seed.
+
+    Raises:
+        DataError: ``out`` cannot be written.
+    """
+    first = found.iloc[0]
+    shown = found[(found[["source", "seed", "layer"]] == first[["source", "seed", "layer"]]).all(axis=1)]
+    of = {quantity: shown[shown["quantity"] == quantity] for quantity in ("weights", "activations")}
+    columns = list(map(column, QUANTILES))
+    figures = {f"over_epochs_{quantity}": bands(rows, columns) for quantity, rows in of.items()}
+    tables = {
+        f"{first['layer']}, {quantity}: {measure} after epoch": epoch_table(of[quantity], measure)
+        for quantity, measure in (("weights", "skewness"), ("activations", "skewness"), ("activations", "offset"))
+    }
+    return _write(out, "over_epochs", found, figures, tables)
+
+
 def _write(out: Path, name: str, found: pd.DataFrame, figures: Mapping[str, Figure], tables: Mapping[str, str]) -> str:
+    """Write the table as csv and the figures as png; returns the Markdown tables below their names."""
     write_bytes(out / f"{name}.csv", found.to_csv(index=False, float_format="%.5g", lineterminator="\n").encode())
-    for figure, drawn in figures.items():
-        write_bytes(out / "figures" / f"{figure}.png", few_colours(rendered(drawn, "png")))
+    with plain_style():
+        files = {figure: few_colours(rendered(drawn, "png")) for figure, drawn in figures.items()}
+    for figure, png in files.items():
+        write_bytes(out / "figures" / f"{figure}.png", png)
     return "\n\n".join(f"{table}\n\n{markdown}" for table, markdown in tables.items())
 
 
@@ -96,6 +124,12 @@ def distribution_table(found: pd.DataFrame) -> str:
     wide = wide.map("{:.2f}".format)
     wide.columns = [f"{layer}: {measure.replace('_', ' ')}" for layer, measure in wide.columns]
     return pipe_table(wide)
+
+
+def epoch_table(found: pd.DataFrame, measure: str) -> str:
+    """A row for every norm, a column for every epoch."""
+    wide = found.pivot(index="norm", columns="epoch", values=measure).reindex(found["norm"].unique())
+    return pipe_table(wide.map("{:.2f}".format, na_action="ignore"))
 
 
 def growth_table(found: pd.DataFrame) -> str:

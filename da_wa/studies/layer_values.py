@@ -24,7 +24,7 @@ from da_wa.models.checkpoint import load_network, read_header
 from da_wa.models.plain import plain_network
 from da_wa.models.resnet import init_kaiming
 from da_wa.models.responses import blocks, filters, last_response, responses
-from da_wa.report.distributions import measures, top_class
+from da_wa.report.distributions import measures, quantiles, top_class
 
 CLASSIFIER = "classifier"
 NetworkNode = Mapping[str, Any]
@@ -71,6 +71,10 @@ class Layer:
         rows = self.rows.numpy()
         answers = {"top_class": top_class(rows)} if self.layer == CLASSIFIER else {}
         return {"layer": self.layer, "quantity": self.quantity, **measures(rows), **answers}
+
+    def quantiles(self) -> dict[str, float]:
+        """Of all its values, see :func:`da_wa.report.distributions.quantiles`."""
+        return quantiles(self.rows.numpy())
 
     def curves(self, channels: int = 8, most: int = 1000) -> pd.DataFrame:
         """At most ``most`` random values of the first channels: ``layer``, ``quantity``, ``channel`` and ``value``."""
@@ -145,6 +149,26 @@ def trained_layers(path: Path, build: NetworkNode, norm: Any, images: Tensor) ->
     """
     x = Normalize(**read_header(path).facts["normalize"])(images)
     yield from network_layers(trained_network(path, build, norm), x)
+
+
+def kept_layers(path: Path, config: Mapping[str, Any], images: Tensor) -> Iterator[Layer]:
+    """The layers of the network that a run kept after an epoch; norms take the statistics of ``images``.
+
+    Args:
+        path: the file.
+        config: of the run's job.
+        images: (n, 3, h, w) uint8.
+
+    Raises:
+        CheckpointError: not a valid checkpoint.
+    """
+    model = trained_network(path, config["model"]["build"], make(config["norm"]))
+    yield from network_layers(model, Normalize(**config["normalize"])(images), training=True)
+
+
+def check_blocks(build: NetworkNode, norm: Any) -> None:
+    """Raise a ConfigError if a network has no residual blocks."""
+    middle_and_last(make(build)(norm, 2))
 
 
 def image_batch(domain: Domain, count: int, size: int) -> Tensor:

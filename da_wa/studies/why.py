@@ -5,10 +5,12 @@ Stages:
 ===========  ==============================================================================================
 initial      a plain network at initialisation (Figs. 2, 7, 8); ``initial.csv``
 growth       the second moment against depth, at initialisation; ``growth.csv``
-trained      the networks in ``checkpoint_dir``, or those of the package (Fig. 5); ``trained.csv``
+trained      the networks in ``checkpoint_dir``, or those of the package (Figs. 4, 5); ``trained.csv``
+over_epochs  networks that are trained here, from the kept weights of some epochs (Figs. 4, 9–12); ``over_epochs.csv``
 ===========  ==============================================================================================
 
-Images are those of the first source: ``data=folders data.root=PATH sources=[NAME]``.
+The networks of ``over_epochs`` are runs of an ordinary experiment: interrupted ones resume, finished ones are not
+repeated. Images are those of the first source: ``data=folders data.root=PATH sources=[NAME]``.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ from typing import TYPE_CHECKING, Any
 from da_wa.config.compose import Experiment, compose
 from da_wa.config.make import make
 from da_wa.errors import ConfigError
+from da_wa.launchers.launch import Planned
 from da_wa.runs.inputs import Inputs
-from da_wa.runs.jobs import PACKAGED
+from da_wa.runs.jobs import PACKAGED, Done, UnitJob
 from da_wa.runs.plan import chosen_sources
 from da_wa.studies.study import Bench, scope_options
 
 if TYPE_CHECKING:
+    from da_wa.data.domains import Domain
     from da_wa.studies.layer_values import Layer
 
 
@@ -37,11 +41,13 @@ class Scope:
 
     Attributes:
         options: overrides for its experiment.
+        over_epochs: further ones for the networks that are trained.
         sizes: plain values of :class:`~da_wa.studies.layer_values.Sizes`.
     """
 
     options: Sequence[str]
     sizes: Mapping[str, Any]
+    over_epochs: Sequence[str] = ()
 
 
 class Why:
@@ -65,13 +71,18 @@ class Why:
         return scope_options(self.experiment, self.scopes, scope)
 
     def experiments(self, scope: str) -> dict[str, Sequence[str]]:
-        """The one that all stages read."""
-        return {"networks": []}
+        """The one that trains networks; the other stages read its norms, model and images."""
+        return {"over_epochs": self.scopes[scope].over_epochs}
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
         chosen = self.scopes[scope]
-        stages = {"initial": self._initial, "growth": self._growth, "trained": self._trained}
+        stages = {
+            "initial": self._initial,
+            "growth": self._growth,
+            "trained": self._trained,
+            "over_epochs": self._over_epochs,
+        }
         return {name: partial(stage, scope=chosen) for name, stage in stages.items()}
 
     def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
@@ -99,15 +110,34 @@ class Why:
         cfg = experiment.cfg
         folder = Path(cfg["checkpoint_dir"] or PACKAGED)
         networks = {name: find_network(folder, cfg["model"]["name"], name) for name in experiment.norms}
-        domains = Inputs(cfg["data"], Path()).domains
-        domain = domains[first_source(cfg["sources"], domains.names)]
-        images = image_batch(domain, Sizes(**scope.sizes).batch, cfg["data"]["size"])
+        images = image_batch(first_source(cfg), Sizes(**scope.sizes).batch, cfg["data"]["size"])
         layers = (
             (norm.label, layer)
             for name, norm in zip(networks, map(make, experiment.norms.values()), strict=True)
             for layer in trained_layers(networks[name], cfg["model"]["build"], norm, images)
         )
         _write(bench, "trained", layers)
+
+    def _over_epochs(self, bench: Bench, scope: Scope) -> None:
+        import pandas as pd
+
+        from da_wa.report.why import write_over_epochs
+        from da_wa.studies.layer_values import Sizes, check_blocks, image_batch, kept_layers  # imports torch
+
+        cfg = _composed(bench, scope.over_epochs).cfg
+        images = image_batch(first_source(cfg), Sizes(**scope.sizes).batch, cfg["data"]["size"])
+        planned = bench.prepare("over_epochs", scope.over_epochs)
+        norms = planned.experiment.norms
+        check_blocks(cfg["model"]["build"], make(next(iter(norms.values()))))
+        bench.run(planned)
+        rows = [
+            {"norm": norms[norm]["label"], "source": source, "seed": seed, "epoch": epoch}
+            | layer.measures()
+            | layer.quantiles()
+            for (norm, source, seed, epoch), (path, config) in _kept(planned).items()
+            for layer in kept_layers(path, config, images)
+        ]
+        _show(bench, write_over_epochs(bench.out, pd.DataFrame(rows)))
 
 
 def find_network(folder: Path, model: str, norm: str) -> Path:
@@ -126,22 +156,48 @@ def find_network(folder: Path, model: str, norm: str) -> Path:
     return found[0]
 
 
-def first_source(wanted: Any, names: Sequence[str]) -> str:
+def first_source(cfg: Mapping[str, Any]) -> Domain:
     """The domain whose images are measured: the first of ``sources``.
 
-    >>> first_source("all", ["H", "N"])
-    'H'
+    Raises:
+        UserError: there is none, or the data is wrong.
+    """
+    domains = Inputs(cfg["data"], Path()).domains
+    if not (chosen := chosen_sources(cfg["sources"], domains.names)):
+        raise ConfigError(f"sources=[] leaves no images to measure; name one of {', '.join(domains.names)}.")
+    return domains[chosen[0]]
+
+
+def _composed(bench: Bench, more: Sequence[str] = ()) -> Experiment:
+    """The experiment, checked.
 
     Raises:
-        ConfigError: there is none, or it is not a domain.
+        ConfigError: a wrong option, or one that compares something else than norms.
     """
-    if not (chosen := chosen_sources(wanted, names)):
-        raise ConfigError(f"sources=[] leaves no images to measure; name one of {', '.join(names)}.")
-    return chosen[0]
+    experiment = compose([*bench.options, *more], bench.config_dir)
+    if list(experiment.methods) != ["none"] or len(experiment.models) > 1:
+        raise ConfigError("study=why compares norms alone; leave out methods=[…] and models=[…], e.g. model=resnet18.")
+    return experiment
 
 
-def _composed(bench: Bench) -> Experiment:
-    return compose(bench.options, bench.config_dir)
+def _kept(planned: Planned) -> dict[tuple[str, str, int, int], tuple[Path, Mapping[str, Any]]]:
+    """The kept weights by norm, source, seed and epoch, and the configuration of their run.
+
+    Raises:
+        ConfigError: a finished run has not kept them.
+    """
+    found = {}
+    for job in planned.jobs:
+        if not isinstance(job, UnitJob) or job.outcome() is None:
+            continue
+        factors = job.config["unit"]["factors"]
+        for epoch in job.config["keep_epochs"]:
+            path = job.weights_after(epoch)
+            if path.exists():
+                found[factors["norm"], job.config["unit"]["source"], factors["seed"], epoch] = path, job.config
+            elif isinstance(job.outcome(), Done):
+                raise ConfigError(f"{job.directory.path} was run without keep_epochs=[{epoch}]; delete it.")
+    return found
 
 
 def _write(bench: Bench, name: str, layers: Iterable[tuple[str, Layer]]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from da_wa.cli import main
@@ -19,7 +21,7 @@ from da_wa.models.plain import plain_network
 from da_wa.models.resnet import Bottleneck, ResNet, init_kaiming
 from da_wa.models.responses import blocks, last_conv, responses
 from da_wa.norm import named
-from da_wa.report.distributions import measures, top_class
+from da_wa.report.distributions import measures, quantiles, top_class
 from da_wa.report.why import SHOWN, distribution_tables, growth_table
 from da_wa.studies.layer_values import image_batch, residual_network, shipped, trained_layers, trained_network
 from da_wa.studies.run import composed
@@ -202,6 +204,55 @@ def test_the_command_writes_tables_and_figures(checkpoints, tmp_path, capsys):
     assert "| WA |" in capsys.readouterr().out
 
 
+def test_over_epochs_measures_the_weights_that_runs_kept(tmp_path, domains_root, one_thread):
+    out = tmp_path / "out"
+    command = [
+        "study=why", "scope=smoke", "stage=over_epochs", "norms=[wa,none]", "finetune.epochs=2", "keep_epochs=[0,1,2]",
+        "finetune.batch_size=8", "keep=[weights]", f"out={out}", f"cache_dir={tmp_path / 'cache'}", "data=folders",
+        f"data.root={domains_root}", "sources=[paper]", "launcher.workers=1", "launcher.threads=1",
+    ]  # fmt: skip
+    assert main(command) == 0
+    found = pd.read_csv(out / "over_epochs.csv")
+    assert {*map(tuple, found[["norm", "epoch", "layer", "quantity"]].to_numpy())} == {
+        (norm, epoch, layer, quantity)
+        for norm in ("WA", "Baseline")
+        for epoch in (0, 1, 2)
+        for layer, quantity in [
+            ("block 2", "weights"), ("block 3", "weights"),
+            ("block 2", "activations"), ("block 3", "activations"), ("classifier", "activations"),
+        ]
+    }  # fmt: skip
+    aligned = found[(found["norm"] == "WA") & (found["quantity"] == "weights")]
+    assert (aligned["offset"] < 1e-10).all()
+    start = aligned[aligned["epoch"] == 0]  # all gains are 1, filters have n = 9 · 8 weights
+    np.testing.assert_allclose(start["std"], math.sqrt(2 / 72), rtol=1e-3)
+    fixup = found[(found["norm"] == "Baseline") & (found["epoch"] == 0)]  # its last layers start at zero
+    assert (fixup["second_moment"] == 0).all() and fixup["offset"].isna().all()
+    runs = {path.name[:2]: path for path in (out / "over_epochs" / "runs").iterdir()}
+    kept = [load_file(runs["wa"] / f"weights-{epoch}.safetensors") for epoch in (0, 1, 2)]
+    last = load_file(runs["wa"] / "weights.safetensors")
+    assert all(torch.equal(tensor, kept[2][name]) for name, tensor in last.items())
+    for before, after in pairwise(kept):
+        assert not torch.equal(before["head.weight"], after["head.weight"])
+
+    done = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    content = (out / "over_epochs.csv").read_bytes()
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert (out / "over_epochs.csv").read_bytes() == content
+    (runs["wa"] / "weights-1.safetensors").unlink()
+    assert main(command) == 2
+
+
+def test_quantiles_are_those_of_all_values():
+    normal = np.random.default_rng(0).standard_normal((4, 50_000))
+    found = quantiles(2 * normal + 1)
+    assert found["std"] == pytest.approx(2, rel=0.01)
+    assert [found[name] for name in ("q05", "q50", "q99")] == pytest.approx(
+        [1 - 2 * 1.6449, 1, 1 + 2 * 2.3263], abs=0.03
+    )
+
+
 @pytest.mark.parametrize("scope", ["full", "small", "smoke"])
 def test_every_scope_composes(scope):
     (experiment,) = composed(["study=why", f"scope={scope}"]).values()
@@ -220,6 +271,7 @@ def test_every_scope_composes(scope):
         (["stage=trainde"], "Did you mean 'trained'"),
         (["nroms=[wa]"], "there is no option 'nroms'"),
         (["model=vgg16", "norms=[wa]"], "vgg16-*-wa-*.safetensors"),
+        (["methods=[none,dann]"], "compares norms alone"),
     ],
 )
 def test_what_cannot_be_used_is_named(checkpoints, tmp_path, capsys, options, said):
