@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabHead
@@ -14,9 +13,9 @@ from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabHead
 from da_wa.errors import ConfigError
 from da_wa.models.checkpoint import load_backbone
 from da_wa.models.libraries import Torchvision
-from da_wa.models.pretrained import read_state
+from da_wa.models.pretrained import trained
 from da_wa.models.resnet import ResNet
-from da_wa.models.weights import PUBLISHED, WeightsError, given_file
+from da_wa.models.weights import PUBLISHED, given_file
 from da_wa.norm.conversion import convert
 from da_wa.norm.spec import Norm
 
@@ -56,7 +55,7 @@ def deeplabv3_resnet50(
     Args:
         norm: see :func:`~da_wa.norm.conversion.convert`.
         num_classes: of pixels.
-        weights: a file of torchvision's ResNet50, ``imagenet`` for the published one, or None.
+        weights: of torchvision's ResNet50, see :func:`weights_file`, or None.
         output_stride: 8 or 16.
         multi_grid: relative dilations of the three blocks of the last stage.
 
@@ -76,20 +75,14 @@ def deeplabv3_resnet50(
     if len(multi_grid) != 3:
         raise ConfigError(f"model.multi_grid={list(multi_grid)} must have three whole numbers, e.g. [1,1,1]")
     dilated = [False, output_stride == 8, True]
-    network = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=dilated)
-    if weights is not None:
-        path = Torchvision("resnet50").published() if weights == PUBLISHED else given_file(weights)
-        try:
-            network.load_state_dict(read_state(path))
-        except RuntimeError as error:
-            raise WeightsError(
-                f"{path} does not have the weights of resnet50: {str(error).splitlines()[-1]}"
-            ) from error
+    library = Torchvision("resnet50", {"replace_stride_with_dilation": dilated})
+    network = library.build(None) if weights is None else trained(library, weights_file(weights))
     stages = {3: (1, 1, 1, 1, 1, 1), 4: tuple(multi_grid)} if output_stride == 8 else {4: tuple(multi_grid)}
     for number, grid in stages.items():  # torchvision leaves the first block of a stage undilated
         rate = 2 if number == 3 or output_stride == 16 else 4
-        for block, factor in zip(network.get_submodule(f"layer{number}"), grid, strict=True):
-            block.conv2.dilation = block.conv2.padding = (rate * factor, rate * factor)
+        for block, factor in zip(network.get_submodule(f"layer{number}").children(), grid, strict=True):
+            conv = cast(nn.Conv2d, block.get_submodule("conv2"))
+            conv.dilation = conv.padding = (rate * factor, rate * factor)
     trunk = nn.Sequential(*list(network.children())[:-2])  # without pooling and classifier
     model = DeepLabV3(trunk, DeepLabHead(2048, num_classes, ATROUS[output_stride]))
     return cast(DeepLabV3, convert(model, norm, skip=["head.4"]))
@@ -109,7 +102,7 @@ def deeplabv3_resnet20(
     Args:
         norm: of the trunk, as it was trained, and of the head.
         num_classes: of pixels.
-        weights: a shipped network by the beginning of its name, e.g. ``resnet20-cifar100-bn``, a file, or None.
+        weights: of this package's ResNet20, see :func:`weights_file`, or None.
         width: channels of the head.
         atrous: dilations of its pyramid.
         widths: channels of the stages.
@@ -124,7 +117,7 @@ def deeplabv3_resnet20(
     """
     network = ResNet(norm, 1, block="basic", depths=(3, 3, 3), widths=widths)
     if weights is not None:
-        load_backbone(_shipped(weights), network)
+        load_backbone(weights_file(weights), network)
     next(module for module in network.stem.modules() if isinstance(module, nn.Conv2d)).stride = (2, 2)
     head = nn.Sequential(
         ASPP(network.num_features, atrous, width),
@@ -136,6 +129,20 @@ def deeplabv3_resnet20(
     return DeepLabV3(nn.Sequential(network.stem, network.stages), convert(head, norm, skip=["4"]))
 
 
-def _shipped(weights: str) -> Path:
-    found = sorted(SHIPPED.glob(f"{weights}-*.safetensors"))
-    return found[0] if found else given_file(weights)
+def weights_file(weights: str) -> Path:
+    """The file of trained weights.
+
+    Args:
+        weights: ``imagenet`` for torchvision's ResNet50, the beginning of the name of a shipped network, e.g.
+            ``resnet20-cifar100-bn``, or a path.
+
+    Raises:
+        WeightsError: there is no such file, or it cannot be downloaded.
+
+    >>> weights_file("resnet20-cifar100-bn_wa").suffix
+    '.safetensors'
+    """
+    if weights == PUBLISHED:
+        return Torchvision("resnet50").published()
+    shipped = [path for path in sorted(SHIPPED.iterdir()) if path.name.startswith(f"{weights}-")]
+    return shipped[0] if len(shipped) == 1 else given_file(weights)

@@ -58,7 +58,7 @@ class Pretrained(Backbone):
         super().__init__()
         path = None if weights is None else library.published() if weights == PUBLISHED else given_file(weights)
         self.weights = None if path is None else file_digest(path)
-        network = library.build(None) if path is None else _trained(library, path)
+        network = library.build(None) if path is None else trained(library, path)
         self.expects, place = library.expects(network), library.classifier(network)
         self.conversion, network = converted(network, norm, place)
         classifier = network.get_submodule(place)
@@ -124,7 +124,12 @@ def activation_level(network: nn.Module) -> str:
     return found.pop() if len(found) == 1 else "mixed" if found else "none"
 
 
-def _trained(library: Library, path: Path) -> nn.Module:
+def trained(library: Library, path: Path) -> nn.Module:
+    """A network of a library with the weights in a file.
+
+    Raises:
+        WeightsError: the file cannot be read, or belongs to another network.
+    """
     state = read_state(path)
     try:
         return library.build(state)

@@ -23,6 +23,8 @@ Key = tuple[str, ...]
 Measure = Literal["error", "accuracy", "top5_error", "top5_accuracy"]
 """Top-5: the true class is among the five most likely."""
 
+Task = Literal["classification", "segmentation"]
+
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
@@ -52,13 +54,15 @@ class Design(_Frozen):
         scope: ``full``, ``small`` or ``smoke``.
         title: one line.
         caption: what differs from the paper in this scope.
-        measures: what the table shows, in percent; ``measure`` in files of earlier versions, which have one.
+        task: what the networks do, and so what its records are.
+        measures: what the table of a classification shows, in percent; ``measure`` in files of earlier versions, which
+            have one.
         factors: the levels of every factor, in display order.
         rows: factors whose levels are the rows.
         columns: factors whose levels are the columns.
         names: display names of levels, by factor.
         norms: ``weight`` and ``activation`` of every norm.
-        folders: ``out`` folders of the experiments, relative to the study's.
+        folders: ``out`` folders of the experiments, relative to the study's; of segmentation, one for each run.
         refused: cells that cannot be trained.
     """
 
@@ -66,6 +70,7 @@ class Design(_Frozen):
     scope: str
     title: str
     caption: str = ""
+    task: Task = "classification"
     measures: Annotated[list[Measure], BeforeValidator(_listed)] = Field(
         default=["error"], min_length=1, validation_alias=AliasChoices("measures", "measure")
     )

@@ -149,9 +149,8 @@ def leased(path: Path, drafts: str, stale_s: float = STALE_S) -> Iterator[bool]:
         _held.reset(before)
         ended.set()
         beat.join()
-        with suppress(OSError), _turn(path, lease.holder.token) as ours:
-            if ours:
-                path.unlink()
+        with suppress(OSError):
+            _release(path, lease.holder.token)
 
 
 def holder(path: Path) -> Holder | None:
@@ -188,14 +187,25 @@ def _acquire(path: Path, drafts: str, stale_s: float) -> Lease | None:
     with _turn(path, found[0].token) as unchanged:
         if not unchanged:
             return None
-        lease = _create(path.with_name(f".{mine.token}.lease"), mine)
-        assert lease is not None  # its name is new
+        lease = _create(path.with_name(_turns(path, mine.token)), mine)  # its own turn: nobody knows its token yet
+        assert lease is not None
         lease.path.replace(path)
     for pattern in (drafts, _turns(path, "*")):
         for left in path.parent.glob(pattern):
             with suppress(OSError):
                 left.unlink()
     return Lease(path, lease.holder)
+
+
+def _release(path: Path, token: str) -> None:
+    try:
+        with _turn(path, token) as ours:
+            if ours:
+                path.unlink()
+    except OSError:  # of a full disk, where no process can take the lease either
+        found = _read(path)
+        if found is not None and found[0].token == token:
+            path.unlink()
 
 
 @contextmanager

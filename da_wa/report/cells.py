@@ -95,6 +95,11 @@ class Cells:
     resamples: Mapping[int, Resamples]
     classes: int
 
+    @property
+    def levels(self) -> Mapping[Key, Mapping[str, str]]:
+        """The levels of all cells that can be trained."""
+        return {key: cell.levels for key, cell in self.cells.items() if not cell.refused}
+
     def chance(self, top: int = 1) -> float:
         """Error of guessing in percent; NaN without a run."""
         return 100 * (1 - min(top, self.classes) / self.classes) if self.classes else math.nan

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import scipy
 import yaml
 
 from da_wa.records.design import Design, Key
-from da_wa.report.cells import Cells, Measured
+from da_wa.report.cells import Measured, Terms
 from da_wa.report.rules import Comparison, Levels, comparisons
 from da_wa.report.statistics import ALPHA
 from da_wa.report.wording import number, signed
@@ -27,6 +27,28 @@ from da_wa.report.wording import number, signed
 Verdict = Literal["holds", "does not", "open"]
 
 HERE = Path(__file__).parent
+
+
+class Evidence(Protocol):
+    """What a study measured, e.g. :class:`da_wa.report.cells.Cells`."""
+
+    @property
+    def design(self) -> Design:
+        """Of the study."""
+        ...
+
+    @property
+    def levels(self) -> Mapping[Key, Levels]:
+        """The levels of all cells that can be trained."""
+        ...
+
+    def chance(self, top: int = 1) -> float:
+        """Error of guessing in percent."""
+        ...
+
+    def measure(self, terms: Terms, top: int = 1) -> Measured | None:
+        """Σ factor · value over cells, in points; None without a result."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +77,8 @@ class Printed:
     Attributes:
         title: where they stand, e.g. ``Table II``.
         factors: that name a number.
-        errors: in percent as printed, ``None`` for "–", by the levels of ``factors``; top-1 and top-5.
+        errors: in percent as printed, ``None`` for "–", by the levels of ``factors``; top-1 and top-5. Of segmentation,
+            mean intersections over union.
         note: what to know about them, or nothing.
     """
 
@@ -133,24 +156,24 @@ def _flat(node: Any, key: Key) -> list[tuple[Key, str | None]]:
     return [row for level, child in node.items() for row in _flat(child, (*key, str(level)))]
 
 
-def findings(cells: Cells) -> list[Finding]:
+def findings(found: Evidence) -> list[Finding]:
     """What a study says about each claim of its table.
 
     Raises:
         ConfigError: a claim has an unknown rule.
     """
-    return [finding(claim, cells) for claim in claims() if claim.table == cells.design.study]
+    return [finding(claim, found) for claim in claims() if claim.table == found.design.study]
 
 
-def finding(claim: Claim, cells: Cells) -> Finding:
+def finding(claim: Claim, found: Evidence) -> Finding:
     """What a study says about one claim.
 
     Raises:
         ConfigError: the claim has an unknown rule.
     """
-    levels = {key: cell.levels for key, cell in cells.cells.items() if not cell.refused}
-    wanted = comparisons(claim.rule, levels, cells.chance(claim.top))
-    results = [(comparison, cells.measure(comparison.terms, claim.top)) for comparison in wanted]
+    levels = found.levels
+    wanted = comparisons(claim.rule, levels, found.chance(claim.top))
+    results = [(comparison, found.measure(comparison.terms, claim.top)) for comparison in wanted]
     known = [(comparison, measured) for comparison, measured in results if measured is not None]
     states = [_state(comparison, measured, len(wanted)) for comparison, measured in known]
     verdict: Verdict = "open"
@@ -160,13 +183,13 @@ def finding(claim: Claim, cells: Cells) -> Finding:
         verdict = "holds"
     return Finding(
         claim=claim,
-        scope=cells.design.scope,
+        scope=found.design.scope,
         verdict=verdict,
         as_claimed=sum(c.margin(m.value) > 0 for c, m in known),
         measured=len(known),
         planned=len(wanted),
         seeds=min((measured.seeds for _, measured in known), default=0),
-        evidence=_evidence(known, cells.design),
+        evidence=_evidence(known, found.design),
         paper=_in_the_paper(wanted, levels, printed().get(claim.table), claim.top),
     )
 

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from da_wa.errors import DataError
-from da_wa.records.design import FILE
+from da_wa.records.design import FILE, Task, read_design
 from da_wa.records.files import write_bytes
 from da_wa.report import page, tables
 from da_wa.report.cells import read_cells
-from da_wa.report.claims import Finding, claims, findings
+from da_wa.report.claims import Evidence, Finding, claims, findings
 from da_wa.report.content import Section, Table
 from da_wa.report.grid import claims_frame, claims_table, study_table
 from da_wa.report.latex import table_latex
+from da_wa.report.segmentation import read_scores, segmentation_table
 from da_wa.report.wording import counted
 
 TITLE = "What of the paper holds"
+
+
+def _classification(folder: Path) -> tuple[Evidence, Table]:
+    cells = read_cells(folder)
+    return cells, study_table(cells)
+
+
+def _segmentation(folder: Path) -> tuple[Evidence, Table]:
+    scores = read_scores(folder)
+    return scores, segmentation_table(scores)
+
+
+READERS: Mapping[Task, Callable[[Path], tuple[Evidence, Table]]] = {
+    "classification": _classification,
+    "segmentation": _segmentation,
+}
+"""What was measured in the folder of a study, and its table."""
 
 
 def studies_in(folders: Sequence[Path]) -> list[Path]:
@@ -47,9 +65,9 @@ def write_claims(folders: Sequence[Path], to: Path) -> Table:
     Raises:
         DataError: there is no study, or a file cannot be read or written.
     """
-    studies = [read_cells(folder) for folder in studies_in(folders)]
+    studies = [READERS[read_design(folder).task](folder) for folder in studies_in(folders)]
     order = {claim.id: place for place, claim in enumerate(claims())}
-    found: list[Finding] = [each for cells in studies for each in findings(cells)]
+    found: list[Finding] = [each for evidence, _ in studies for each in findings(evidence)]
     found.sort(key=lambda each: (order[each.claim.id], each.scope))
     covered = {each.claim.id for each in found}
     absent = [Finding(c, "", "open", 0, 0, 0, 0, "", (0, 0)) for c in claims() if c.id not in covered]
@@ -60,7 +78,7 @@ def write_claims(folders: Sequence[Path], to: Path) -> Table:
     )
     sections = [
         Section(TITLE, [table]),
-        *(Section(f"{cells.design.title} (scope {cells.design.scope})", [study_table(cells)]) for cells in studies),
+        *(Section(f"{each.design.title} (scope {each.design.scope})", [own]) for each, own in studies),
     ]
     files = {
         "claims.md": tables.table_markdown(table),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from da_wa.records.design import Key, Measure
+from da_wa.records.design import Design, Key, Measure
 from da_wa.records.files import write_bytes
 from da_wa.report import page, tables
 from da_wa.report.cells import Cell, Cells, read_cells
@@ -50,11 +50,28 @@ def write_study(out: Path) -> StudyReport:
     """
     cells = read_cells(out)
     design, found = cells.design, findings(cells)
-    table, decided = study_table(cells), claims_table(found)
-    title = f"{design.title} (scope {design.scope})"
+    table = study_table(cells)
+    write_tables(out, design, table, frame(cells), found)
+    return StudyReport(table, found, sum(cell.open for cell in cells.cells.values()))
+
+
+def write_tables(out: Path, design: Design, table: Table, data: pd.DataFrame, found: Sequence[Finding]) -> None:
+    """Write ``table.*``, ``claims.*`` and ``page.html`` of a study of any task.
+
+    Args:
+        out: folder of the study.
+        design: of the study.
+        table: ours, beside the paper's numbers.
+        data: the same, for programs.
+        found: about each claim.
+
+    Raises:
+        DataError: ``out`` cannot be written.
+    """
+    title, decided = f"{design.title} (scope {design.scope})", claims_table(found)
     sections = [Section("Ours and the paper's", [table]), Section("Do the paper's claims hold?", [decided])]
     files = {
-        "table.csv": tables.csv(frame(cells), "%.4f"),
+        "table.csv": tables.csv(data, "%.4f"),
         "claims.csv": tables.csv(claims_frame(found), "%.4f"),
         **{f"{part.name}.md": tables.table_markdown(part) for part in (table, decided)},
         **{f"{part.name}.tex": table_latex(part) for part in (table, decided)},
@@ -62,7 +79,6 @@ def write_study(out: Path) -> StudyReport:
     }
     for name, content in files.items():
         write_bytes(out / name, content.encode())
-    return StudyReport(table, found, sum(cell.open for cell in cells.cells.values()))
 
 
 def frame(cells: Cells) -> pd.DataFrame:
@@ -141,8 +157,8 @@ def claims_table(found: Sequence[Finding]) -> Table:
     notes = [
         "holds: the 95 % intervals of all comparisons are as claimed. does not: the interval of one is contrary to the "
         "claim, corrected for the number of comparisons (Bonferroni). open: all else, and all comparisons of one seed.",
-        "As claimed: comparisons of mean errors, whatever their intervals. Weakest evidence: the comparison that "
-        "supports the claim least, in points of error, with its 95 % interval over seeds and images.",
+        "As claimed: comparisons of means, whatever their intervals. Weakest evidence: the comparison that supports "
+        "the claim least, in points of error (of mIoU for segmentation), with its 95 % interval over seeds and images.",
         "A small scope decides the claim for its networks and recipe, not for the paper's.",
     ]
     return Table("claims", "What of the paper holds", header, rows, notes=notes)

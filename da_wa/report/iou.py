@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -39,26 +41,29 @@ def mean_iou(confusion: npt.NDArray[np.number]) -> Floats:
 
 
 def interval(first: npt.NDArray[np.integer], second: npt.NDArray[np.integer] | None = None, seed: int = 0) -> Interval:
-    """Mean IoU over seeds, or its difference to that of ``second``, with a 95 % interval over seeds and images.
+    """Mean IoU over seeds, or its difference to that of ``second``, with a 95 % interval: :func:`combination`."""
+    return combination([(1.0, first)] if second is None else [(1.0, first), (-1.0, second)], seed)[0]
+
+
+def combination(terms: Sequence[tuple[float, npt.NDArray[np.integer]]], seed: int = 0) -> tuple[Interval, float]:
+    """Σ factor · mean IoU over seeds, with its 95 % interval over seeds and images, and the degrees of freedom.
 
     The variance is that of the mean over seeds, s² / n, and that over images: of bootstrap replicates of all images
-    together, the same for all seeds and both arguments. t with Welch and Satterthwaite's degrees of freedom.
+    together, the same for all seeds and terms. t with Welch and Satterthwaite's degrees of freedom.
 
     Args:
-        first: (seeds, images, k, k) confusion matrices.
-        second: likewise, of the same seeds and images in the same order.
+        terms: factors and (seeds, images, k, k) confusion matrices, all of the same seeds and images in the same order.
         seed: of the bootstrap.
     """
-    values, replicates = _scores(first, seed)
-    if second is not None:
-        others, of_others = _scores(second, seed)
-        values, replicates = values - others, replicates - of_others
+    scores = [_scores(confusion, seed) for _, confusion in terms]
+    factors = np.array([factor for factor, _ in terms])
+    values, replicates = (np.tensordot(factors, np.stack(of_all), 1) for of_all in zip(*scores, strict=True))
     n = len(values)
     of_seeds = float(values.var(ddof=1)) / n if n > 1 else 0.0
     error = float(np.sqrt(replicates.mean(0).var(ddof=1) + of_seeds))
-    half, _, _ = combined_half_width(error, [(of_seeds, n - 1)] if of_seeds else [])
+    half, _, df = combined_half_width(error, [(of_seeds, n - 1)] if of_seeds else [])
     value = float(values.mean())
-    return Interval(value, value - half, value + half)
+    return Interval(value, value - half, value + half), df
 
 
 def _scores(confusion: npt.NDArray[np.integer], seed: int) -> tuple[Floats, Floats]:

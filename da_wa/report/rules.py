@@ -1,5 +1,7 @@
 """Rules of claims: which linear combinations of errors a claim is about, and where it says that they lie.
 
+Of segmentation, it is mean intersection over union in the place of errors.
+
 A selection is a mapping of factors to levels, one or a list of them. Cells that a rule compares are equal in every
 factor that it does not name. A norm is compared by its ``weight`` and ``activation``.
 """
@@ -75,6 +77,11 @@ def _lower(rule: Mapping[str, Any], cells: Mapping[Key, Levels], chance: float) 
         yield Comparison(((1.0, first), (-1.0, second)), high=0.0)
 
 
+def _higher(rule: Mapping[str, Any], cells: Mapping[Key, Levels], chance: float) -> Iterator[Comparison]:
+    for first, second in _paired(rule["higher"], rule["than"], cells):
+        yield Comparison(((1.0, first), (-1.0, second)), low=0.0)
+
+
 def _equal(rule: Mapping[str, Any], cells: Mapping[Key, Levels], chance: float) -> Iterator[Comparison]:
     for first, second in _paired(rule["equal"], rule["to"], cells):
         yield Comparison(((1.0, first), (-1.0, second)), -rule["within"], rule["within"])
@@ -100,6 +107,7 @@ def _fails(rule: Mapping[str, Any], cells: Mapping[Key, Levels], chance: float) 
 
 RULES: Mapping[str, Callable[[Mapping[str, Any], Mapping[Key, Levels], float], Iterator[Comparison]]] = {
     "lower": _lower,
+    "higher": _higher,
     "equal": _equal,
     "gap": _gap,
     "trains": _trains,

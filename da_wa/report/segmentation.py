@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from da_wa.records.design import Design, Key, read_design
 from da_wa.records.files import write_bytes
-from da_wa.records.segmentation import Outputs, SegmentationRecord
+from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run
 from da_wa.report import tables
-from da_wa.report.claims import printed
+from da_wa.report.cells import Measured, Terms
+from da_wa.report.claims import findings, printed
 from da_wa.report.content import NONE, Table
 from da_wa.report.figures import contact_sheet, rendered
-from da_wa.report.iou import class_iou, interval, mean_iou
-from da_wa.report.latex import table_latex
+from da_wa.report.grid import StudyReport, write_tables
+from da_wa.report.iou import class_iou, combination, interval, mean_iou
 from da_wa.report.statistics import Interval
 from da_wa.report.wording import change, counted, number, signed, within
 
@@ -32,79 +36,132 @@ NOTES = (
 )
 
 
-def write_segmentation(out: Path, study: str, title: str, caption: str, runs: Runs, missing: int) -> str:
-    """Write ``table.md``, ``.tex``, ``.csv`` and ``runs.csv``; returns the table as text.
+@dataclass(frozen=True)
+class Scores:
+    """All runs of a study.
 
-    Args:
-        out: the folder of the study.
-        study: its name in ``paper.yaml``.
-        title: of the table.
-        caption: what differs from the paper.
+    Attributes:
+        design: of the study; its only factor is the norm.
         runs: finished ones.
-        missing: how many planned runs are not finished.
+        missing: how many planned runs have no result.
+    """
+
+    design: Design
+    runs: Runs
+    missing: int
+
+    @cached_property
+    def norms(self) -> Mapping[str, tuple[list[int], npt.NDArray[np.integer]]]:
+        """Of each norm with results, in order: its seeds, and (seeds, images, k, k) confusion matrices."""
+        found: dict[str, tuple[list[int], npt.NDArray[np.integer]]] = {}
+        for norm in self.design.factors["norm"]:
+            own = sorted(
+                ((r.seed, o.confusion) for r, o in self.runs if r.norm == norm and o is not None),
+                key=lambda run: run[0],
+            )
+            if own:
+                found[norm] = ([seed for seed, _ in own], np.stack([confusion for _, confusion in own]))
+        return found
+
+    @property
+    def levels(self) -> Mapping[Key, Mapping[str, str]]:
+        """All norms; each can be trained."""
+        return {(norm,): {"norm": norm, **self.design.norms.get(norm, {})} for norm in self.design.factors["norm"]}
+
+    def chance(self, top: int = 1) -> float:
+        """NaN: no claim compares mean intersection over union with guessing."""
+        return math.nan
+
+    def measure(self, terms: Terms, top: int = 1) -> Measured | None:
+        """Σ factor · mIoU over norms and common seeds, in points.
+
+        A norm whose runs have all diverged counts as minus infinity. None where some have, where runs are missing for
+        all common seeds, or where two such norms cancel.
+        """
+        names = [norm for _, (norm,) in terms]
+        diverged = {record.norm for record, _ in self.runs if record.error is not None} & set(names)
+        if infinite := {-math.copysign(1.0, factor) for factor, (norm,) in terms if norm in diverged}:
+            value = infinite.pop() * math.inf
+            if infinite or diverged & self.norms.keys():
+                return None
+            fewest = min(sum(record.norm == norm for record, _ in self.runs) for norm in names)
+            return Measured(value, value, value, seeds=fewest)
+        if not self.norms.keys() >= set(names):
+            return None
+        common = sorted(set.intersection(*(set(self.norms[norm][0]) for norm in names)))
+        if not common:
+            return None
+        chosen = []
+        for factor, (norm,) in terms:
+            seeds, confusion = self.norms[norm]
+            chosen.append((factor, confusion[[seeds.index(seed) for seed in common]]))
+        found, df = combination(chosen)
+        return Measured(100 * found.value, 100 * found.low, 100 * found.high, df, len(common))
+
+    def difference(self, norm: str) -> Interval | None:
+        """The mIoU of a norm minus that of the first one, in points."""
+        reference = self.design.factors["norm"][0]
+        found = None if norm == reference else self.measure([(1.0, (norm,)), (-1.0, (reference,))])
+        return None if found is None or math.isinf(found.value) else Interval(found.value, found.low, found.high)
+
+    def theirs(self, norm: str) -> str | None:
+        """The number of the paper."""
+        paper = printed().get(self.design.study)
+        return paper.of({"norm": norm}) if paper else None
+
+
+def read_scores(out: Path) -> Scores:
+    """Read the records of a study.
 
     Raises:
-        DataError: ``out`` cannot be written.
+        DataError: ``out`` is not the folder of a study, or a file cannot be read.
     """
-    table = segmentation_table(study, title, caption, runs, missing)
-    files = {
-        "table.md": tables.table_markdown(table),
-        "table.tex": table_latex(table),
-        "table.csv": tables.csv(frame(study, runs), "%.4f"),
-        "runs.csv": tables.csv(runs_frame(runs), "%.4f"),
-    }
-    for name, content in files.items():
-        write_bytes(out / name, content.encode())
-    return tables.table_text(table)
+    design = read_design(out)
+    found = [read_run(out / folder) for folder in design.folders]
+    runs = [run for run in found if run is not None]
+    return Scores(design, runs, len(found) - len(runs))
 
 
-def stacked(runs: Runs) -> dict[str, tuple[SegmentationRecord, list[int], npt.NDArray[np.integer]]]:
-    """By norm: its first record, its seeds in ascending order, and (seeds, images, k, k) confusion matrices."""
-    found: dict[str, tuple[SegmentationRecord, list[int], npt.NDArray[np.integer]]] = {}
-    for norm in dict.fromkeys(record.norm for record, _ in runs):
-        own = sorted(
-            ((r.seed, r, o.confusion) for r, o in runs if r.norm == norm and o is not None), key=lambda run: run[0]
-        )
-        if own:
-            found[norm] = (own[0][1], [seed for seed, _, _ in own], np.stack([confusion for *_, confusion in own]))
-    return found
+def write_segmentation(out: Path, images: npt.NDArray[np.uint8], masks: npt.NDArray[np.uint8]) -> StudyReport:
+    """Write ``table.*``, ``claims.*``, ``page.html``, ``runs.csv`` and ``examples.png`` from the records of a study.
+
+    Args:
+        out: folder of the study.
+        images: the first evaluated ones (n, 3, h, w).
+        masks: likewise (n, h, w).
+
+    Raises:
+        DataError: ``out`` is not the folder of a study, a file cannot be read, or ``out`` cannot be written.
+    """
+    scores = read_scores(out)
+    found, table = findings(scores), segmentation_table(scores)
+    write_tables(out, scores.design, table, frame(scores), found)
+    write_bytes(out / "runs.csv", tables.csv(runs_frame(scores.runs), "%.4f").encode())
+    if (figure := example_figure(images, masks, scores.runs)) is not None:
+        write_bytes(out / "examples.png", figure)
+    return StudyReport(table, found, scores.missing)
 
 
-def difference(runs: Runs, norm: str, reference: str) -> tuple[Interval, int] | None:
-    """The mIoU of ``norm`` minus that of ``reference`` over their common seeds, and how many these are."""
-    found = stacked(runs)
-    if norm == reference or not {norm, reference} <= found.keys():
-        return None
-    (_, seeds, first), (_, others, second) = found[norm], found[reference]
-    common = sorted(set(seeds) & set(others))
-    if not common:
-        return None
-    chosen = [seeds.index(seed) for seed in common], [others.index(seed) for seed in common]
-    return interval(first[chosen[0]], second[chosen[1]]), len(common)
-
-
-def frame(study: str, runs: Runs) -> pd.DataFrame:
+def frame(scores: Scores) -> pd.DataFrame:
     """One row per norm: mIoU, interval and differences in percent, the paper's number, IoU of every class."""
-    rows, found = [], stacked(runs)
-    reference = next(iter(dict.fromkeys(record.norm for record, _ in runs)), "")
-    for norm, (record, seeds, confusion) in found.items():
-        own, less = interval(confusion), difference(runs, norm, reference)
-        theirs = printed()[study].of({"norm": norm}) if study in printed() else None
-        per_class = _class_means(confusion)
+    rows = []
+    for norm, (seeds, confusion) in scores.norms.items():
+        own, less = interval(confusion), scores.difference(norm)
+        per_class = zip(_classes(scores), _class_means(confusion), strict=True)
         rows.append(
             {
                 "norm": norm,
-                "label": record.label,
+                "label": scores.design.label((norm,)),
                 "miou": 100 * own.value,
                 "low": 100 * own.low,
                 "high": 100 * own.high,
                 "seeds": len(seeds),
                 "images": confusion.shape[1],
-                "paper": theirs,
-                "minus_reference": math.nan if less is None else 100 * less[0].value,
-                "minus_low": math.nan if less is None else 100 * less[0].low,
-                "minus_high": math.nan if less is None else 100 * less[0].high,
-                **{f"iou {name}": 100 * value for name, value in zip(record.classes, per_class, strict=True)},
+                "paper": scores.theirs(norm),
+                "minus_reference": math.nan if less is None else less.value,
+                "minus_low": math.nan if less is None else less.low,
+                "minus_high": math.nan if less is None else less.high,
+                **{f"iou {name}": 100 * value for name, value in per_class},
             }
         )
     return pd.DataFrame(rows)
@@ -129,28 +186,31 @@ def runs_frame(runs: Runs) -> pd.DataFrame:
     )
 
 
-def segmentation_table(study: str, title: str, caption: str, runs: Runs, missing: int) -> Table:
+def segmentation_table(scores: Scores) -> Table:
     """A row per norm: mIoU, the difference to the first norm, and every class."""
-    found, labels = stacked(runs), {record.norm: record.label for record, _ in runs}
-    reference = next(iter(labels), "")
-    classes = runs[0][0].classes if runs else []
-    rows = []
-    for norm, label in labels.items():
-        if norm not in found:
-            rows.append([label, "diverged", *[NONE] * (1 + len(classes))])
+    design, rows = scores.design, []
+    names, classes = design.factors["norm"], _classes(scores)
+    for norm in names:
+        label = design.label((norm,))
+        if norm not in scores.norms:
+            ended = any(record.norm == norm for record, _ in scores.runs)
+            rows.append([label, "diverged" if ended else NONE, *[NONE] * (1 + len(classes))])
             continue
-        confusion = found[norm][2]
-        own, less = 100 * interval(confusion), difference(runs, norm, reference)
-        theirs = printed()[study].of({"norm": norm}) if study in printed() else None
+        confusion = scores.norms[norm][1]
+        own, less, theirs = 100 * interval(confusion), scores.difference(norm), scores.theirs(norm)
         beside = "" if theirs is None else f"\npaper {theirs} ({signed(own.value - float(theirs), 2)})"
         per_class = [number(100 * value) for value in _class_means(confusion)]
-        rows.append([label, within(own, 2) + beside, change(100 * less[0], 2) if less else NONE, *per_class])
-    values = {norm: float(interval(confusion).value) for norm, (_, _, confusion) in found.items()}
+        rows.append([label, within(own, 2) + beside, change(less, 2) if less else NONE, *per_class])
+    values = {norm: interval(confusion).value for norm, (_, confusion) in scores.norms.items()}
     best = max(values, key=values.__getitem__) if len(values) > 1 else None
-    bold = frozenset((place, 1) for place, norm in enumerate(labels) if norm == best)
-    notes = [caption, *_counts(runs, missing), *NOTES, *_verdict(runs, list(labels))]
-    header = ["Norm", "mIoU", f"minus {labels.get(reference, '')}", *classes]
-    return Table("table", f"{title}: mean intersection over union (%)", header, rows, bold, notes)
+    bold = frozenset((place, 1) for place, norm in enumerate(names) if norm == best)
+    header = ["Norm", "mIoU", f"minus {design.label((names[0],))}", *classes]
+    notes = [f"Scope {design.scope}. {design.caption}", *_counts(scores), *NOTES]
+    return Table("table", f"{design.title}: mean intersection over union (%)", header, rows, bold, notes)
+
+
+def _classes(scores: Scores) -> Sequence[str]:
+    return scores.runs[0][0].classes if scores.runs else []
 
 
 def _class_means(confusion: npt.NDArray[np.integer]) -> list[float]:
@@ -161,42 +221,23 @@ def _class_means(confusion: npt.NDArray[np.integer]) -> list[float]:
     return [float(t / n) if n else math.nan for t, n in zip(total, known.sum(0), strict=True)]
 
 
-def _counts(runs: Runs, missing: int) -> list[str]:
-    seeds = {norm: len(own) for norm, (_, own, _) in stacked(runs).items()}
-    images = len(runs[0][0].images) if runs else 0
-    failed = sum(record.error is not None for record, _ in runs)
+def _counts(scores: Scores) -> list[str]:
+    seeds = min((len(own) for own, _ in scores.norms.values()), default=0)
+    images = len(scores.runs[0][0].images) if scores.runs else 0
+    failed = sum(record.error is not None for record, _ in scores.runs)
     return [
-        f"{counted(min(seeds.values(), default=0), 'seed')} or more, {counted(images, 'test image')}.",
+        f"{counted(seeds, 'seed')} or more, {counted(images, 'test image')}.",
         *([f"{counted(failed, 'run')} diverged and not counted."] if failed else []),
-        *([f"{counted(missing, 'planned run')} without a result."] if missing else []),
+        *([f"{counted(scores.missing, 'planned run')} without a result."] if scores.missing else []),
     ]
 
 
-def _verdict(runs: Runs, norms: Sequence[str]) -> list[str]:
-    """Whether the paper's claim, that the second norm is better than the first, holds."""
-    found = difference(runs, norms[1], norms[0]) if len(norms) > 1 else None
-    if found is None:
-        return []
-    less, seeds = found
-    verdict = "open"
-    if seeds > 1 and (less.low > 0 or less.high < 0):
-        verdict = "holds" if less.low > 0 else "does not"
-    labels = {record.norm: record.label for record, _ in runs}
-    return [
-        f"The paper's claim, {labels[norms[1]]} has a higher mIoU than {labels[norms[0]]}: {verdict}, "
-        f"{change(100 * less, 2)} points, {counted(seeds, 'common seed')}."
-    ]
-
-
-def example_figure(
-    images: npt.NDArray[np.uint8], masks: npt.NDArray[np.uint8], names: Sequence[str], runs: Runs
-) -> bytes | None:
+def example_figure(images: npt.NDArray[np.uint8], masks: npt.NDArray[np.uint8], runs: Runs) -> bytes | None:
     """Images, their masks, and the predictions of every norm's first seed, as PNG; None without a run.
 
     Args:
         images: (n, 3, h, w).
         masks: (n, h, w); void is white.
-        names: of the images.
         runs: with predictions of the same images.
     """
     first: dict[str, npt.NDArray[np.uint8]] = {}
@@ -207,7 +248,8 @@ def example_figure(
         return None
     columns = [("image", images), ("truth", coloured(masks))]
     columns += [(label, coloured(np.where(masks == 255, 255, found))) for label, found in first.items()]
-    rows = [(name, [(pixels[i], title) for title, pixels in columns]) for i, name in enumerate(names)]
+    names = next(record.images for record, _ in runs)
+    rows = [(names[i], [(pixels[i], title) for title, pixels in columns]) for i in range(len(images))]
     return rendered(contact_sheet(rows), "png")
 
 

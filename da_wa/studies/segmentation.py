@@ -4,7 +4,7 @@ Its options are those of a scope in ``conf/study/voc.yaml``: ``data.root=PATH re
 
 ==========  ===============================================================================================
 train       one run per norm and seed, the first seed of every norm first; finished runs are not repeated
-report      ``table.*`` beside the paper's numbers, ``runs.csv``, and ``examples.png``: image, truth, every norm
+report      ours beside the paper's, its claim, ``runs.csv``, and ``examples.png``: image, truth, every norm
 ==========  ===============================================================================================
 """
 
@@ -27,7 +27,9 @@ from da_wa.config.make import make
 from da_wa.config.nodes import Node, Part
 from da_wa.config.tree import folders, options, read_node
 from da_wa.errors import ConfigError, Diverged, nearest
-from da_wa.records.files import locked, write_bytes
+from da_wa.models.weights import file_digest
+from da_wa.records.design import Design, write_design
+from da_wa.records.files import locked
 from da_wa.records.identity import digest, norm_facts, parameters
 from da_wa.records.provenance import command, machine
 from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, write_run
@@ -149,7 +151,9 @@ class Segmentation:
 
     def _train(self, bench: Bench, scope: str) -> None:
         work = _Work(self.study, scope, self.chosen(scope, bench.options), bench.out, bench.config_dir)
-        for run in work.runs():
+        runs = list(work.runs())
+        write_design(bench.out, work.design(self.title, runs))
+        for run in runs:
             with locked(run.folder / "run", patience=0) as mine:  # another process may have it
                 if not mine or read_run(run.folder) is not None:
                     continue
@@ -163,17 +167,12 @@ class Segmentation:
                 bench.failed += [run.folder.name] if record.error else []
 
     def _report(self, bench: Bench, scope: str) -> None:
-        from da_wa.report.segmentation import example_figure, write_segmentation  # imports pandas
+        from da_wa.report.segmentation import write_segmentation  # imports pandas
 
         work = _Work(self.study, scope, self.chosen(scope, bench.options), bench.out, bench.config_dir)
-        found = [read_run(run.folder) for run in work.runs()]
-        runs = [run for run in found if run is not None]
-        text = write_segmentation(bench.out, self.study, self.title, work.options.caption, runs, len(found) - len(runs))
         images = work.evaluated
-        figure = example_figure(images.images[:SHOWN].numpy(), images.masks[:SHOWN].numpy(), images.names[:SHOWN], runs)
-        if figure is not None:
-            write_bytes(bench.out / "examples.png", figure)
-        bench.console.print(text, highlight=False, markup=False)
+        report = write_segmentation(bench.out, images.images[:SHOWN].numpy(), images.masks[:SHOWN].numpy())
+        bench.console.print(report.summary(), highlight=False, markup=False)
         bench.console.print(f"The report is in {bench.out}", highlight=False)
 
 
@@ -221,20 +220,42 @@ class _Work:
     def runs(self) -> Iterator[Run]:
         """The first seed of every norm, then the next."""
         for seed, name in product(self.options.seeds, self.norms):
-            model = self._model(name)
             facts = {
                 **self._shared,
                 "norm": norm_facts(name, self.norms[name]),
-                "model": parameters(model),
+                "model": self._model_facts(name),
                 "seed": seed,
             }
             yield Run(name, seed, self.out / "runs" / f"{name}-seed{seed}-{digest(facts)}", facts)
 
+    def design(self, title: str, runs: Sequence[Run]) -> Design:
+        """What the report needs to know beside the records."""
+        return Design(
+            study=self.study,
+            scope=self.scope,
+            title=title,
+            caption=self.options.caption,
+            task="segmentation",
+            factors={"norm": list(self.norms)},
+            rows=["norm"],
+            columns=[],
+            names={"norm": {name: node["label"] for name, node in self.norms.items()}},
+            norms={name: dict(node.get("factors") or {}) for name, node in self.norms.items()},
+            folders=[run.folder.relative_to(self.out).as_posix() for run in runs],
+        )
+
+    def _model_facts(self, norm: str) -> dict[str, Any]:
+        """Of the network; its weights by their content, wherever the file is."""
+        found: dict[str, Any] = parameters(self._model(norm))
+        return found | ({"weights": file_digest(Path(found["weights"]))} if found.get("weights") else {})
+
     def _model(self, norm: str) -> dict[str, Any]:
-        """The node of the network; ``{norm}`` in its weights is the name of the norm."""
+        """The node of the network with the file of its weights; ``{norm}`` in the option is the name of the norm."""
+        from da_wa.models.deeplab import weights_file  # imports torch
+
         node = self.options.model.model_dump(by_alias=True)
-        if isinstance(weights := node.get("weights"), str):
-            node["weights"] = weights.replace("{norm}", norm)
+        if weights := node.get("weights"):
+            node["weights"] = str(weights_file(str(weights).replace("{norm}", norm)))
         return node
 
     def do(self, run: Run) -> None:

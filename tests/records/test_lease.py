@@ -209,9 +209,7 @@ def _contend(path: Path, number: int, start, answers) -> None:
             return
         inside.unlink()
         if taken % 4 == number % 4:
-            with lease._turn(path, mine.holder.token) as ours:
-                if ours:
-                    path.unlink()
+            lease._release(path, mine.holder.token)
         else:
             make_stale(path)
     answers.put(True)

@@ -25,8 +25,11 @@ from da_wa.errors import ConfigError, DataError
 from da_wa.models.deeplab import deeplabv3_resnet20, deeplabv3_resnet50
 from da_wa.norm import named
 from da_wa.norm.weight_align import WeightAlignConv2d
-from da_wa.records.segmentation import read_run
+from da_wa.records.design import Design, write_design
+from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, write_run
+from da_wa.report.claims_page import write_claims
 from da_wa.report.iou import class_iou, interval, mean_iou
+from da_wa.report.segmentation import read_scores, write_segmentation
 from da_wa.studies.segmentation import Segmentation
 from da_wa.tasks.segmentation import ImageConfusion, SegmentationRecipe, pixel_cross_entropy, train_segmentation
 from da_wa.train.settings import Settings
@@ -286,6 +289,68 @@ def test_the_full_scope_composes_and_its_networks_can_be_made():
 # The study
 
 
+def known_runs(out: Path, right: dict[str, list[float | None]]) -> Path:
+    """Runs of two balanced classes with known shares of right pixels in all 40 images; None: diverged."""
+    folders = []
+    for norm, shares in right.items():
+        for seed, share in enumerate(shares):
+            folders.append(f"runs/{norm}-{seed}")
+            record = SegmentationRecord(
+                study="voc", scope="small", norm=norm, label=norm, seed=seed, classes=["a", "b"],
+                images=[str(i) for i in range(40)], facts={}, curve=[], cost={}, provenance={},
+                error="Diverged" if share is None else None,
+            )  # fmt: skip
+            hit = round(1000 * (share or 0))
+            confusion = np.array([[hit, 1000 - hit], [1000 - hit, hit]])
+            found = None if share is None else Outputs(np.stack([confusion] * 40), np.zeros((1, 2, 2), np.uint8))
+            write_run(out / folders[-1], record, found)
+    names = {"norm": {norm: norm.upper() for norm in right}}
+    design = Design(
+        study="voc", scope="small", title="T", task="segmentation", factors={"norm": list(right)}, rows=["norm"],
+        columns=[], names=names, folders=folders,
+    )  # fmt: skip
+    write_design(out, design)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"),
+    [
+        ({"bn": [0.70, 0.71, 0.72], "bn_wa": [0.75, 0.76, 0.77]}, "holds"),
+        ({"bn": [0.75, 0.76, 0.77], "bn_wa": [0.70, 0.71, 0.72]}, "does not"),
+        ({"bn": [0.70, 0.71, 0.72], "bn_wa": [0.60, 0.76, 0.87]}, "open"),
+        ({"bn": [0.70], "bn_wa": [0.90]}, "open"),  # one seed
+        ({"bn": [0.70, 0.71], "bn_wa": [None, None]}, "does not"),
+        ({"bn": [None, None], "bn_wa": [0.70, 0.71]}, "holds"),
+        ({"bn": [None, None], "bn_wa": [None, None]}, "not run"),  # nothing to compare
+        ({"bn": [0.70, 0.71], "bn_wa": [None, 0.9]}, "not run"),
+    ],
+)
+def test_the_papers_claim_is_decided_by_paired_intervals(right, verdict, tmp_path):
+    write_claims([known_runs(tmp_path / "voc", right)], tmp_path / "to")
+    with (tmp_path / "to" / "claims.csv").open() as file:
+        found = {row["claim"]: row for row in csv.DictReader(file)}
+    assert found["segmentation-wa-adds"]["verdict"] == verdict
+    assert found["segmentation-wa-adds"]["paper_as_claimed"] == "1"
+
+
+def test_numbers_of_the_table_are_those_of_the_confusion_matrices(tmp_path):
+    out = known_runs(tmp_path, {"bn": [0.7, 0.8], "bn_wa": [0.8, 0.9], "wa": []})
+    iou = [right / (2 - right) for right in (0.7, 0.8, 0.9)]  # of both classes
+    black = np.zeros((1, 2, 2), np.uint8)
+    report = write_segmentation(out, np.zeros((1, 3, 2, 2), np.uint8), black)
+    with (out / "table.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert float(first["miou"]) == pytest.approx(50 * (iou[0] + iou[1]), abs=1e-4)
+    assert float(second["minus_reference"]) == pytest.approx(50 * (iou[2] - iou[0]), abs=1e-4)
+    # All images are equal, so the interval is that of two differences, t with one degree of freedom.
+    spread = abs(50 * ((iou[1] - iou[0]) - (iou[2] - iou[1])))
+    assert float(second["minus_high"]) - float(second["minus_reference"]) == pytest.approx(12.7062 * spread, abs=1e-3)
+    assert [row[0] for row in report.table.rows] == ["BN", "BN_WA", "WA"]
+    assert report.table.rows[2][1] == "–" and report.table.bold == {(1, 1)}
+    assert read_scores(out).measure([(1.0, ("wa",))]) is None
+
+
 def test_the_study_runs_reports_and_resumes(camvid, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     words = ["study=voc", "scope=smoke", f"data.root={camvid}", f"out={out}", "trainer.accelerator=cpu"]
@@ -302,6 +367,9 @@ def test_the_study_runs_reports_and_resumes(camvid, tmp_path, monkeypatch, capsy
     with (out / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["paper"] for row in rows] == ["73.80", "74.87"]
+    with (out / "claims.csv").open() as file:
+        [claim] = csv.DictReader(file)
+    assert (claim["verdict"], claim["paper_as_claimed"], claim["seeds"]) == ("open", "1", "1")  # one seed
     assert float(rows[0]["miou"]) == pytest.approx(100 * mean_iou(outputs.confusion.sum(0)), abs=1e-4)
     assert "paper 74.87" in (out / "table.md").read_text().replace("<br>", "\n") and (out / "table.tex").exists()
     assert Image.open(out / "examples.png").width > 100
