@@ -130,11 +130,14 @@ class Why:
         norms = planned.experiment.norms
         check_blocks(cfg["model"]["build"], make(next(iter(norms.values()))))
         bench.run(planned)
+        kept = _kept(planned)
+        if not kept:  # all runs failed, which the command says
+            return
         rows = [
             {"norm": norms[norm]["label"], "source": source, "seed": seed, "epoch": epoch}
             | layer.measures()
             | layer.quantiles()
-            for (norm, source, seed, epoch), (path, config) in _kept(planned).items()
+            for (norm, source, seed, epoch), (path, config) in kept.items()
             for layer in kept_layers(path, config, images)
         ]
         _show(bench, write_over_epochs(bench.out, pd.DataFrame(rows)))
