@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import gc
 import io
 import math
 import os
@@ -73,6 +74,17 @@ def draw_tree_at(
             for i in range(per_class):
                 draw_shape(number, look, side, rng).save(folder / f"{i:03d}{suffix}")
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def modules_are_not_garbage() -> Iterator[None]:
+    """As in a worker: the collection before each training need not look at what was imported."""
+    import pytorch_lightning  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ Therefore workers of several commands, launchers and machines divide the work of
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -89,6 +90,8 @@ def run_worker(launch: Launch, threads: int, deadline_s: float | None = None, lo
     torch.set_num_threads(threads)
     for name in ("domains", "cache"):  # warnings about the images were given when the work was planned
         logging.getLogger(f"da_wa.data.{name}").setLevel(logging.ERROR)
+    gc.collect()
+    gc.freeze()  # what was imported is never garbage: the collection before each training need not look at it again
     try:
         if launch.trainer is not None:
             make(launch.trainer).check_device()
@@ -96,6 +99,8 @@ def run_worker(launch: Launch, threads: int, deadline_s: float | None = None, lo
     except UserError as error:
         emit(Event("lost", "", message=str(error)))
         raise
+    finally:
+        gc.unfreeze()
     emit(Event("end", ""))
 
 
