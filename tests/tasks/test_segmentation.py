@@ -156,6 +156,90 @@ def test_a_model_that_copies_the_mask_has_an_mean_iou_of_1():
     assert np.array_equal(found.predicted[masks[:3].numpy() != VOID], masks[:3].numpy()[masks[:3].numpy() != VOID])
 
 
+# Training
+
+
+class Linear(nn.Module):
+    """Logits of a pixel are linear in its colours; keeps what it was shown while it was trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+        self.shown: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.shown += [x.clone()] if self.training else []
+        return self.layer(x)
+
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+COLOURS = torch.tensor([[10, 200, 90], [220, 40, 180], [60, 130, 250], [150, 80, 20], [240, 230, 210], [30, 20, 70]])
+
+
+def trained_linear(monkeypatch, seed: int = 0, **recipe) -> tuple[Linear, list[torch.Tensor]]:
+    """Six images of one colour each, none of them the mean, in batches of two; the network, and the masks it saw."""
+    masks: list[torch.Tensor] = []
+    loss = pixel_cross_entropy
+
+    def watched(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        masks.append(truth.clone())
+        return loss(logits, truth)
+
+    monkeypatch.setattr("da_wa.tasks.segmentation.pixel_cross_entropy", watched)
+    truth = torch.randint(0, 3, (6, 8, 12), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    images = COLOURS.to(torch.uint8)[:, :, None, None].repeat(1, 1, 8, 12)
+    given = {"epochs": 1, "batch_size": 2, "lr": 0.3, "momentum": 0.8, "weight_decay": 0.05, "power": 0.9}
+    given |= {"crop": (8, 12), "scale": (1.0, 1.0), "flip": False}
+    model, data = Linear(), MaskedImages(list("abcdef"), images, truth)
+    with torch.no_grad():
+        model.layer.weight.copy_(torch.linspace(-0.5, 0.5, 9).view(3, 3, 1, 1))
+        model.layer.bias.copy_(torch.linspace(0.2, -0.2, 3))
+    settings, normalize = Settings("cpu", "32-true"), Normalize(MEAN, STD)
+    train_segmentation(model, data, data, 3, SegmentationRecipe(**given | recipe), settings, normalize, seed)
+    return model, masks
+
+
+def test_training_is_sgd_with_the_poly_schedule(monkeypatch):
+    """Every step against its formula in float64: three of an epoch, on whole images."""
+    model, masks = trained_linear(monkeypatch)
+    weight, bias = np.linspace(-0.5, 0.5, 9).reshape(3, 3), np.linspace(0.2, -0.2, 3)
+    speed = [np.zeros((3, 3)), np.zeros(3)]
+    assert len(model.shown) == len(masks) == 3
+    for step, (x, truth) in enumerate(zip(model.shown, masks, strict=True)):
+        x, truth = x.double().movedim(1, -1).reshape(-1, 3).numpy(), truth.flatten().numpy()
+        p = np.exp(x @ weight.T + bias)
+        error = (p / p.sum(1, keepdims=True) - np.eye(3)[truth]) / len(truth)
+        rate = 0.3 * (1 - step / 3) ** 0.9
+        for part, (value, gradient) in enumerate([(weight, error.T @ x), (bias, error.sum(0))]):
+            speed[part] = 0.8 * speed[part] + gradient + 0.05 * value
+            value -= rate * speed[part]
+    assert model.layer.weight.detach().numpy()[:, :, 0, 0] == pytest.approx(weight, abs=1e-5)
+    assert model.layer.bias.detach().numpy() == pytest.approx(bias, abs=1e-5)
+
+
+def test_networks_see_normalized_windows_that_are_0_exactly_beside_the_image(monkeypatch):
+    model, masks = trained_linear(monkeypatch, scale=(0.5, 0.5), crop=(6, 10))
+    colours = (COLOURS.double() / 255 - torch.tensor(MEAN).double()) / torch.tensor(STD).double()
+    for x, truth in zip(model.shown, masks, strict=True):
+        assert x.shape == (2, 3, 6, 10)
+        inside = truth != VOID
+        assert inside.flatten(1).sum(1).tolist() == [4 * 6] * 2  # half of 8×12
+        assert torch.equal((x == 0).all(1), ~inside)
+        pixels = x.movedim(1, -1)[inside].double()
+        assert (pixels[:, None] - colours).abs().amax(2).amin(1).max() < 1e-5
+
+
+def test_the_seed_alone_decides_what_networks_see(monkeypatch):
+    options = {"epochs": 2, "scale": (0.5, 2.0), "flip": True}
+    seen = []
+    for before, seed in [(5, 0), (6, 0), (5, 1)]:
+        torch.manual_seed(before)
+        seen.append(torch.stack(trained_linear(monkeypatch, seed, **options)[0].shown))
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0][:3], seen[0][3:])  # the epochs
+
+
 # Files
 
 
