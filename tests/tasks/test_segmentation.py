@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageFile
 from scipy import stats
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -237,7 +237,7 @@ def test_the_seed_alone_decides_what_networks_see(monkeypatch):
         seen.append(torch.stack(trained_linear(monkeypatch, seed, **options)[0].shown))
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])
-    assert not torch.equal(seen[0][:3], seen[0][3:])  # the epochs
+    assert not torch.equal(seen[0][:3] == 0, seen[0][3:] == 0)  # the windows of two epochs
 
 
 # Files
@@ -259,7 +259,9 @@ def test_faults_of_files_are_named(camvid, tmp_path):
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(pair.mask)
     refused(r"masks/a.png is no mask: its mode is RGB")
     pair.mask.write_bytes(b"no image")
-    refused(r"masks/a.png cannot be read")
+    refused(r"masks/a.png: not a JPEG, PNG, WebP or BMP image")
+    pair.mask.write_bytes(b"")
+    refused(r"masks/a.png: zero bytes")
     pair.mask.unlink()
     refused(r"images/a.png has no mask")
     draw_pair(tmp_path / "train", "a", labels)
@@ -269,6 +271,33 @@ def test_faults_of_files_are_named(camvid, tmp_path):
     refused(r"the split train has no images")
     with pytest.raises(DataError, match=r"layout=pairs is unknown"):
         listing("pairs", camvid, "train")
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("images", "jpg"), ("images", "png"), ("masks", "png")])
+def test_a_truncated_file_is_named(kind, suffix, tmp_path):
+    """Its header is whole, so that only decoding fails."""
+    labels = np.random.default_rng(0).integers(0, 3, (40, 60))
+    draw_pair(tmp_path / "train", "a", labels)
+    broken = (tmp_path / "train" / kind / "a.png").rename(tmp_path / "train" / kind / f"a.{suffix}")
+    with Image.open(broken) as file:
+        file.copy().save(broken)
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    assert Image.open(broken).size == (60, 40)
+    with pytest.raises(DataError, match=rf"{kind}/a.{suffix}: .*truncated"):
+        load_split("folders", tmp_path, "train", 3, 255, [0.5] * 3)
+
+
+def test_every_file_is_decoded_once(tmp_path, monkeypatch):
+    draw_pair(tmp_path / "train", "a", np.zeros((6, 8), np.uint8))
+    decoded, load = [], ImageFile.ImageFile.load
+
+    def counted(self, *args):
+        decoded.extend([self.filename] if self.tile else [])
+        return load(self, *args)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", counted)
+    load_split("folders", tmp_path, "train", 3, 255, [0.5] * 3)
+    assert sorted(Path(path).parent.name for path in decoded) == ["images", "masks"]
 
 
 def test_voc_layout_reads_palettes_and_lists_and_pads_with_void(tmp_path):
@@ -288,9 +317,14 @@ def test_voc_layout_reads_palettes_and_lists_and_pads_with_void(tmp_path):
     assert (found.masks[0, 6:] == VOID).all() and (found.masks[1, :, 5:] == VOID).all()
     assert (found.images[0, :, 6:] == 128).all() and (found.images[0, :, :6] > 190).all()
     assert (load_split("voc_aug", tmp_path, "val", 21, 255, [0.5] * 3).masks[0, :6] == 20).all()
-    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("0\n2\n")
-    with pytest.raises(DataError, match=r"2.jpg is missing; .*val.txt lists it"):
-        listing("voc", tmp_path, "val")
+    for content, said in [
+        (b"0\n2\n", r"2.jpg is missing; .*val.txt lists it"),
+        (b"0\n1\n0\n", r"the split val has 0 twice"),
+        (b"0\n\xff\n", r"val.txt is not UTF-8 text"),
+    ]:
+        (tmp_path / "ImageSets/Segmentation/val.txt").write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            listing("voc", tmp_path, "val")
     with pytest.raises(DataError, match=r"trainaug.txt is missing"):
         listing("voc_aug", tmp_path, "trainaug")
 
