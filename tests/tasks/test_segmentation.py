@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import math
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image, ImageFile
+from rich.console import Console
 from scipy import stats
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -21,16 +25,18 @@ from da_wa.config.tree import conf_dir
 from da_wa.data.augment import Normalize
 from da_wa.data.mask_augment import ScaleCropFlip
 from da_wa.data.masks import VOID, MaskedImages, Pair, listing, load_split, read_pair
-from da_wa.errors import ConfigError, DataError
+from da_wa.errors import ConfigError, DataError, UserError
 from da_wa.models.deeplab import deeplabv3_resnet20, deeplabv3_resnet50
 from da_wa.norm import named
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.records.design import Design, write_design
+from da_wa.records.lease import LeaseLost
 from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, write_run
 from da_wa.report.claims_page import write_claims
 from da_wa.report.iou import class_iou, interval, mean_iou
-from da_wa.report.segmentation import read_scores, write_segmentation
-from da_wa.studies.segmentation import Segmentation
+from da_wa.report.segmentation import read_scores, segmentation_table, write_segmentation
+from da_wa.studies.segmentation import Run, Segmentation, _Work
+from da_wa.studies.study import Bench, Paused
 from da_wa.tasks.segmentation import ImageConfusion, SegmentationRecipe, pixel_cross_entropy, train_segmentation
 from da_wa.train.settings import Settings
 
@@ -398,13 +404,111 @@ def test_the_full_scope_composes_and_its_networks_can_be_made():
         with torch.device("meta"):
             model = make(node)(norm=named(norm), num_classes=21)
             assert model(torch.zeros(2, 3, *options.recipe.crop)).shape == (2, 21, 513, 513)
-    with pytest.raises(ConfigError, match=r"recipe\.epoch"):
-        study().chosen("full", ["recipe.epoch=3"])
-    with pytest.raises(ConfigError, match=r"recipe\.batch_size"):
-        study().chosen("full", ["recipe.batch_size=1"])
 
 
 # The study
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["recipe.epoch=3"], r"Did you mean 'recipe\.epochs'"),
+        (["trainer.acelerator=cpu"], r"Did you mean 'trainer\.accelerator'"),
+        (["trainer.precision=16-mixed", "trainer.accelerator=cpu"], r"precision=16-mixed needs a GPU"),
+        (["recipe.batch_size=1"], r"recipe\.batch_size=1: must be a whole number, 2 or more"),
+        (["recipe.lr=inf"], r"recipe\.lr=inf: must be a number"),
+        (["recipe.crop=[8]"], r"recipe\.crop=\[8\]: must be height and width"),
+        (["recipe.scale=[0,1]"], r"recipe\.scale=\[0,1\]: must be two numbers"),
+        (["data.mean=[123.7,116.3,103.5]"], r"data\.mean=.*: must be three numbers from 0 to 1"),
+        (["data.std=[0,0,0]"], r"data\.std=.*: must be three numbers above 0"),
+        (["data.void=256"], r"data\.void=256: must be a whole number, 0 to 255"),
+        (["seeds=[-1]", "norms=[]"], r"norms=\[\]: .*\nseeds=\[-1\]: must be a list of whole numbers"),
+        (["model=null"], r"model=null: must be a group of options"),
+    ],
+)
+def test_wrong_options_are_named(words, said):
+    with pytest.raises(ConfigError, match=said):
+        study().chosen("smoke", words)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("model.widht=3", r"widht"),
+        ("model.width=abc", r"model: no network with norm bn and crops of 24×32 pixels can be made"),
+        ("model.width=-1", r"model: no network with norm bn"),
+        ("model.atrous=2", r"model: no network with norm bn"),
+        ("model.weights=resnet20-cifar100-wa", r"does not match the architecture or norm"),
+        ("model.weights=nowhere.pth", r"model\.weights=nowhere\.pth: no such file"),
+        ("trainer.accelerator=gpu", r"trainer\.accelerator=gpu: this machine has none"),
+        ("norms=[bnn]", r"norms: bnn is unknown. Did you mean 'bn'"),
+    ],
+)
+def test_what_cannot_be_trained_is_named_before_images_are_read(word, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    bench = Bench(tmp_path, [word, "data.root=nowhere"], Console(quiet=True), math.inf)
+    with pytest.raises(UserError, match=said):
+        study().stages("smoke")["train"](bench)
+
+
+def test_options_of_the_command_line(camvid, tmp_path, capsys):
+    assert main(["study=voc", "scope=small", "--cfg", "recipe.lr=1e-2", "seeds=[0,", "0,", "1]"]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)["runs"]
+    assert (found["recipe"]["lr"], found["recipe"]["weight_decay"], found["seeds"]) == (0.01, 5e-4, [0, 0, 1])
+    assert (found["trainer"]["accelerator"], found["model"]["width"]) == ("auto", 64)
+    chosen = study().chosen("smoke", ["seeds=[0,0,1]", f"data.root={camvid}"])
+    runs = list(_Work("voc", "smoke", chosen, tmp_path, None).runs())
+    assert [(run.seed, run.name) for run in runs] == [(0, "bn"), (0, "bn_wa"), (1, "bn"), (1, "bn_wa")]
+
+
+def test_commands_share_the_runs_on_a_file_system_without_locks(camvid, tmp_path, monkeypatch):
+    """A second command starts within a run of the first, takes the next one over, and leaves it to nobody else."""
+
+    def no_locks(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    done: list[str] = []
+
+    def do(work: _Work, run: Run) -> SegmentationRecord:
+        done.append(run.name)
+        if len(done) == 1:
+            other = threading.Thread(target=train)
+            other.start()
+            other.join()
+        record = SegmentationRecord(
+            study="voc", scope="smoke", norm=run.name, label=run.name, seed=0, classes=["a", "b"], images=[], facts={},
+            curve=[], cost={"train_s": 1, "eval_s": 1}, provenance={},
+        )  # fmt: skip
+        write_run(run.folder, record)
+        return record
+
+    def train() -> None:
+        bench = Bench(tmp_path, [f"data.root={camvid}"], Console(quiet=True), math.inf)
+        study().stages("smoke")["train"](bench)
+
+    monkeypatch.setattr("filelock.FileLock.acquire", no_locks)
+    monkeypatch.setattr(_Work, "do", do)
+    monkeypatch.setattr(_Work, "check", lambda work: None)
+    train()
+    assert done == ["bn", "bn_wa"]
+
+
+def test_a_run_that_another_command_took_over_is_left_to_it(camvid, tmp_path, monkeypatch):
+    done: list[str] = []
+
+    def do(work: _Work, run: Run) -> SegmentationRecord:
+        done.append(run.name)
+        if run.name == "bn":
+            raise LeaseLost
+        raise Paused
+
+    monkeypatch.setattr(_Work, "do", do)
+    monkeypatch.setattr(_Work, "check", lambda work: None)
+    bench = Bench(tmp_path, [f"data.root={camvid}"], Console(quiet=True), math.inf)
+    with pytest.raises(Paused):
+        study().stages("smoke")["train"](bench)
+    assert done == ["bn", "bn_wa"]
+    assert not list((tmp_path / "runs").glob("*/lease"))
 
 
 def known_runs(out: Path, right: dict[str, list[float | None]]) -> Path:
@@ -456,7 +560,7 @@ def test_numbers_of_the_table_are_those_of_the_confusion_matrices(tmp_path):
     out = known_runs(tmp_path, {"bn": [0.7, 0.8], "bn_wa": [0.8, 0.9], "wa": []})
     iou = [right / (2 - right) for right in (0.7, 0.8, 0.9)]  # of both classes
     black = np.zeros((1, 2, 2), np.uint8)
-    report = write_segmentation(out, np.zeros((1, 3, 2, 2), np.uint8), black)
+    report = write_segmentation(out, lambda: (np.zeros((1, 3, 2, 2), np.uint8), black))
     with (out / "table.csv").open() as file:
         first, second = csv.DictReader(file)
     assert float(first["miou"]) == pytest.approx(50 * (iou[0] + iou[1]), abs=1e-4)
@@ -467,12 +571,31 @@ def test_numbers_of_the_table_are_those_of_the_confusion_matrices(tmp_path):
     assert [row[0] for row in report.table.rows] == ["BN", "BN_WA", "WA"]
     assert report.table.rows[2][1] == "–" and report.table.bold == {(1, 1)}
     assert read_scores(out).measure([(1.0, ("wa",))]) is None
+    two = "2 seeds, 40 test images, last epoch. ± half of the 95 % interval over seeds and images."
+    assert two in report.table.notes
+    known_runs(tmp_path / "uneven", {"bn": [0.7], "bn_wa": [0.8, 0.9]})
+    notes = segmentation_table(read_scores(tmp_path / "uneven")).notes
+    assert notes[1].startswith("1 to 2 seeds, 40 test images")
+    assert not any("VOC" in note for note in notes)  # the caption of the scope names the data
+
+
+def test_without_a_finished_run_there_is_no_report(tmp_path):
+    def decoded():
+        pytest.fail("nothing is to be shown")
+
+    out = known_runs(tmp_path, {"bn": []})
+    with pytest.raises(DataError, match=r"no run of the study is finished.*stage=train"):
+        write_segmentation(out, decoded)
+    assert not (out / "table.csv").exists()
 
 
 def test_the_study_runs_reports_and_resumes(camvid, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     words = ["study=voc", "scope=smoke", f"data.root={camvid}", f"out={out}", "trainer.accelerator=cpu"]
+    loaded = []
+    monkeypatch.setattr("da_wa.data.masks.load_split", lambda *args: loaded.append(args[2]) or load_split(*args))
     assert main([*words, "norms=[bn]"]) == 0
+    assert sorted(loaded) == ["test", "train"]  # once for all stages
     [first] = sorted((out / "runs").iterdir())
     before = (first / "record.json").read_bytes()
     assert main(words) == 0
