@@ -18,6 +18,7 @@ from rich.console import Console
 from scipy import stats
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
+from torchvision.models import get_model_weights
 
 from da_wa.cli import main
 from da_wa.config.make import make
@@ -399,6 +400,7 @@ def test_the_full_scope_composes_and_its_networks_can_be_made():
     options = study().chosen("full")
     assert (options.recipe.epochs, options.recipe.batch_size, options.recipe.lr) == (50, 4, 0.007)  # of the paper
     assert (options.norms, len(options.data.classes)) == (["bn", "bn_wa"], 21)
+    assert f"torchvision's {get_model_weights('resnet50').DEFAULT.name} weights" in options.caption
     node = {**options.model.model_dump(by_alias=True), "weights": None}
     for norm in options.norms:
         with torch.device("meta"):
@@ -449,6 +451,12 @@ def test_what_cannot_be_trained_is_named_before_images_are_read(word, said, tmp_
     bench = Bench(tmp_path, [word, "data.root=nowhere"], Console(quiet=True), math.inf)
     with pytest.raises(UserError, match=said):
         study().stages("smoke")["train"](bench)
+
+
+def test_a_network_that_does_not_take_the_crop_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_Work, "_network", lambda work, norm: nn.Conv2d(4, 2, 1))
+    with pytest.raises(ConfigError, match=r"model: no network with norm bn and crops of 24×32 pixels can be made"):
+        _Work("voc", "smoke", study().chosen("smoke"), tmp_path, None).check()
 
 
 def test_options_of_the_command_line(camvid, tmp_path, capsys):
