@@ -29,6 +29,7 @@ from da_wa.config.types import (
     Checkpoint,
     Count,
     Counts,
+    Epochs,
     Flag,
     Folder,
     Levels,
@@ -284,7 +285,15 @@ class Config(Node):
         list[Annotated[str, OneOf(choices.KEEP)]] | None,
         Allowed(f"null or a list of {' and '.join(choices.KEEP)}"),
     ]
+    keep_epochs: Epochs
     out: Folder
     checkpoint_dir: Folder | None
     cache_dir: Folder | None
     normalize: Normalize
+
+    @model_validator(mode="after")
+    def _keeps_epochs_that_are_trained(self) -> Config:
+        epochs = getattr(self.finetune, "epochs", 0)
+        if late := [epoch for epoch in self.keep_epochs if epoch > epochs]:
+            raise rule(f"keep_epochs={late}: finetune trains {epochs} epochs")
+        return self

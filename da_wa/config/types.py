@@ -99,6 +99,7 @@ Seed = Annotated[_SeedInt, Allowed("a whole number, 0 or more")]
 Seeds = Annotated[
     list[_SeedInt], Field(min_length=1), Allowed("a list of whole numbers, 0 or more, e.g. seeds=[0,1,2]")
 ]
+Epochs = Annotated[list[_SeedInt], Allowed("a list of whole numbers, 0 or more, e.g. [0,1,10]")]
 SeedsOrAuto = Annotated[
     list[_SeedInt] | _Auto,
     AfterValidator(_not_empty),

@@ -5,6 +5,7 @@
 ``last.ckpt``             the training state after the last epoch, while the unit is running
 ``outputs.npz``           logits or predictions of every evaluated image, see ``outputs.py``
 ``weights.safetensors``   the trained network, with ``keep=[weights]``
+``weights-5.safetensors`` the network after epoch 5, with ``keep_epochs=[5]``
 ``record.json``           everything else, see ``schema.py``; appears last: a unit with a record is finished
 ``failure.json``          why the last attempt failed; the unit is tried again by the next command
 ``lease``                 of the process that works on the unit, see ``lease.py``

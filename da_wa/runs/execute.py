@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import lru_cache, singledispatch
+from functools import lru_cache, partial, singledispatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,6 +184,8 @@ def _train(
         chosen = subsets.adaptation(domains, unit.source, unit.target, protocol, seed, with_source=joint)
         options = {key: node[key] for key in ("weight", "statistics", "order") if key in node}
         adaptation = Adaptation(make(node["build"]), **options)
+    after_epoch = partial(_keep_weights, job, model)
+    after_epoch(0)
     task = Task(
         model=model,
         facts={key: config["facts"][key] for key in ("model", "norm")},
@@ -195,9 +197,16 @@ def _train(
         cache=Path(config["cache_dir"]) / "features",
         adaptation=adaptation,
         notify=notify,
+        after_epoch=after_epoch,
         **logging,
     )
     return model, fit(recipe, task)
+
+
+def _keep_weights(job: UnitJob, model: Backbone, epoch: int) -> None:
+    if epoch in job.config["keep_epochs"]:
+        with replaced(job.weights_after(epoch)) as draft:
+            checkpoint.save(draft, model, checkpoint.Header(job.config["facts"], {"epoch": epoch}))
 
 
 def _started(job: UnitJob, recipe: AnyRecipe, classes: int, seed: int) -> Backbone:

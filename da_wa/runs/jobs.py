@@ -270,6 +270,10 @@ class UnitJob(Job):
         """Where the trained network is kept."""
         return self.directory.path / WEIGHTS
 
+    def weights_after(self, epoch: int) -> Path:
+        """Where the network after an epoch of ``keep_epochs`` is kept; 0: before the first."""
+        return self.directory.path / f"weights-{epoch}.safetensors"
+
     @property
     def keeps_weights(self) -> bool:
         """Whether the user asked for them, or a planned unit needs them."""

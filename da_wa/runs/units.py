@@ -145,6 +145,7 @@ def _unit_job(
         "data": cfg["data"],
         "logger": cfg["logger"],
         "keep": cfg["keep"],
+        "keep_epochs": cfg["keep_epochs"],
         "label_firewall": cfg["label_firewall"],
         "start": None if start is None else str(start),
         "start_norm": None if after or context.start_norm is None else dict([context.start_norm]),

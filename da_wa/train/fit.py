@@ -44,6 +44,7 @@ class Task:
         cache: the folder of features.
         adaptation: the adaptation method.
         notify: called after every epoch.
+        after_epoch: called with the number of every epoch, before a state is saved that resumes after it.
         loggers: Lightning loggers.
         logged: hyperparameters for the loggers.
     """
@@ -58,6 +59,7 @@ class Task:
     cache: Path
     adaptation: Adaptation | None = None
     notify: Notify = lambda done, epochs: None
+    after_epoch: Callable[[int], None] = lambda epoch: None
     loggers: Sequence[Logger] = ()
     logged: Mapping[str, Any] = field(default_factory=dict)
 
@@ -130,6 +132,7 @@ def _train(
         seed=task.seed,
         state=task.state,
         notify=task.notify,
+        after_epoch=task.after_epoch,
         loggers=task.loggers,
         logged=task.logged,
     )

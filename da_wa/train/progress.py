@@ -57,6 +57,16 @@ def _now(trainer: pl.Trainer) -> float:
     return time.perf_counter()
 
 
+class AfterEpoch(Checkpoint):
+    """Calls a function with the number of every finished epoch; before :class:`SaveState` in the list of callbacks."""
+
+    def __init__(self, call: Callable[[int], None]) -> None:
+        self.call = call
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.call(trainer.current_epoch + 1)
+
+
 class SaveState(Checkpoint):
     """Saves the whole training state at the end of an epoch, at most every ``every_s`` seconds, atomically.
 

@@ -24,7 +24,7 @@ from da_wa.train.adaptation import Adaptation, Adapter, Calibrator, Stream
 from da_wa.train.classifier import HISTORY, Classifier, Objective
 from da_wa.train.engine import device_name, engine, interruptible, peak_memory_mb
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
-from da_wa.train.progress import Clock, Notify, SaveState
+from da_wa.train.progress import AfterEpoch, Clock, Notify, SaveState
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import Subsets
@@ -124,6 +124,7 @@ def train(
     seed: int,
     state: Path,
     notify: Notify = lambda done, epochs: None,
+    after_epoch: Callable[[int], None] = lambda epoch: None,
     loggers: Sequence[Logger] = (),
     logged: Mapping[str, Any] | None = None,
 ) -> Trained:
@@ -140,6 +141,7 @@ def train(
         seed: of order, augmentation and dropout.
         state: the file of the training state; a training resumes from it where it exists.
         notify: called after every epoch.
+        after_epoch: called with the number of every epoch, before a state is saved that resumes after it.
         loggers: Lightning loggers.
         logged: hyperparameters for the loggers.
 
@@ -166,7 +168,7 @@ def train(
         check_val_every_n_epoch=recipe.evaluate_every,
         num_sanity_val_steps=0,
         logger=list(loggers) or False,
-        callbacks=[clock, SaveState(state, settings.save_every_s, notify, recipe.epochs)],
+        callbacks=[clock, AfterEpoch(after_epoch), SaveState(state, settings.save_every_s, notify, recipe.epochs)],
     )
     for logger in loggers:
         logger.log_hyperparams(dict(logged or {}))

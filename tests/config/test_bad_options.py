@@ -71,6 +71,8 @@ CASES: list[tuple[str, str]] = [
     ("seeds=[", "seeds=["),
     ("keep=weights", "keep"),
     ("keep=[weight]", "keep"),
+    ("keep_epochs=[-1]", "keep_epochs"),
+    ("keep_epochs=[0,31]", "keep_epochs=[31]"),
     # folders
     ("out=null", "out"),
     ("out=5", "out"),
@@ -301,7 +303,7 @@ def test_a_long_value_is_cut_in_the_message():
         ["normalize.mean=[0,0,0]", "normalize.std=[1,1,1]"],
         ["finetune.optimizer.lr=1e20"],
         ["trainer.compile=cudagraphs", "trainer.channels_last=false", "trainer.accelerator=cpu"],
-        ["keep=[]"],
+        ["keep=[]", "keep_epochs=[0,30]"],
         ["keep=[weights,logits]", "report.spread=sem", "methods=[none]"],
         ["protocol=paper", "protocol.sizes={A:415,D:73,W:130}"],
         ["pretrain.seeds=[0,1]", "pretrain.holdout=0.1"],

@@ -122,9 +122,25 @@ def test_what_a_process_that_was_killed_while_saving_left_is_removed(training, r
     assert not (tmp_path / ".last.ckpt.host.1.part").exists()
 
 
+def test_an_epoch_is_told_before_a_state_is_saved_that_resumes_after_it(training, tmp_path):
+    told: list[int] = []
+
+    def tell(epoch: int) -> None:
+        told.append(epoch)
+        if told == [1, 2]:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        training(tmp_path, after_epoch=tell)
+    assert training(tmp_path, after_epoch=tell).resumed_from == 1
+    assert told == [1, 2, 2, 3, 4]
+
+
 def test_a_loss_that_is_not_finite_ends_it_with_its_epoch_and_no_state(training, recipe, tmp_path):
+    told: list[int] = []
     with pytest.raises(Diverged, match="epoch 1") as caught:
-        training(tmp_path, recipe=recipe(lr=1e20), norm=Norm("Baseline"))
+        training(tmp_path, recipe=recipe(lr=1e20), norm=Norm("Baseline"), after_epoch=told.append)
+    assert told == []
     assert caught.value.epoch == 1
     assert caught.value.curve == []
     assert list(tmp_path.iterdir()) == []
