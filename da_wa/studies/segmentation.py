@@ -27,7 +27,7 @@ from da_wa.config.compose import rejoin
 from da_wa.config.make import make
 from da_wa.config.segmentation_types import SegmentationOptions
 from da_wa.config.tree import folders, options, read_node
-from da_wa.config.validate import checked
+from da_wa.config.validate import checked, shown
 from da_wa.errors import ConfigError, Diverged, nearest
 from da_wa.models.weights import file_digest
 from da_wa.records.design import Design, write_design
@@ -183,14 +183,14 @@ class _Work:
         from da_wa.runs.preflight import without_memory  # imports torch
 
         make(self.options.trainer.model_dump(by_alias=True)).check_device()
-        crop = self.options.recipe.crop
+        crop, given = self.options.recipe.crop, shown(parameters(self.options.model.model_dump(by_alias=True)))
         for name in self.norms:
             with without_memory():
                 try:
                     self._network(name)(torch.zeros(2, 3, *crop))
                 except (TypeError, ValueError, RuntimeError, AssertionError) as error:
                     what = f"norm {name} and crops of {crop[0]}×{crop[1]} pixels"
-                    raise ConfigError(f"model: no network with {what} can be made: {error}") from error
+                    raise ConfigError(f"model={given}: no network with {what} can be made: {error}") from error
 
     @cached_property
     def _shared(self) -> dict[str, Any]:
