@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import io
 import math
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the workers share the cores
@@ -23,6 +25,20 @@ DOMAINS = ("blueprint", "paper", "sunset")
 CLASSES = ("mug", "pen", "ruler")
 
 DrawTree = Callable[..., Path]
+
+
+def _blank(figure: Figure, kind: str) -> bytes:
+    assert isinstance(figure, Figure)
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "white").save(buffer, {"png": "PNG", "pdf": "PDF"}[kind])
+    return buffer.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of a report; only tests marked ``figures``, and other processes, do it."""
+    if request.node.get_closest_marker("figures") is None:
+        monkeypatch.setattr("da_wa.report.rendered", _blank)
 
 
 def draw_shape(label: int, look: int, side: int, rng: np.random.Generator) -> Image.Image:

@@ -283,7 +283,7 @@ def test_the_configuration_can_be_shown(experiment, capsys):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_command_that_is_cut_off_goes_on_from_there(experiment, tmp_path, how):
     """kill -9 and Ctrl-C in the midst of a run; the same command then gives the table of an undisturbed one."""
-    options = [*experiment, "norms=[bn]", "finetune.epochs=40", "finetune.evaluations=2", "launcher.threads=1"]
+    options = [*experiment, "norms=[bn]", "finetune.epochs=20", "finetune.evaluations=2", "launcher.threads=1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "run_office31.py"), *options],

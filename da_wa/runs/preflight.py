@@ -160,14 +160,14 @@ def _check_start(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbon
 def _check_size(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone) -> None:
     """Show the network, without memory, images of the sizes that it will see."""
     name = node["name"]
-    sizes = {}
+    sizes: dict[int, str] = {}
     if cfg["sources"]:
         stored, view = cfg["data"]["size"], make_recipe(cfg["finetune"]).view
         side = view.side(stored)
-        sizes["data.size" if side == stored else f"finetune.{view.option}.size"] = side
+        sizes[side] = "data.size" if side == stored else f"finetune.{view.option}.size"
     if trains(cfg["pretrain"], node):
-        sizes["pretrain.size"] = cfg["pretrain"]["size"]
-    for key, size in sizes.items():
+        sizes.setdefault(cfg["pretrain"]["size"], "pretrain.size")
+    for size, key in sizes.items():
         if size < model.min_size:
             raise ConfigError(
                 f"{key}={size} is too small for {name}, which needs images of {model.min_size} pixels or more."

@@ -45,6 +45,7 @@ def repeatable(out: Path) -> dict[str, bytes]:
     return {name: content for name, content in contents(out).items() if not name.startswith(timed)}
 
 
+@pytest.mark.figures
 def test_equal_runs_give_equal_reports(experiment: Any, tmp_path: Path) -> None:
     experiment.fill(["bn", "bn_wa"], seeds=[0, 1])
     write_report(experiment.out)
@@ -69,6 +70,7 @@ def test_the_report_says_what_is_missing(experiment: Any) -> None:
     assert report.matrix.mean.at["BN", "Avg"] == pytest.approx(report.matrix.mean.loc["BN"][:-1].mean())
 
 
+@pytest.mark.figures
 def test_a_report_of_nothing_but_plans(experiment: Any) -> None:
     experiment.plan("bn", "A")
     report = write_report(experiment.out)
@@ -168,6 +170,7 @@ def test_an_unknown_spread_is_refused(experiment: Any) -> None:
         write_report(experiment.out, spread="sdt")  # type: ignore[arg-type]
 
 
+@pytest.mark.figures
 def test_a_constant_classifier_is_warned_about(experiment: Any) -> None:
     experiment.images = {"A": 463, "B": 463}
     experiment.classes = ["cat", "dog", "fox"]
@@ -192,6 +195,7 @@ def test_a_constant_classifier_is_warned_about(experiment: Any) -> None:
     assert "Balanced accuracy on the target" in (experiment.out / "page.html").read_text()
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("names", [["A->B", "C", "A", "B->C"], ["caf\udce9", "W"]])
 def test_odd_names_of_domains_and_classes(experiment: Any, names: list[str]) -> None:
     experiment.images = dict.fromkeys(names, 60)
