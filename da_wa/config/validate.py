@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -14,6 +14,8 @@ from da_wa.errors import ConfigError
 
 LIMIT = 10
 """Mistakes listed at once."""
+
+Options = TypeVar("Options", bound=BaseModel)
 
 
 def validate(
@@ -39,6 +41,25 @@ def validate(
             mistakes += _mistakes(AnyModel, node, f"model {name}: ")
     for name, node in methods.items():
         mistakes += _mistakes(AnyMethod, node, f"method {name}: ")
+    _refuse(mistakes)
+
+
+def checked(kind: type[Options], node: Any) -> Options:
+    """Nested plain values as options of one type.
+
+    >>> from da_wa.config.schema import Normalize
+    >>> checked(Normalize, {"mean": [0.5, 0.5, 0.5], "std": [0, 0, 0]})
+    Traceback (most recent call last):
+    da_wa.errors.ConfigError: std=[0,0,0]: must be three numbers above 0 and up to 1, ...
+
+    Raises:
+        ConfigError: see :func:`validate`.
+    """
+    _refuse(list(_mistakes(kind, node)))
+    return kind.model_validate(node)
+
+
+def _refuse(mistakes: Sequence[str]) -> None:
     if mistakes:
         more = [f"… and {len(mistakes) - LIMIT} more"] if len(mistakes) > LIMIT else []
         raise ConfigError("\n".join([*mistakes[:LIMIT], *more]))

@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 Resize = Callable[[Image.Image, int], np.ndarray]
 """An RGB image and a side -> (3, side, side) uint8."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _REPORT_EVERY = 64  # files hashed between two calls of a progress callback
 
 
@@ -102,14 +102,14 @@ class ImageFiles:
         """
         path = self.root / self.paths[index]
         try:
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 image.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 where that suffices
                 ImageOps.exif_transpose(image, in_place=True)
-                return (resize or resized)(_as_rgb(image), size)
+                return (resize or resized)(as_rgb(image), size)
         except MemoryError:
             raise
         except Exception as error:  # PIL's plug-ins raise almost anything on a broken file
-            raise DataError(f"{printable(path)}: {_reason(path, error)}") from error
+            raise DataError(f"{printable(path)}: {reason(path, error)}") from error
 
 
 @dataclass(frozen=True)
@@ -204,14 +204,14 @@ def resized(
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
     """Grey of 8 and 16 bits, palette, CMYK and the like as RGB."""
     if image.mode.startswith("I;16"):  # PIL would clip: keep the high byte instead
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
 
 
-def _reason(path: Path, error: Exception) -> str:
+def reason(path: Path, error: Exception) -> str:
     """What is wrong with an image, in words."""
     if not path.exists():
         return "no such file"

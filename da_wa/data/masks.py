@@ -14,19 +14,22 @@ All images are decoded once and held in memory as uint8.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from da_wa.errors import DataError, nearest, printable
+from da_wa.data.images import FORMATS, as_rgb, reason
+from da_wa.errors import DataError, UserError, nearest, printable
 
 VOID = 255
 """The label of pixels without a class, whatever number the files have for it."""
@@ -89,7 +92,11 @@ def listing(layout: str, root: Path, split: str) -> list[Pair]:
     pairs = LAYOUTS[layout](root, split)
     if not pairs:
         raise DataError(f"{printable(root)}: the split {split} has no images; check data.root and data.layout.")
-    return sorted(pairs, key=lambda pair: pair.image.name)
+    pairs = sorted(pairs, key=lambda pair: pair.image.name)
+    for pair, following in pairwise(pairs):
+        if pair.image.stem == following.image.stem:
+            raise DataError(f"{printable(root)}: the split {split} has {printable(pair.image.stem)} twice; remove one.")
+    return pairs
 
 
 def _folders(root: Path, split: str) -> list[Pair]:
@@ -118,9 +125,11 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 def _voc(root: Path, split: str, masks: str = "SegmentationClass") -> list[Pair]:
     path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
-        stems = path.read_text().split()
+        stems = path.read_text(encoding="utf-8-sig").split()
     except OSError:
         raise DataError(f"{printable(path)} is missing; data.root is the folder VOC2012, see docs/paper.md.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{printable(path)} is not UTF-8 text ({error.reason}); save it as UTF-8.") from None
     pairs = [Pair(root / "JPEGImages" / f"{stem}.jpg", root / masks / f"{stem}.png") for stem in stems]
     for file in (file for pair in pairs for file in (pair.image, pair.mask)):
         if not file.is_file():
@@ -147,7 +156,7 @@ def read_pair(pair: Pair, classes: int, void: int) -> tuple[npt.NDArray[np.uint8
         DataError: a file cannot be read, the mask has colours, another size or an unknown label.
     """
     with _opened(pair.image) as file:
-        image = np.asarray(file.convert("RGB"))
+        image = np.asarray(as_rgb(file))
     with _opened(pair.mask) as file:
         if file.mode not in MASK_MODES:
             raise DataError(
@@ -168,9 +177,7 @@ def read_pair(pair: Pair, classes: int, void: int) -> tuple[npt.NDArray[np.uint8
     return image, labels
 
 
-def load_split(
-    layout: str, root: Path, split: str, classes: int, void: int, mean: Sequence[float], threads: int = 4
-) -> MaskedImages:
+def load_split(layout: str, root: Path, split: str, classes: int, void: int, mean: Sequence[float]) -> MaskedImages:
     """Decode all images and masks of a split.
 
     Args:
@@ -180,7 +187,6 @@ def load_split(
         classes: how many.
         void: the label of pixels without a class.
         mean: per channel, in units of 0…1; fills what is beside smaller images.
-        threads: that decode.
 
     Raises:
         DataError: see :func:`listing` and :func:`read_pair`.
@@ -198,7 +204,7 @@ def load_split(
         images[index, :, :h, :w] = torch.from_numpy(image.copy()).permute(2, 0, 1)
         masks[index, :h, :w] = torch.from_numpy(labels)
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor() as pool:
         list(pool.map(decode, range(len(pairs))))
     return MaskedImages([pair.image.stem for pair in pairs], images, masks)
 
@@ -208,10 +214,13 @@ def _size(path: Path) -> tuple[int, int]:
         return file.height, file.width
 
 
-def _opened(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file; whatever is wrong with it while it is read names it."""
     try:
-        image = Image.open(path)
-        image.load() if path.suffix.lower() == ".png" else image.size
-        return image
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise DataError(f"{printable(path)} cannot be read: {error}") from None
+        with Image.open(path, formats=FORMATS) as file:
+            yield file
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # PIL's plug-ins raise almost anything on a broken file
+        raise DataError(f"{printable(path)}: {reason(path, error)}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from da_wa.report.claims import Finding, findings, printed
 from da_wa.report.content import NONE, Section, Table
 from da_wa.report.latex import table_latex
 from da_wa.report.measures import MEASURES
-from da_wa.report.wording import counted, listed, number, signed
+from da_wa.report.wording import counted, listed, number, signed, spanned
 
 Place = tuple[str, str]
 """(row, column) of a table."""
@@ -242,13 +242,9 @@ def _best(cells: Cells, by_place: Mapping[Place, tuple[Key, Measure]], columns: 
 
 def _notes(cells: Cells) -> list[str]:
     design = cells.design
-    seeds = sorted({len(cell.seeds) for cell in cells.cells.values() if cell.seeds})
+    seeds = {len(cell.seeds) for cell in cells.cells.values() if cell.seeds}
     images = max((cell.images for cell in cells.cells.values()), default=0)
-    notes = [f"Scope {design.scope}. {design.caption}".strip()]
-    if seeds:
-        span = counted(seeds[-1], "seed") if len(seeds) == 1 else f"{seeds[0]} to {counted(seeds[-1], 'seed')}"
-        over = "over images; other seeds may differ by more" if seeds[-1] == 1 else "over seeds and images"
-        notes.append(f"{span}, {counted(images, 'test image')}, last epoch. ± half of the 95 % interval {over}.")
+    notes = [f"Scope {design.scope}. {design.caption}".strip(), *interval_notes(seeds, images)]
     notes.append(f"Small: the paper's number and the difference. Bold: the best of a column. {NONE}: no result.")
     notes += sorted({f"{NONE}: {cell.refused}" for cell in cells.cells.values() if cell.refused})
     notes += _top_notes(cells)
@@ -259,6 +255,19 @@ def _notes(cells: Cells) -> list[str]:
     if holes := sum(cell.open for cell in cells.cells.values()):
         notes.append(f"{counted(holes, 'planned run')} without a result.")
     return notes
+
+
+def interval_notes(seeds: Collection[int], images: int) -> Iterator[str]:
+    """What the intervals of a table are over; nothing where it has no value.
+
+    Args:
+        seeds: how many each value has.
+        images: tested ones.
+    """
+    if seeds:
+        over = "over images; other seeds may differ by more" if max(seeds) == 1 else "over seeds and images"
+        span = spanned(min(seeds), max(seeds), "seed")
+        yield f"{span}, {counted(images, 'test image')}, last epoch. ± half of the 95 % interval {over}."
 
 
 def _top_notes(cells: Cells) -> Iterator[str]:

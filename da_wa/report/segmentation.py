@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from da_wa.errors import DataError
 from da_wa.records.design import Design, Key, read_design
 from da_wa.records.files import write_bytes
 from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run
@@ -20,19 +21,21 @@ from da_wa.report.cells import Measured, Terms
 from da_wa.report.claims import findings, printed
 from da_wa.report.content import NONE, Table
 from da_wa.report.figures import contact_sheet, rendered
-from da_wa.report.grid import StudyReport, write_tables
+from da_wa.report.grid import StudyReport, interval_notes, write_tables
 from da_wa.report.iou import class_iou, combination, interval, mean_iou
 from da_wa.report.statistics import Interval
 from da_wa.report.wording import change, counted, number, signed, within
 
 Runs = Sequence[tuple[SegmentationRecord, Outputs | None]]
 
+Shown = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+"""Images (n, 3, h, w) and masks (n, h, w)."""
+
 NOTES = (
-    "mIoU: the mean of intersection over union over classes, from the confusion matrix of all test images, after the "
-    "last epoch. Void pixels are not counted; classes in neither truth nor prediction are left out of the mean.",
-    "± half of the 95 % interval, differences with their 95 % interval: over seeds and images (bootstrap of images, t "
-    "over seeds); with one seed over images alone.",
-    "Small: the paper's number (VOC 2012, another network) and the difference.",
+    "mIoU: the mean of intersection over union over classes, from the confusion matrix of all test images. Void pixels "
+    "are not counted; classes in neither truth nor prediction are left out of the mean.",
+    "Differences with their 95 % interval, paired. Intervals: bootstrap of images, t over seeds.",
+    f"Small: the paper's number and the difference. Bold: the best norm. {NONE}: no result.",
 )
 
 
@@ -122,22 +125,26 @@ def read_scores(out: Path) -> Scores:
     return Scores(design, runs, len(found) - len(runs))
 
 
-def write_segmentation(out: Path, images: npt.NDArray[np.uint8], masks: npt.NDArray[np.uint8]) -> StudyReport:
+def write_segmentation(out: Path, shown: Callable[[], Shown]) -> StudyReport:
     """Write ``table.*``, ``claims.*``, ``page.html``, ``runs.csv`` and ``examples.png`` from the records of a study.
 
     Args:
         out: folder of the study.
-        images: the first evaluated ones (n, 3, h, w).
-        masks: likewise (n, h, w).
+        shown: gives the first evaluated images and their masks.
 
     Raises:
-        DataError: ``out`` is not the folder of a study, a file cannot be read, or ``out`` cannot be written.
+        DataError: ``out`` is not the folder of a study or has no finished run, a file cannot be read, or ``out``
+            cannot be written.
     """
     scores = read_scores(out)
+    if not scores.runs:
+        raise DataError(
+            f"{out}: no run of the study is finished, so there is nothing to report; run stage=train first."
+        )
     found, table = findings(scores), segmentation_table(scores)
     write_tables(out, scores.design, table, frame(scores), found)
     write_bytes(out / "runs.csv", tables.csv(runs_frame(scores.runs), "%.4f").encode())
-    if (figure := example_figure(images, masks, scores.runs)) is not None:
+    if (figure := example_figure(*shown(), scores.runs)) is not None:
         write_bytes(out / "examples.png", figure)
     return StudyReport(table, found, scores.missing)
 
@@ -222,11 +229,11 @@ def _class_means(confusion: npt.NDArray[np.integer]) -> list[float]:
 
 
 def _counts(scores: Scores) -> list[str]:
-    seeds = min((len(own) for own, _ in scores.norms.values()), default=0)
+    seeds = {len(own) for own, _ in scores.norms.values()}
     images = len(scores.runs[0][0].images) if scores.runs else 0
     failed = sum(record.error is not None for record, _ in scores.runs)
     return [
-        f"{counted(seeds, 'seed')} or more, {counted(images, 'test image')}.",
+        *interval_notes(seeds, images),
         *([f"{counted(failed, 'run')} diverged and not counted."] if failed else []),
         *([f"{counted(scores.missing, 'planned run')} without a result."] if scores.missing else []),
     ]

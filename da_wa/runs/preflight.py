@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,18 @@ def refused(experiment: Experiment) -> dict[str, str]:
     return found
 
 
-def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any]) -> Backbone:
-    """The network without memory for its weights."""
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks that are made in the block have no memory for their weights, and compute shapes only."""
     with torch.device("meta"), warnings.catch_warnings():
         # A network that loads its own weights says for each of them that there is nothing to load into.
         warnings.filterwarnings("ignore", ".*copying from a non-meta parameter")
+        yield
+
+
+def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any]) -> Backbone:
+    """The network without memory for its weights."""
+    with without_memory():
         try:
             made: Backbone = make(model["build"])(make(norm), 2)
         except (TypeError, ValueError) as error:

@@ -17,8 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
+from da_wa.config.compose import Experiment, compose
+from da_wa.errors import ConfigError, nearest
 from da_wa.launchers.launch import Planned
 from da_wa.records.design import Design, Measure, Refusal, level_text, write_design
 from da_wa.runs.jobs import Job, UnitJob
@@ -69,8 +72,11 @@ class Grid:
         rows: factors whose levels are the rows.
         columns: factors whose levels are the columns.
         scopes: plain values of :class:`Scope` by name.
-        measures: what the table shows, in percent, each in its own columns.
+        measures: what the table shows, in percent, each in its own columns; one may stand without a list.
         names: display names of levels, by factor; norms have their labels.
+
+    Raises:
+        ConfigError: an unknown measure or none, or rows and columns that are not the factors.
     """
 
     def __init__(
@@ -82,13 +88,16 @@ class Grid:
         rows: Sequence[str],
         columns: Sequence[str],
         scopes: Mapping[str, Mapping[str, Any]],
-        measures: Sequence[Measure] = ("error",),
+        measures: str | Sequence[str] = ("error",),
         names: Mapping[str, Mapping[Any, str]] | None = None,
     ) -> None:
-        self.study, self.title, self.experiment, self.measures = study, title, experiment, measures
+        self.study, self.title, self.experiment, self.measures = study, title, experiment, _known(measures)
         self.factors, self.rows, self.columns = factors, rows, columns
         self.names = {f: {level_text(k): v for k, v in given.items()} for f, given in (names or {}).items()}
         self.scopes = {name: Scope(**node) for name, node in scopes.items()}
+        for scope in self.scopes:
+            if sorted([*rows, *columns]) != sorted(self._factors(scope)):
+                raise ConfigError(f"rows {rows} and columns {columns} must be the factors {list(self._factors(scope))}")
 
     def options(self, scope: str) -> list[str]:
         """Overrides for every experiment of a scope.
@@ -100,9 +109,10 @@ class Grid:
         compared = {f: levels for f, levels in self._factors(scope).items() if not isinstance(levels, Mapping)}
         return [*start, *(f"{factor}s=[{','.join(levels)}]" for factor, levels in compared.items())]
 
-    def experiments(self, scope: str) -> dict[str, Sequence[str]]:
-        """The options of each experiment, by its folder."""
-        return {part.folder: part.options for part in self.parts(scope)}
+    def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
+        """All of them, by folder."""
+        start = [*self.options(scope), *words]
+        return {part.folder: compose([*start, *part.options], config_dir) for part in self.parts(scope)}
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
@@ -149,7 +159,7 @@ class Grid:
             scope=scope,
             title=self.title,
             caption=self.scopes[scope].caption,
-            measures=list(self.measures),
+            measures=self.measures,
             factors={
                 factor: list(map(level_text, levels if isinstance(levels, Mapping) else compared[factor]))
                 for factor, levels in self._factors(scope).items()
@@ -168,6 +178,15 @@ class Grid:
         report = write_study(bench.out)
         bench.console.print(report.summary(), highlight=False, markup=False)
         bench.console.print(f"The report is in {bench.out}", highlight=False)
+
+
+def _known(measures: str | Sequence[str]) -> list[Measure]:
+    """Measures by name."""
+    names: list[Any] = [measures] if isinstance(measures, str) else list(measures)
+    known = get_args(Measure)
+    if wrong := [name for name in names if name not in known] or ([] if names else ["[]"]):
+        raise ConfigError(f"measures: {wrong[0]} is unknown. {nearest(str(wrong[0]), known)}")
+    return names
 
 
 def _trainable(planned: Planned) -> tuple[Planned, dict[str, str]]:

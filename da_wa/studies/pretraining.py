@@ -24,6 +24,7 @@ from typing import Any
 
 import pandas as pd
 
+from da_wa.config.compose import Experiment, compose
 from da_wa.errors import UserError
 from da_wa.launchers.launch import Planned
 from da_wa.records.files import write_bytes, write_json
@@ -83,9 +84,9 @@ class Pretraining:
         """
         return scope_options(self.experiment, self.scopes, scope)
 
-    def experiments(self, scope: str) -> dict[str, Sequence[str]]:
+    def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """The one that all others are changes of."""
-        return {"networks": []}
+        return {"networks": compose([*self.options(scope), *words], config_dir)}
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from rich.console import Console
 
-from da_wa.config.compose import Experiment, compose
 from da_wa.config.make import make
 from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError, nearest
-from da_wa.studies.study import Bench, Paused, Study
+from da_wa.studies.study import Bench, Composed, Paused, Study
 
 OPTIONS = {"study": "", "scope": "full", "stage": "all", "minutes": "inf", "out": ""}
 """Options of a study and their defaults; all others are passed to its experiments."""
@@ -25,7 +24,7 @@ def is_study(words: Sequence[str]) -> bool:
     return any(word.startswith("study=") for word in words)
 
 
-def composed(words: Sequence[str], config_dir: Path | None = None) -> dict[str, Experiment]:
+def composed(words: Sequence[str], config_dir: Path | None = None) -> Mapping[str, Composed]:
     """The experiments of a study that are known beforehand, by folder; nothing is run.
 
     >>> experiments = composed(["study=table2", "scope=full"])
@@ -36,10 +35,7 @@ def composed(words: Sequence[str], config_dir: Path | None = None) -> dict[str, 
         UserError: see :func:`run_study`.
     """
     chosen, overrides = _split(words)
-    study = _study(chosen["study"], config_dir)
-    options = [*study.options(chosen["scope"]), *overrides]
-    found = study.experiments(chosen["scope"])
-    return {folder: compose([*options, *more], config_dir) for folder, more in found.items()}
+    return _study(chosen["study"], config_dir).experiments(chosen["scope"], overrides, config_dir)
 
 
 def run_study(words: Sequence[str], console: Console, config_dir: Path | None = None) -> list[str]:

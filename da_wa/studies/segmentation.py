@@ -12,76 +12,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, ValidationError
 
+from da_wa.config.compose import rejoin
 from da_wa.config.make import make
-from da_wa.config.nodes import Node, Part
+from da_wa.config.segmentation_types import SegmentationOptions
 from da_wa.config.tree import folders, options, read_node
+from da_wa.config.validate import checked, shown
 from da_wa.errors import ConfigError, Diverged, nearest
 from da_wa.models.weights import file_digest
 from da_wa.records.design import Design, write_design
-from da_wa.records.files import locked
 from da_wa.records.identity import digest, norm_facts, parameters
+from da_wa.records.lease import LeaseLost
 from da_wa.records.provenance import command, machine
 from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, write_run
+from da_wa.records.store import claimed
 from da_wa.studies.study import Bench, Paused
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import nn
+
     from da_wa.data.masks import MaskedImages
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 SHOWN = 4
 """How many images the figure shows."""
-
-
-class DataNode(Node):
-    """Where images and masks are; see :mod:`da_wa.data.masks`."""
-
-    layout: str
-    root: str
-    train: str
-    test: str
-    classes: Annotated[list[str], Field(min_length=2, max_length=254)]
-    void: Annotated[int, Field(ge=0, le=255)]
-    mean: Channels
-    std: Channels
-
-
-class RecipeNode(Node):
-    """See :class:`da_wa.tasks.segmentation.SegmentationRecipe`."""
-
-    epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
-    lr: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    power: Positive
-    crop: tuple[Count, Count]
-    scale: tuple[Positive, Positive]
-    flip: bool = True
-
-
-class Options(Node):
-    """All options of a scope."""
-
-    caption: str
-    norms: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[list[int], Field(min_length=1)]
-    data: DataNode
-    model: Part
-    recipe: RecipeNode
-    trainer: dict[str, Any] = Field(default={})
 
 
 @dataclass(frozen=True)
@@ -101,7 +66,8 @@ class Segmentation:
         study: its name, by which ``report/paper.yaml`` knows it.
         title: of its table.
         norms: names of the norms; the second is compared with the first.
-        scopes: plain values of :class:`Options` by name.
+        scopes: plain values of :class:`~da_wa.config.segmentation_types.SegmentationOptions` by name; ``norms`` and
+            ``trainer`` may be left out.
     """
 
     def __init__(self, study: str, title: str, norms: Sequence[str], scopes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -118,60 +84,58 @@ class Segmentation:
             raise ConfigError(f"scope={scope} is unknown. {nearest(scope, self.scopes)}")
         return []
 
-    def experiments(self, scope: str) -> dict[str, Sequence[str]]:
-        """None: its runs are not those of an experiment on domains."""
-        return {}
+    def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, SegmentationOptions]:
+        """Its runs have the same options."""
+        return {"runs": self.chosen(scope, words, config_dir)}
 
-    def chosen(self, scope: str, words: Sequence[str] = ()) -> Options:
+    def chosen(self, scope: str, words: Sequence[str] = (), config_dir: Path | None = None) -> SegmentationOptions:
         """The options of a scope with overrides.
 
         Raises:
             ConfigError: an unknown option, or a value that it cannot have.
         """
         self.options(scope)
+        base = OmegaConf.create({"trainer": read_node("trainer", "auto", folders(config_dir))})
         try:
-            node = OmegaConf.merge(OmegaConf.create(self.scopes[scope]), OmegaConf.from_dotlist(list(words)))
-            return Options.model_validate(OmegaConf.to_container(node, resolve=True))
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                f"{place}: {first['msg']} (study={self.study}); see conf/study/{self.study}.yaml"
-            ) from None
+            node = OmegaConf.merge(base, self.scopes[scope], OmegaConf.from_dotlist(rejoin(words)))
+            plain = OmegaConf.to_container(node, resolve=True)
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise ConfigError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from None
+        return checked(SegmentationOptions, plain)
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
-        return {"train": partial(self._train, scope=scope), "report": partial(self._report, scope=scope)}
+        work = cache(partial(self._work, scope))  # images are decoded once for all stages
+        return {"train": partial(self._train, work), "report": partial(self._report, work)}
 
     def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
         """None."""
         return {}
 
-    def _train(self, bench: Bench, scope: str) -> None:
-        work = _Work(self.study, scope, self.chosen(scope, bench.options), bench.out, bench.config_dir)
+    def _work(self, scope: str, bench: Bench) -> _Work:
+        chosen = self.chosen(scope, bench.options, bench.config_dir)
+        return _Work(self.study, scope, chosen, bench.out, bench.config_dir)
+
+    def _train(self, work_of: Callable[[Bench], _Work], bench: Bench) -> None:
+        work = work_of(bench)
+        work.check()
         runs = list(work.runs())
         write_design(bench.out, work.design(self.title, runs))
         for run in runs:
-            with locked(run.folder / "run", patience=0) as mine:  # another process may have it
+            with suppress(LeaseLost), claimed(run.folder / "lease", ".*.part") as mine:  # else another process has it
                 if not mine or read_run(run.folder) is not None:
                     continue
                 if time.monotonic() >= bench.ends:
                     raise Paused
-                work.do(run)
-                record, _ = read_run(run.folder) or (None, None)
-                assert record is not None
+                record = work.do(run)
                 result = record.error or f"{record.cost['train_s'] + record.cost['eval_s']:.0f} s"
                 bench.console.print(f"{record.label}, seed {run.seed}: {result}", highlight=False)
                 bench.failed += [run.folder.name] if record.error else []
 
-    def _report(self, bench: Bench, scope: str) -> None:
+    def _report(self, work_of: Callable[[Bench], _Work], bench: Bench) -> None:
         from da_wa.report.segmentation import write_segmentation  # imports pandas
 
-        work = _Work(self.study, scope, self.chosen(scope, bench.options), bench.out, bench.config_dir)
-        images = work.evaluated
-        report = write_segmentation(bench.out, images.images[:SHOWN].numpy(), images.masks[:SHOWN].numpy())
+        report = write_segmentation(bench.out, work_of(bench).shown)
         bench.console.print(report.summary(), highlight=False, markup=False)
         bench.console.print(f"The report is in {bench.out}", highlight=False)
 
@@ -179,7 +143,7 @@ class Segmentation:
 class _Work:
     """The runs of one command: decodes the images once, trains one run after another."""
 
-    def __init__(self, study: str, scope: str, chosen: Options, out: Path, config_dir: Path | None) -> None:
+    def __init__(self, study: str, scope: str, chosen: SegmentationOptions, out: Path, config_dir: Path | None) -> None:
         self.study, self.scope, self.options, self.out = study, scope, chosen, out
         where = folders(config_dir)
         for name in chosen.norms:
@@ -203,6 +167,31 @@ class _Work:
         data = self.options.data
         return load_split(data.layout, Path(data.root).expanduser(), split, len(data.classes), data.void, data.mean)
 
+    def shown(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """The first evaluated images (n, 3, h, w) and masks (n, h, w)."""
+        return self.evaluated.images[:SHOWN].numpy(), self.evaluated.masks[:SHOWN].numpy()
+
+    def check(self) -> None:
+        """Raise errors that would otherwise appear only after images are decoded, or inside a run.
+
+        Raises:
+            ConfigError: the device is not available, or a network cannot be built or does not take the crop.
+            WeightsError, CheckpointError: weights are missing, or of another network.
+        """
+        import torch
+
+        from da_wa.runs.preflight import without_memory  # imports torch
+
+        make(self.options.trainer.model_dump(by_alias=True)).check_device()
+        crop, given = self.options.recipe.crop, shown(parameters(self.options.model.model_dump(by_alias=True)))
+        for name in self.norms:
+            with without_memory():
+                try:
+                    self._network(name)(torch.zeros(2, 3, *crop))
+                except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+                    what = f"norm {name} and crops of {crop[0]}×{crop[1]} pixels"
+                    raise ConfigError(f"model={given}: no network with {what} can be made: {error}") from error
+
     @cached_property
     def _shared(self) -> dict[str, Any]:
         """Facts of all runs."""
@@ -219,7 +208,7 @@ class _Work:
 
     def runs(self) -> Iterator[Run]:
         """The first seed of every norm, then the next."""
-        for seed, name in product(self.options.seeds, self.norms):
+        for seed, name in product(dict.fromkeys(self.options.seeds), self.norms):
             facts = {
                 **self._shared,
                 "norm": norm_facts(name, self.norms[name]),
@@ -258,21 +247,24 @@ class _Work:
             node["weights"] = str(weights_file(str(weights).replace("{norm}", norm)))
         return node
 
-    def do(self, run: Run) -> None:
+    def _network(self, norm: str) -> nn.Module:
+        classes = len(self.options.data.classes)
+        made: nn.Module = make(self._model(norm))(norm=make(self.norms[norm]), num_classes=classes)
+        return made
+
+    def do(self, run: Run) -> SegmentationRecord:
         """Train, evaluate and record one run."""
         import torch
 
         from da_wa.data.augment import Normalize
         from da_wa.tasks.segmentation import SegmentationRecipe, train_segmentation
-        from da_wa.train.settings import Settings
 
         given, data = self.options, self.options.data
-        norm, k = make(self.norms[run.name]), len(data.classes)
         record = SegmentationRecord(
             study=self.study,
             scope=self.scope,
             norm=run.name,
-            label=norm.label,
+            label=self.norms[run.name]["label"],
             seed=run.seed,
             classes=data.classes,
             images=list(self.evaluated.names),
@@ -282,21 +274,23 @@ class _Work:
             provenance={**machine(), "command": command()},
         )
         torch.manual_seed(run.seed)
-        model = make(self._model(run.name))(norm=norm, num_classes=k)
+        model = self._network(run.name)
         try:
             result = train_segmentation(
                 model,
                 self.training,
                 self.evaluated,
-                k,
+                len(data.classes),
                 SegmentationRecipe(**given.recipe.model_dump()),
-                Settings(**given.trainer),
+                make(given.trainer.model_dump(by_alias=True)),
                 Normalize(data.mean, data.std),
                 run.seed,
                 shown=SHOWN,
             )
         except Diverged as error:
-            write_run(run.folder, record.model_copy(update={"error": str(error), "curve": error.curve}))
-            return
+            diverged = record.model_copy(update={"error": str(error), "curve": error.curve})
+            write_run(run.folder, diverged)
+            return diverged
         done = record.model_copy(update={"curve": list(result.curve), "cost": result.cost})
         write_run(run.folder, done, Outputs(result.confusion, result.predicted))
+        return done

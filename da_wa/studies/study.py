@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
@@ -24,6 +24,14 @@ class Paused(Exception):
     """The time of this command is up; rerunning it resumes the study."""
 
 
+class Composed(Protocol):
+    """An experiment, or whatever else a study makes of the words of a command."""
+
+    @property
+    def cfg(self) -> Mapping[str, Any]:
+        """All options, as nested plain values; ``--cfg`` prints them."""
+
+
 class Study(Protocol):
     """Stages by name, each a function of the bench that it works on."""
 
@@ -34,8 +42,17 @@ class Study(Protocol):
             ConfigError: there is no such scope.
         """
 
-    def experiments(self, scope: str) -> Mapping[str, Sequence[str]]:
-        """Further overrides of each experiment that is known beforehand, by its folder."""
+    def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> Mapping[str, Composed]:
+        """What is known before anything runs, by the folder of its results.
+
+        Args:
+            scope: the size of the study.
+            words: the user's overrides.
+            config_dir: a folder with the user's own options.
+
+        Raises:
+            ConfigError: there is no such scope, or an override is wrong.
+        """
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """The stages of a scope, in order."""
@@ -69,9 +86,9 @@ def merged(experiments: Sequence[Planned]) -> Planned:
     return replace(experiments[0], jobs=jobs, merged=experiments)
 
 
-@dataclass
+@dataclass(eq=False)
 class Bench:
-    """Runs experiments in one folder until a deadline.
+    """Runs experiments in one folder until a deadline; there is one for each command.
 
     Attributes:
         out: the folder of the study.

@@ -26,6 +26,7 @@ from typing import Any
 
 import pandas as pd
 
+from da_wa.config.compose import Experiment, compose
 from da_wa.config.make import make
 from da_wa.data.decoded import save_index
 from da_wa.errors import UserError
@@ -124,9 +125,9 @@ class Table6:
         """
         return scope_options(self.experiment, self.scopes, scope)
 
-    def experiments(self, scope: str) -> dict[str, Sequence[str]]:
+    def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """The one that all others are changes of."""
-        return {"table": []}
+        return {"table": compose([*self.options(scope), *words], config_dir)}
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""

@@ -70,9 +70,10 @@ class Why:
         """
         return scope_options(self.experiment, self.scopes, scope)
 
-    def experiments(self, scope: str) -> dict[str, Sequence[str]]:
+    def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """The one that trains networks; the other stages read its norms, model and images."""
-        return {"over_epochs": self.scopes[scope].over_epochs}
+        start = [*self.options(scope), *words]
+        return {"over_epochs": compose([*start, *self.scopes[scope].over_epochs], config_dir)}
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pytorch_lightning import LightningModule, seed_everything
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -200,7 +199,6 @@ def train_segmentation(
     normalize: Normalize,
     seed: int,
     shown: int = 0,
-    callbacks: Sequence[Callback] = (),
 ) -> Segmented:
     """Train a network and evaluate it after the last epoch.
 
@@ -212,15 +210,8 @@ def train_segmentation(
         raise ConfigError(f"recipe.batch_size={recipe.batch_size} is more than the {len(training)} training images")
     settings = settings.resolve(model)
     settings.prepare(model)
-    seed_everything(epoch_seed(seed, 0, stream=2) % 2**32, verbose=False)
     segmenter = Segmenter(model, num_classes, recipe, normalize, seed, shown)
-    trainer = engine(
-        settings,
-        max_epochs=recipe.epochs,
-        logger=False,
-        enable_checkpointing=False,
-        callbacks=list(callbacks),
-    )
+    trainer = engine(settings, max_epochs=recipe.epochs, logger=False, enable_checkpointing=False)
     order = torch.Generator().manual_seed(epoch_seed(seed, 0, stream=3))
     batches: DataLoader[Masked] = DataLoader(
         training, recipe.batch_size, shuffle=True, drop_last=True, generator=order, collate_fn=_as_it_is

@@ -185,3 +185,31 @@ def test_the_users_norms_restrict_a_study(capsys):
     assert list(experiment.norms) == ["bn", "wa"]
     assert main(["study=tabel1"]) == 2
     assert "Did you mean 'table1'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"measures": ["top5"]}, "measures: top5 is unknown. Did you mean 'top5_error'"),
+        ({"measures": "eror"}, "measures: eror is unknown. Did you mean 'error'"),
+        ({"measures": []}, "Known: accuracy, error, top5_accuracy, top5_error"),
+        ({"rows": ["model"]}, "rows ['model'] and columns [] must be the factors ['norm']"),
+    ],
+)
+def test_mistakes_in_the_users_study_are_named_before_anything_is_planned(change, said, tmp_path, capsys):
+    node = yaml.safe_load((conf_dir() / "study" / "table1.yaml").read_text())
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "mine.yaml").write_text(yaml.safe_dump(node | change))
+    assert main(["study=mine", f"out={tmp_path / 'out'}", "--config-dir", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_one_measure_needs_no_list():
+    node = yaml.safe_load((conf_dir() / "study" / "table1.yaml").read_text())
+    assert make({**node, "measures": "accuracy"}).measures == ["accuracy"]
+
+
+@pytest.mark.parametrize("path", sorted((conf_dir() / "study").glob("*.yaml")), ids=lambda path: path.stem)
+def test_options_of_every_study_are_known_beforehand(path):
+    found = composed([f"study={path.stem}", "scope=smoke"])
+    assert found and all(each.cfg["trainer"] for each in found.values())

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import math
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageFile
+from rich.console import Console
 from scipy import stats
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
+from torchvision.models import get_model_weights
 
 from da_wa.cli import main
 from da_wa.config.make import make
@@ -21,16 +26,18 @@ from da_wa.config.tree import conf_dir
 from da_wa.data.augment import Normalize
 from da_wa.data.mask_augment import ScaleCropFlip
 from da_wa.data.masks import VOID, MaskedImages, Pair, listing, load_split, read_pair
-from da_wa.errors import ConfigError, DataError
+from da_wa.errors import ConfigError, DataError, UserError
 from da_wa.models.deeplab import deeplabv3_resnet20, deeplabv3_resnet50
 from da_wa.norm import named
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.records.design import Design, write_design
+from da_wa.records.lease import LeaseLost
 from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, write_run
 from da_wa.report.claims_page import write_claims
 from da_wa.report.iou import class_iou, interval, mean_iou
-from da_wa.report.segmentation import read_scores, write_segmentation
-from da_wa.studies.segmentation import Segmentation
+from da_wa.report.segmentation import read_scores, segmentation_table, write_segmentation
+from da_wa.studies.segmentation import Run, Segmentation, _Work
+from da_wa.studies.study import Bench, Paused
 from da_wa.tasks.segmentation import ImageConfusion, SegmentationRecipe, pixel_cross_entropy, train_segmentation
 from da_wa.train.settings import Settings
 
@@ -156,6 +163,90 @@ def test_a_model_that_copies_the_mask_has_an_mean_iou_of_1():
     assert np.array_equal(found.predicted[masks[:3].numpy() != VOID], masks[:3].numpy()[masks[:3].numpy() != VOID])
 
 
+# Training
+
+
+class Linear(nn.Module):
+    """Logits of a pixel are linear in its colours; keeps what it was shown while it was trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+        self.shown: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.shown += [x.clone()] if self.training else []
+        return self.layer(x)
+
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+COLOURS = torch.tensor([[10, 200, 90], [220, 40, 180], [60, 130, 250], [150, 80, 20], [240, 230, 210], [30, 20, 70]])
+
+
+def trained_linear(monkeypatch, seed: int = 0, **recipe) -> tuple[Linear, list[torch.Tensor]]:
+    """Six images of one colour each, none of them the mean, in batches of two; the network, and the masks it saw."""
+    masks: list[torch.Tensor] = []
+    loss = pixel_cross_entropy
+
+    def watched(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        masks.append(truth.clone())
+        return loss(logits, truth)
+
+    monkeypatch.setattr("da_wa.tasks.segmentation.pixel_cross_entropy", watched)
+    truth = torch.randint(0, 3, (6, 8, 12), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    images = COLOURS.to(torch.uint8)[:, :, None, None].repeat(1, 1, 8, 12)
+    given = {"epochs": 1, "batch_size": 2, "lr": 0.3, "momentum": 0.8, "weight_decay": 0.05, "power": 0.9}
+    given |= {"crop": (8, 12), "scale": (1.0, 1.0), "flip": False}
+    model, data = Linear(), MaskedImages(list("abcdef"), images, truth)
+    with torch.no_grad():
+        model.layer.weight.copy_(torch.linspace(-0.5, 0.5, 9).view(3, 3, 1, 1))
+        model.layer.bias.copy_(torch.linspace(0.2, -0.2, 3))
+    settings, normalize = Settings("cpu", "32-true"), Normalize(MEAN, STD)
+    train_segmentation(model, data, data, 3, SegmentationRecipe(**given | recipe), settings, normalize, seed)
+    return model, masks
+
+
+def test_training_is_sgd_with_the_poly_schedule(monkeypatch):
+    """Every step against its formula in float64: three of an epoch, on whole images."""
+    model, masks = trained_linear(monkeypatch)
+    weight, bias = np.linspace(-0.5, 0.5, 9).reshape(3, 3), np.linspace(0.2, -0.2, 3)
+    speed = [np.zeros((3, 3)), np.zeros(3)]
+    assert len(model.shown) == len(masks) == 3
+    for step, (x, truth) in enumerate(zip(model.shown, masks, strict=True)):
+        x, truth = x.double().movedim(1, -1).reshape(-1, 3).numpy(), truth.flatten().numpy()
+        p = np.exp(x @ weight.T + bias)
+        error = (p / p.sum(1, keepdims=True) - np.eye(3)[truth]) / len(truth)
+        rate = 0.3 * (1 - step / 3) ** 0.9
+        for part, (value, gradient) in enumerate([(weight, error.T @ x), (bias, error.sum(0))]):
+            speed[part] = 0.8 * speed[part] + gradient + 0.05 * value
+            value -= rate * speed[part]
+    assert model.layer.weight.detach().numpy()[:, :, 0, 0] == pytest.approx(weight, abs=1e-5)
+    assert model.layer.bias.detach().numpy() == pytest.approx(bias, abs=1e-5)
+
+
+def test_networks_see_normalized_windows_that_are_0_exactly_beside_the_image(monkeypatch):
+    model, masks = trained_linear(monkeypatch, scale=(0.5, 0.5), crop=(6, 10))
+    colours = (COLOURS.double() / 255 - torch.tensor(MEAN).double()) / torch.tensor(STD).double()
+    for x, truth in zip(model.shown, masks, strict=True):
+        assert x.shape == (2, 3, 6, 10)
+        inside = truth != VOID
+        assert inside.flatten(1).sum(1).tolist() == [4 * 6] * 2  # half of 8×12
+        assert torch.equal((x == 0).all(1), ~inside)
+        pixels = x.movedim(1, -1)[inside].double()
+        assert (pixels[:, None] - colours).abs().amax(2).amin(1).max() < 1e-5
+
+
+def test_the_seed_alone_decides_what_networks_see(monkeypatch):
+    options = {"epochs": 2, "scale": (0.5, 2.0), "flip": True}
+    seen = []
+    for before, seed in [(5, 0), (6, 0), (5, 1)]:
+        torch.manual_seed(before)
+        seen.append(torch.stack(trained_linear(monkeypatch, seed, **options)[0].shown))
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0][:3] == 0, seen[0][3:] == 0)  # the windows of two epochs
+
+
 # Files
 
 
@@ -175,7 +266,9 @@ def test_faults_of_files_are_named(camvid, tmp_path):
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(pair.mask)
     refused(r"masks/a.png is no mask: its mode is RGB")
     pair.mask.write_bytes(b"no image")
-    refused(r"masks/a.png cannot be read")
+    refused(r"masks/a.png: not a JPEG, PNG, WebP or BMP image")
+    pair.mask.write_bytes(b"")
+    refused(r"masks/a.png: zero bytes")
     pair.mask.unlink()
     refused(r"images/a.png has no mask")
     draw_pair(tmp_path / "train", "a", labels)
@@ -185,6 +278,33 @@ def test_faults_of_files_are_named(camvid, tmp_path):
     refused(r"the split train has no images")
     with pytest.raises(DataError, match=r"layout=pairs is unknown"):
         listing("pairs", camvid, "train")
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("images", "jpg"), ("images", "png"), ("masks", "png")])
+def test_a_truncated_file_is_named(kind, suffix, tmp_path):
+    """Its header is whole, so that only decoding fails."""
+    labels = np.random.default_rng(0).integers(0, 3, (40, 60))
+    draw_pair(tmp_path / "train", "a", labels)
+    broken = (tmp_path / "train" / kind / "a.png").rename(tmp_path / "train" / kind / f"a.{suffix}")
+    with Image.open(broken) as file:
+        file.copy().save(broken)
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    assert Image.open(broken).size == (60, 40)
+    with pytest.raises(DataError, match=rf"{kind}/a.{suffix}: .*truncated"):
+        load_split("folders", tmp_path, "train", 3, 255, [0.5] * 3)
+
+
+def test_every_file_is_decoded_once(tmp_path, monkeypatch):
+    draw_pair(tmp_path / "train", "a", np.zeros((6, 8), np.uint8))
+    decoded, load = [], ImageFile.ImageFile.load
+
+    def counted(self, *args):
+        decoded.extend([self.filename] if self.tile else [])
+        return load(self, *args)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", counted)
+    load_split("folders", tmp_path, "train", 3, 255, [0.5] * 3)
+    assert sorted(Path(path).parent.name for path in decoded) == ["images", "masks"]
 
 
 def test_voc_layout_reads_palettes_and_lists_and_pads_with_void(tmp_path):
@@ -204,9 +324,14 @@ def test_voc_layout_reads_palettes_and_lists_and_pads_with_void(tmp_path):
     assert (found.masks[0, 6:] == VOID).all() and (found.masks[1, :, 5:] == VOID).all()
     assert (found.images[0, :, 6:] == 128).all() and (found.images[0, :, :6] > 190).all()
     assert (load_split("voc_aug", tmp_path, "val", 21, 255, [0.5] * 3).masks[0, :6] == 20).all()
-    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("0\n2\n")
-    with pytest.raises(DataError, match=r"2.jpg is missing; .*val.txt lists it"):
-        listing("voc", tmp_path, "val")
+    for content, said in [
+        (b"0\n2\n", r"2.jpg is missing; .*val.txt lists it"),
+        (b"0\n1\n0\n", r"the split val has 0 twice"),
+        (b"0\n\xff\n", r"val.txt is not UTF-8 text"),
+    ]:
+        (tmp_path / "ImageSets/Segmentation/val.txt").write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            listing("voc", tmp_path, "val")
     with pytest.raises(DataError, match=r"trainaug.txt is missing"):
         listing("voc_aug", tmp_path, "trainaug")
 
@@ -275,18 +400,123 @@ def test_the_full_scope_composes_and_its_networks_can_be_made():
     options = study().chosen("full")
     assert (options.recipe.epochs, options.recipe.batch_size, options.recipe.lr) == (50, 4, 0.007)  # of the paper
     assert (options.norms, len(options.data.classes)) == (["bn", "bn_wa"], 21)
+    assert f"torchvision's {get_model_weights('resnet50').DEFAULT.name} weights" in options.caption
     node = {**options.model.model_dump(by_alias=True), "weights": None}
     for norm in options.norms:
         with torch.device("meta"):
             model = make(node)(norm=named(norm), num_classes=21)
             assert model(torch.zeros(2, 3, *options.recipe.crop)).shape == (2, 21, 513, 513)
-    with pytest.raises(ConfigError, match=r"recipe\.epoch"):
-        study().chosen("full", ["recipe.epoch=3"])
-    with pytest.raises(ConfigError, match=r"recipe\.batch_size"):
-        study().chosen("full", ["recipe.batch_size=1"])
 
 
 # The study
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["recipe.epoch=3"], r"Did you mean 'recipe\.epochs'"),
+        (["trainer.acelerator=cpu"], r"Did you mean 'trainer\.accelerator'"),
+        (["trainer.precision=16-mixed", "trainer.accelerator=cpu"], r"precision=16-mixed needs a GPU"),
+        (["recipe.batch_size=1"], r"recipe\.batch_size=1: must be a whole number, 2 or more"),
+        (["recipe.lr=inf"], r"recipe\.lr=inf: must be a number"),
+        (["recipe.crop=[8]"], r"recipe\.crop=\[8\]: must be height and width"),
+        (["recipe.scale=[0,1]"], r"recipe\.scale=\[0,1\]: must be two numbers"),
+        (["data.mean=[123.7,116.3,103.5]"], r"data\.mean=.*: must be three numbers from 0 to 1"),
+        (["data.std=[0,0,0]"], r"data\.std=.*: must be three numbers above 0"),
+        (["data.void=256"], r"data\.void=256: must be a whole number, 0 to 255"),
+        (["seeds=[-1]", "norms=[]"], r"norms=\[\]: .*\nseeds=\[-1\]: must be a list of whole numbers"),
+        (["model=null"], r"model=null: must be a group of options"),
+    ],
+)
+def test_wrong_options_are_named(words, said):
+    with pytest.raises(ConfigError, match=said):
+        study().chosen("smoke", words)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("model.widht=3", r"widht"),
+        ("model.width=abc", r"model={.*width:abc.*}: no network with norm bn and crops of 24×32 pixels can be made"),
+        ("model.width=-1", r"model={.*}: no network with norm bn"),
+        ("model.atrous=2", r"model={.*}: no network with norm bn"),
+        ("model.weights=resnet20-cifar100-wa", r"does not match the architecture or norm"),
+        ("model.weights=nowhere.pth", r"model\.weights=nowhere\.pth: no such file"),
+        ("trainer.accelerator=gpu", r"trainer\.accelerator=gpu: this machine has none"),
+        ("norms=[bnn]", r"norms: bnn is unknown. Did you mean 'bn'"),
+    ],
+)
+def test_what_cannot_be_trained_is_named_before_images_are_read(word, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    bench = Bench(tmp_path, [word, "data.root=nowhere"], Console(quiet=True), math.inf)
+    with pytest.raises(UserError, match=said):
+        study().stages("smoke")["train"](bench)
+
+
+def test_a_network_that_does_not_take_the_crop_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_Work, "_network", lambda work, norm: nn.Conv2d(4, 2, 1))
+    with pytest.raises(ConfigError, match=r"model={.*}: no network with norm bn and crops of 24×32 pixels can be made"):
+        _Work("voc", "smoke", study().chosen("smoke"), tmp_path, None).check()
+
+
+def test_options_of_the_command_line(camvid, tmp_path, capsys):
+    assert main(["study=voc", "scope=small", "--cfg", "recipe.lr=1e-2", "seeds=[0,", "0,", "1]"]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)["runs"]
+    assert (found["recipe"]["lr"], found["recipe"]["weight_decay"], found["seeds"]) == (0.01, 5e-4, [0, 0, 1])
+    assert (found["trainer"]["accelerator"], found["model"]["width"]) == ("auto", 64)
+    chosen = study().chosen("smoke", ["seeds=[0,0,1]", f"data.root={camvid}"])
+    runs = list(_Work("voc", "smoke", chosen, tmp_path, None).runs())
+    assert [(run.seed, run.name) for run in runs] == [(0, "bn"), (0, "bn_wa"), (1, "bn"), (1, "bn_wa")]
+
+
+def test_commands_share_the_runs_on_a_file_system_without_locks(camvid, tmp_path, monkeypatch):
+    """A second command starts within a run of the first, takes the next one over, and leaves it to nobody else."""
+
+    def no_locks(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    done: list[str] = []
+
+    def do(work: _Work, run: Run) -> SegmentationRecord:
+        done.append(run.name)
+        if len(done) == 1:
+            other = threading.Thread(target=train)
+            other.start()
+            other.join()
+        record = SegmentationRecord(
+            study="voc", scope="smoke", norm=run.name, label=run.name, seed=0, classes=["a", "b"], images=[], facts={},
+            curve=[], cost={"train_s": 1, "eval_s": 1}, provenance={},
+        )  # fmt: skip
+        write_run(run.folder, record)
+        return record
+
+    def train() -> None:
+        bench = Bench(tmp_path, [f"data.root={camvid}"], Console(quiet=True), math.inf)
+        study().stages("smoke")["train"](bench)
+
+    monkeypatch.setattr("filelock.FileLock.acquire", no_locks)
+    monkeypatch.setattr(_Work, "do", do)
+    monkeypatch.setattr(_Work, "check", lambda work: None)
+    train()
+    assert done == ["bn", "bn_wa"]
+
+
+def test_a_run_that_another_command_took_over_is_left_to_it(camvid, tmp_path, monkeypatch):
+    done: list[str] = []
+
+    def do(work: _Work, run: Run) -> SegmentationRecord:
+        done.append(run.name)
+        if run.name == "bn":
+            raise LeaseLost
+        raise Paused
+
+    monkeypatch.setattr(_Work, "do", do)
+    monkeypatch.setattr(_Work, "check", lambda work: None)
+    bench = Bench(tmp_path, [f"data.root={camvid}"], Console(quiet=True), math.inf)
+    with pytest.raises(Paused):
+        study().stages("smoke")["train"](bench)
+    assert done == ["bn", "bn_wa"]
+    assert not list((tmp_path / "runs").glob("*/lease"))
 
 
 def known_runs(out: Path, right: dict[str, list[float | None]]) -> Path:
@@ -338,7 +568,7 @@ def test_numbers_of_the_table_are_those_of_the_confusion_matrices(tmp_path):
     out = known_runs(tmp_path, {"bn": [0.7, 0.8], "bn_wa": [0.8, 0.9], "wa": []})
     iou = [right / (2 - right) for right in (0.7, 0.8, 0.9)]  # of both classes
     black = np.zeros((1, 2, 2), np.uint8)
-    report = write_segmentation(out, np.zeros((1, 3, 2, 2), np.uint8), black)
+    report = write_segmentation(out, lambda: (np.zeros((1, 3, 2, 2), np.uint8), black))
     with (out / "table.csv").open() as file:
         first, second = csv.DictReader(file)
     assert float(first["miou"]) == pytest.approx(50 * (iou[0] + iou[1]), abs=1e-4)
@@ -349,12 +579,31 @@ def test_numbers_of_the_table_are_those_of_the_confusion_matrices(tmp_path):
     assert [row[0] for row in report.table.rows] == ["BN", "BN_WA", "WA"]
     assert report.table.rows[2][1] == "–" and report.table.bold == {(1, 1)}
     assert read_scores(out).measure([(1.0, ("wa",))]) is None
+    two = "2 seeds, 40 test images, last epoch. ± half of the 95 % interval over seeds and images."
+    assert two in report.table.notes
+    known_runs(tmp_path / "uneven", {"bn": [0.7], "bn_wa": [0.8, 0.9]})
+    notes = segmentation_table(read_scores(tmp_path / "uneven")).notes
+    assert notes[1].startswith("1 to 2 seeds, 40 test images")
+    assert not any("VOC" in note for note in notes)  # the caption of the scope names the data
+
+
+def test_without_a_finished_run_there_is_no_report(tmp_path):
+    def decoded():
+        pytest.fail("nothing is to be shown")
+
+    out = known_runs(tmp_path, {"bn": []})
+    with pytest.raises(DataError, match=r"no run of the study is finished.*stage=train"):
+        write_segmentation(out, decoded)
+    assert not (out / "table.csv").exists()
 
 
 def test_the_study_runs_reports_and_resumes(camvid, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     words = ["study=voc", "scope=smoke", f"data.root={camvid}", f"out={out}", "trainer.accelerator=cpu"]
+    loaded = []
+    monkeypatch.setattr("da_wa.data.masks.load_split", lambda *args: loaded.append(args[2]) or load_split(*args))
     assert main([*words, "norms=[bn]"]) == 0
+    assert sorted(loaded) == ["test", "train"]  # once for all stages
     [first] = sorted((out / "runs").iterdir())
     before = (first / "record.json").read_bytes()
     assert main(words) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -29,6 +30,8 @@ def rates(make, total: int = 10, **kwargs) -> list[tuple[float, float]]:
         (schedule.cosine, lambda t: (1 + math.cos(math.pi * t / 10)) / 2),
         (schedule.one_cycle, lambda t: 0.04 + 0.96 * t / 2 if t < 2 else (10 - t) / 8),
         (schedule.multi_step, lambda t: 1.0 if t < 5 else 0.1 if t < 7.5 else 0.01),
+        (schedule.poly, lambda t: (1 - t / 10) ** 0.9),
+        (partial(schedule.poly, power=2.0), lambda t: (1 - t / 10) ** 2),
     ],
 )
 def test_factor_on_each_groups_rate(make, factor):
@@ -38,5 +41,5 @@ def test_factor_on_each_groups_rate(make, factor):
 
 
 def test_one_step_is_enough():
-    for make in (schedule.constant, schedule.cosine, schedule.one_cycle, schedule.multi_step):
+    for make in (schedule.constant, schedule.cosine, schedule.one_cycle, schedule.multi_step, schedule.poly):
         assert len(rates(make, total=1)) == 1
