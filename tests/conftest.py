@@ -21,6 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the workers
     share = cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(share, 1)))
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # before Ray is imported; see da_wa/launchers/ray.py
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15: its tasks would wait for all other tests
 
 DOMAINS = ("blueprint", "paper", "sunset")
 CLASSES = ("mug", "pen", "ruler")
