@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,21 @@ from da_wa.errors import ConfigError
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "office31_resnet20"
 
 
-def test_any_factors_make_a_matrix():
-    results = api.load(RESULTS)
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> api.Results:
+    """Of a copy: scores are kept in the folder."""
+    folder = tmp_path_factory.mktemp("results") / RESULTS.name
+    shutil.copytree(RESULTS, folder)
+    return api.load(folder)
+
+
+def test_any_factors_make_a_matrix(results):
     frame = results.frame[(results.frame["role"] == "target") & (results.frame["selection"] == "last")]
     plain = frame[(frame["weight"] == "plain") & (frame["target"] == "W")]
     assert results.matrix(["weight"], ["target"]).at["plain", "W"] == pytest.approx(plain["accuracy"].mean())
 
 
-def test_wrong_names_are_named():
-    results = api.load(RESULTS)
+def test_wrong_names_are_named(results):
     with pytest.raises(ConfigError, match=r"'best' is not a selection. Did you mean 'last'"):
         results.matrix(selection="best")
     with pytest.raises(ConfigError, match=r"'wieght' is not a factor. Did you mean 'weight'"):
