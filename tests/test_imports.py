@@ -139,6 +139,7 @@ LIGHT = [
     ("da_wa.records.store", ["torch", "pandas", "matplotlib"]),
     ("da_wa.runs.jobs", ["torch"]),
     ("da_wa.runs.plan", ["torch"]),
+    ("da_wa.runs.execute", ["timm", "sklearn", "pandas"]),
     ("da_wa.launchers.launch", ["torch"]),
     ("da_wa.launchers.local", ["torch"]),
     ("da_wa.report", ["torch"]),

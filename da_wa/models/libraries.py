@@ -6,15 +6,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.googlenet import InceptionAux as GoogLeNetAux
 from torchvision.models.inception import InceptionAux
 
 from da_wa.errors import ConfigError, nearest
 from da_wa.models.backbone import Expected
+from da_wa.models.library import State
 from da_wa.models.weights import WeightsError
 
 try:
@@ -24,38 +25,8 @@ try:
 except ImportError:  # an optional package
     timm = None
 
-State = Mapping[str, Tensor]
 AUXILIARY = (GoogLeNetAux, InceptionAux)
 """Classifiers of torchvision that only take part in training."""
-
-
-class Library(Protocol):
-    """Where a network comes from."""
-
-    @property
-    def name(self) -> str:
-        """The network's name."""
-
-    def build(self, state: State | None) -> nn.Module:
-        """The network, classifier included, with the weights ``state``; None: with its initialisation.
-
-        Raises:
-            ConfigError: there is no such network, or an argument that it does not take.
-            RuntimeError: ``state`` has missing or foreign keys, or other shapes.
-        """
-
-    def classifier(self, network: nn.Module) -> str:
-        """The path of its classifier."""
-
-    def expects(self, network: nn.Module) -> Expected:
-        """The images that it expects."""
-
-    def published(self) -> Path:
-        """The file of its published weights, downloaded if it is not in the library's cache.
-
-        Raises:
-            WeightsError: there are none, or they cannot be downloaded.
-        """
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from da_wa.errors import ConfigError, UserError
 from da_wa.models.backbone import Backbone, Conversion
-from da_wa.models.libraries import Library
+from da_wa.models.library import Library
 from da_wa.models.weights import PUBLISHED, WeightsError, file_digest, given_file
 from da_wa.norm.conversion import convert, survey
 from da_wa.norm.normalized_conv import NormalizedConv2d

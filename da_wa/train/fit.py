@@ -21,7 +21,6 @@ from da_wa.train.classifier import cross_entropy
 from da_wa.train.features import Extractor
 from da_wa.train.flops import count_flops
 from da_wa.train.frozen import Frozen, on_features
-from da_wa.train.probe import Probe, probe
 from da_wa.train.progress import Notify
 from da_wa.train.recipe import AnyRecipe, Recipe
 from da_wa.train.settings import Settings
@@ -75,6 +74,13 @@ def fit(recipe: Any, task: Task) -> Trained:
     raise TypeError(f"{recipe!r} is not a kind of recipe")
 
 
+def extractor(recipe: AnyRecipe, task: Task, network: Backbone) -> Extractor:
+    """What computes the features of the task's images by ``network``, prepared for the task's device."""
+    settings = task.settings.resolve(network)
+    settings.prepare(network)
+    return Extractor(network, recipe.view_for(network), task.normalize, settings, task.cache, task.facts)
+
+
 @fit.register
 def _descent(recipe: Recipe, task: Task) -> Trained:
     return _train(recipe, task, task.model, task.subsets, task.normalize, task.settings)
@@ -84,7 +90,7 @@ def _descent(recipe: Recipe, task: Task) -> Trained:
 def _frozen(recipe: Frozen, task: Task) -> Trained:
     model, started = task.model, time.perf_counter()
     assert isinstance(model, Bottleneck), "Frozen.network makes one"
-    extract = _extractor(recipe, task, model.network)
+    extract = extractor(recipe, task, model.network)
     subsets, computed = on_features(task.subsets, extract)
     seconds = time.perf_counter() - started
     settings = replace(extract.settings, precision="32-true", compile=None)
@@ -98,19 +104,6 @@ def _frozen(recipe: Frozen, task: Task) -> Trained:
         flops=cost.flops + computed * count_flops(model, image).prediction,
     )
     return replace(trained, cost=with_features)
-
-
-@fit.register
-def _probe(recipe: Probe, task: Task) -> Trained:
-    return probe(
-        task.subsets,
-        recipe,
-        _extractor(recipe, task, task.model),
-        seed=task.seed,
-        notify=task.notify,
-        loggers=task.loggers,
-        logged=task.logged,
-    )
 
 
 def _train(
@@ -136,9 +129,3 @@ def _train(
         loggers=task.loggers,
         logged=task.logged,
     )
-
-
-def _extractor(recipe: AnyRecipe, task: Task, network: Backbone) -> Extractor:
-    settings = task.settings.resolve(network)
-    settings.prepare(network)
-    return Extractor(network, recipe.view_for(network), task.normalize, settings, task.cache, task.facts)

@@ -23,6 +23,7 @@ from da_wa.records.outputs import Outputs, from_logits, round_logits
 from da_wa.train.classifier import half
 from da_wa.train.engine import device_name, peak_memory_mb
 from da_wa.train.features import Extractor
+from da_wa.train.fit import Task, extractor, fit
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 from da_wa.train.progress import Notify
 from da_wa.train.recipe import AnyRecipe
@@ -239,6 +240,19 @@ def probe(
     )
     notify(1, 1)
     return Trained([row], outputs, 0, cost)
+
+
+@fit.register
+def _probe(recipe: Probe, task: Task) -> Trained:
+    return probe(
+        task.subsets,
+        recipe,
+        extractor(recipe, task, task.model),
+        seed=task.seed,
+        notify=task.notify,
+        loggers=task.loggers,
+        logged=task.logged,
+    )
 
 
 def _outputs(
