@@ -8,7 +8,7 @@ not counted; they are limited by memory. The lower bound over the measured time 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -31,10 +31,36 @@ class Flops:
 def count_flops(model: nn.Module, image: Sequence[int]) -> Flops:
     """Count operations on the meta device, without computing.
 
+    Networks of one structure are counted once per process: counting takes about as long as a small training.
+
     Args:
         model: images (n, c, h, w) -> logits (n, classes); unchanged.
         image: (c, h, w).
     """
+    key = (_structure(model), tuple(image))
+    if key not in _counted:
+        _counted[key] = _count(model, image)
+    return _counted[key]
+
+
+_counted: dict[Hashable, Flops] = {}
+
+
+def _structure(model: nn.Module) -> Hashable:
+    """Everything that the operations depend on: modules, their plain attributes, shapes, what is trained."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    attributes = [[item for item in vars(module).items() if isinstance(item[1], _PLAIN)] for module in modules.values()]
+    tensors = [
+        (name, tuple(tensor.shape), tensor.requires_grad)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    ]
+    return tuple(type(module) for module in modules.values()), repr((list(modules), attributes, tensors))
+
+
+_PLAIN = (bool, int, float, str, tuple, list, type(None))
+
+
+def _count(model: nn.Module, image: Sequence[int]) -> Flops:
     state = {
         name: torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
         for name, tensor in (*model.named_parameters(), *model.named_buffers())

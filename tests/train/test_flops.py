@@ -38,6 +38,40 @@ def test_grouped_convolutions():
     )
 
 
+class Repeated(nn.Module):
+    """A convolution that is applied several times: nothing but a number tells two of them apart."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.conv, self.times = nn.Conv2d(4, 4, 1, bias=False), times
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.times):
+            x = self.conv(x)
+        return x.mean((2, 3))
+
+
+def test_networks_of_one_structure_are_counted_once_and_others_apart(monkeypatch):
+    class Redefined(Repeated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(super().forward(x)[..., None, None])
+
+    first, redefined = type("Net", (Repeated,), {}), type("Net", (Redefined,), {})
+    once = 2 * 5 * 5 * 4 * 4  # a multiply-add is two operations
+    assert count_flops(first(1), (4, 5, 5)).prediction == once
+    assert count_flops(first(3), (4, 5, 5)).prediction == 3 * once  # another attribute
+    assert count_flops(first(1), (4, 10, 5)).prediction == 2 * once  # another size
+    assert count_flops(redefined(1), (4, 5, 5)).prediction == once + 2 * 4 * 4  # another class of the same name
+    frozen = first(1)
+    frozen.conv.requires_grad_(False)
+    trained = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), frozen)
+    before = count_flops(trained, (4, 5, 5)).training
+    frozen.conv.requires_grad_(True)
+    assert count_flops(trained, (4, 5, 5)).training == before + once  # its gradient
+    monkeypatch.setattr("da_wa.train.flops._count", lambda *_: pytest.fail("counted again"))
+    assert count_flops(first(3), (4, 5, 5)).prediction == 3 * once
+
+
 def network(model: str, norm: str):
     experiment = compose([f"model={model}", f"norms=[{norm}]"])
     return make(experiment.models[model]["build"])(make(experiment.norms[norm]), 10)
