@@ -13,7 +13,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,18 +91,29 @@ def run_worker(launch: Launch, threads: int, deadline_s: float | None = None, lo
     torch.set_num_threads(threads)
     for name in ("domains", "cache"):  # warnings about the images were given when the work was planned
         logging.getLogger(f"da_wa.data.{name}").setLevel(logging.ERROR)
-    gc.collect()
-    gc.freeze()  # what was imported is never garbage: the collection before each training need not look at it again
     try:
         if launch.trainer is not None:
             make(launch.trainer).check_device()
-        work(launch.jobs, execute, emit, launch.id, until, launch.lease_s)
+        with _imports_are_no_garbage():
+            work(launch.jobs, execute, emit, launch.id, until, launch.lease_s)
     except UserError as error:
         emit(Event("lost", "", message=str(error)))
         raise
+    emit(Event("end", ""))
+
+
+@contextmanager
+def _imports_are_no_garbage() -> Iterator[None]:
+    """The collection before each training need not look at what was imported. A caller may have frozen it already."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
     finally:
         gc.unfreeze()
-    emit(Event("end", ""))
 
 
 def stopped(launch: Launch) -> UserError:

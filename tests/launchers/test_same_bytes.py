@@ -12,7 +12,7 @@ from tests.launchers.test_slurm import on_slurm
 
 OPTIONS = [
     "experiment=demo", "norms=[bn,bn_wa]", "sources=[P]", "finetune.epochs=1", "trainer.accelerator=cpu",
-    "report.images=false", "launcher.threads=1",
+    "data.per_class=20", "report.images=false", "report.select=[]", "launcher.threads=1",
 ]  # fmt: skip
 
 pytestmark = [
