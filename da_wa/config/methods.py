@@ -66,7 +66,7 @@ def _has(node: DictConfig, key: str) -> bool:
 
 
 def _with_recipe(node: dict[Any, Any], finetune: Mapping[str, Any]) -> dict[Any, Any]:
-    """``node`` with a whole recipe where it has one; a stream is one epoch."""
+    """``node`` with a whole recipe where it has one; a stream is one epoch, and its method chooses the statistics."""
     own = node.get("recipe")
     if not isinstance(own, dict):
         return node
@@ -77,4 +77,5 @@ def _with_recipe(node: dict[Any, Any], finetune: Mapping[str, Any]) -> dict[Any,
             recipe[key] = {**before, **change}
     if node.get("phase") == "stream":
         recipe |= {"epochs": 1, "evaluations": 1}
+        recipe |= {"frozen_statistics": False} if "frozen_statistics" in recipe else {}
     return {**node, "recipe": recipe}

@@ -100,6 +100,7 @@ class Recipe(Descent):
         Own | Annotated[Augment, Tag("<shipped>")] | Annotated[Crops, Tag("<crops>")], Discriminator(_view)
     ]
     backbone_rate: Positive = 1.0
+    frozen_statistics: Flag = False
 
 
 class Input(Node):

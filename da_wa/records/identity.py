@@ -90,7 +90,7 @@ def method_facts(name: str, node: Mapping[str, Any]) -> Facts:
 
 
 _ABSENT = object()
-_NEW_IN_RECIPES = {"backbone_rate": 1.0, "epoch_steps": None}
+_NEW_IN_RECIPES = {"backbone_rate": 1.0, "epoch_steps": None, "frozen_statistics": False}
 """Options that recipes did not always have, and the values that change nothing: these are not facts."""
 
 

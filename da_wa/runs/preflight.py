@@ -119,6 +119,11 @@ def _check_method(cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], ex
         return
     recipe = make_recipe(node.get("recipe") or cfg["finetune"])
     named = f", finetune={cfg['finetune']['name']}" if "name" in cfg["finetune"] else ""
+    if getattr(recipe, "frozen_statistics", False) and node.get("statistics") == "domain":
+        raise ConfigError(
+            f"method {name} has statistics of each domain, and finetune.frozen_statistics=true keeps those of neither; "
+            "leave one of them out"
+        )
     for model_node, (norm, norm_node) in product(experiment.models.values(), experiment.norms.items()):
         if not acts(node, levels((norm, norm_node), model_node)["activation"]):
             continue
@@ -154,6 +159,23 @@ def _check_start(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbon
             f"finetune={cfg['finetune'].get('name')} freezes the network ({type(recipe).__name__}.trains_network is "
             f"False), so {node['name']} would stay as it was initialised, at random. Start from trained weights: "
             "model.weights=… for networks of timm and torchvision, pretrain=… for others"
+        )
+    if cfg["sources"] and getattr(recipe, "frozen_statistics", False):
+        _check_statistics(node, model, started)
+
+
+def _check_statistics(node: Mapping[str, Any], model: Backbone, started: bool) -> None:
+    """Refuse to train with running statistics that are not those of the network."""
+    option = "finetune.frozen_statistics=true"
+    if not started:
+        raise ConfigError(
+            f"{option}: {node['name']} starts from its initialisation, so its BatchNorms have no statistics yet. Start "
+            "from trained weights: model.weights=… for networks of timm and torchvision, pretrain=… for others"
+        )
+    if model.conversion is not None and model.conversion.stale:
+        raise ConfigError(
+            f"{option}: the norm changes the filters of {node['name']}, so the statistics of "
+            f"{model.conversion.stale} BatchNorms no longer fit. Use norms=[keep], or finetune.frozen_statistics=false"
         )
 
 

@@ -20,6 +20,7 @@ from da_wa.data.loader import Batch
 from da_wa.errors import Diverged
 from da_wa.models.backbone import Backbone
 from da_wa.models.fixup import scalar_parameters
+from da_wa.norm.tracing import BATCH_NORMS
 from da_wa.records.outputs import round_logits
 from da_wa.train.recipe import MakeOptimizer, MakeSchedule
 from da_wa.train.running import RunningMean
@@ -58,6 +59,7 @@ class Classifier(LightningModule):
         sample: numbers of the images whose features are kept, by domain.
         seed: with the epoch's number it fixes augmentation and dropout.
         backbone_rate: learning rate of the backbone, relative to that of everything else.
+        frozen_statistics: BatchNorms train with their running statistics, which stay as they are.
 
     Attributes:
         fused: request the fused kernel of optimisers that have one.
@@ -85,9 +87,10 @@ class Classifier(LightningModule):
         *,
         seed: int,
         backbone_rate: float = 1.0,
+        frozen_statistics: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone_rate = backbone_rate
+        self.backbone_rate, self.frozen_statistics = backbone_rate, frozen_statistics
         self.model, self.objective = model, objective
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.domains, self.mixed_domains, self.sample = tuple(domains), tuple(mixed_domains), tuple(sample)
@@ -141,6 +144,10 @@ class Classifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(epoch_seed(self.seed, self.current_epoch, stream=1))
+        if self.frozen_statistics:
+            for module in self.model.modules():
+                if isinstance(module, BATCH_NORMS):
+                    module.eval()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels, _ = batch

@@ -98,6 +98,8 @@ class Recipe(AnyRecipe):
             last epoch.
         backbone_rate: learning rate of the backbone, relative to that of the head (and of a method's own networks).
         epoch_steps: steps in an epoch of training on source images; None: one pass over them.
+        frozen_statistics: BatchNorms normalise by the statistics that the network starts with, in training as in
+            evaluation, instead of by those of the batch.
     """
 
     epochs: int
@@ -109,6 +111,7 @@ class Recipe(AnyRecipe):
     evaluations: int = 1
     backbone_rate: float = 1.0
     epoch_steps: int | None = None
+    frozen_statistics: bool = False
     trains_network: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

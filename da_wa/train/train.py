@@ -244,8 +244,13 @@ def _module(
     mixed = [made.images.domain.name for made in subsets.mixed]
     sample = [torch.from_numpy(s.index[rows]) for s, rows in zip(subsets.evaluate, subsets.sample, strict=False)]
     common: tuple[Any, ...] = (model, classes, objective, recipe.optimizer, recipe.schedule, names, mixed, sample)
+    options: dict[str, Any] = {
+        "seed": seed,
+        "backbone_rate": recipe.backbone_rate,
+        "frozen_statistics": recipe.frozen_statistics,
+    }
     if adaptation is None:
-        return Classifier(*common, seed=seed, backbone_rate=recipe.backbone_rate)
+        return Classifier(*common, **options)
     assert subsets.target is not None, "adaptation needs target images"
     method = adaptation.method
     torch.manual_seed(epoch_seed(seed, 0, stream=5))
@@ -255,8 +260,7 @@ def _module(
         *common,
         adaptation=adaptation,
         target=subsets.target.domain.name,
-        seed=seed,
-        backbone_rate=recipe.backbone_rate,
+        **options,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from da_wa.data.augment import Normalize
 from da_wa.data.cache import DecodedDomain
@@ -268,3 +269,49 @@ def test_a_training_in_crops_resumes_to_the_same_numbers(tmp_path):
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, resumed_model.state_dict()[name]), name
     assert whole.curve[-1]["lr"] == pytest.approx(0.01 * (1 + 0.001 * 6) ** -0.75)  # of the head, after 6 steps
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_statistics_are_those_of_the_start_in_every_step(frozen, tmp_path):
+    domains = [domain("A", 0), domain("B", 1)]
+    recipe = Recipe(
+        epochs=2,
+        batch_size=8,
+        optimizer=partial(torch.optim.SGD, lr=0.01),
+        schedule=schedule.constant,
+        augment=Crops(32, crop="auto", interpolation="auto"),
+        evaluations=2,
+        epoch_steps=2,
+        frozen_statistics=frozen,
+    )
+    model = Pretrained(named("keep"), 2, library=Timm("test_resnet"))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in norms:
+        module.running_mean.uniform_(-0.1, 0.1)
+        module.running_var.uniform_(0.5, 1.5)
+    start = copy.deepcopy(model).train()
+    for module in start.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train(not frozen)
+    steps: list[tuple[Tensor, Tensor]] = []
+
+    def look(module: nn.Module, images: tuple[Tensor], logits: Tensor) -> None:
+        if torch.is_grad_enabled() and not logits.is_meta:
+            assert {norm.training for norm in norms} == {not frozen}
+            assert all(other.training for other in model.modules() if other not in norms)
+            steps.append((images[0].clone(), logits.detach()))
+
+    model.register_forward_hook(look)
+    train(
+        model, transfer(domains, "A", Full(0.2), 0), cross_entropy(), recipe, Settings(accelerator="cpu"),
+        normalize=Normalize(model.expects.mean, model.expects.std), seed=0, state=tmp_path / "last.ckpt",
+    )  # fmt: skip
+    assert len(steps) == 4  # of both epochs, with an evaluation in between
+    images, logits = steps[0]
+    torch.testing.assert_close(logits, start(images), rtol=1e-3, atol=1e-4)
+    left = [torch.equal(tensor, dict(start.named_buffers())[name]) for name, tensor in model.named_buffers()]
+    if frozen:
+        assert all(left)
+    before = [norm.weight for norm in start.modules() if isinstance(norm, nn.BatchNorm2d)]
+    moved = [not torch.equal(norm.weight, gain) for norm, gain in zip(norms, before, strict=True)]
+    assert sum(moved) > len(norms) / 2  # gains are trained

@@ -94,6 +94,27 @@ def test_a_random_network_is_not_frozen(recipe, tmp_path):
     preflight(compose([*words, f"finetune={recipe}", "pretrain=cifar100_short"]), [], [])
 
 
+def test_statistics_are_frozen_where_they_fit_the_network(tmp_path):
+    words = ["model=timm", "model.name=test_resnet", "pretrain=none", "data=digits", "finetune=default"]
+    words += ["finetune.frozen_statistics=true"]
+    with pytest.raises(ConfigError, match=r"frozen_statistics=true: test_resnet starts from its initialisation"):
+        preflight(compose([*words, "norms=[keep]"]), [], [])
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
+    words += [f"model.weights={tmp_path}/weights.safetensors"]
+    preflight(compose([*words, "norms=[keep]"]), [], [])
+    with pytest.raises(ConfigError, match=r"changes the filters of test_resnet.*\d+ BatchNorms.*norms=\[keep\]"):
+        preflight(compose([*words, "norms=[keep,bn_wa]"]), [], [])
+    with pytest.raises(ConfigError, match=r"method dsbn has statistics of each domain"):
+        preflight(compose([*words, "norms=[keep]", "methods=[none,dsbn]"]), [], [])
+    own = ["model=resnet20", "pretrain=cifar100_short", "data=digits", "finetune.frozen_statistics=true"]
+    preflight(compose([*own, "norms=[bn,bn_wa]"]), [], [])  # trained with the norm
+
+
+def test_streams_choose_their_statistics_themselves():
+    found = compose(["finetune.frozen_statistics=true", "methods=[tent,shot]"]).methods
+    assert (found["tent"]["recipe"]["frozen_statistics"], found["shot"]["recipe"]["frozen_statistics"]) == (False, True)
+
+
 def test_a_transformer_of_another_image_size_is_refused(tmp_path):
     """Before the first run, and with the size that it was trained at."""
     words = ["model=timm", "norms=[keep]", "model.name=vit_tiny_patch16_224", "pretrain=none", "finetune=features"]
