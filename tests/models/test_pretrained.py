@@ -230,7 +230,8 @@ def domain(name: str, seed: int) -> DecodedDomain:
     return DecodedDomain(name, pixels, labels, tuple(map(str, range(24))), name, ("dark", "bright"))
 
 
-def test_a_training_in_crops_resumes_to_the_same_numbers(tmp_path):
+@pytest.mark.parametrize(("norm", "frozen"), [("bn_wa", False), ("keep", True)])
+def test_a_training_in_crops_resumes_to_the_same_numbers(norm, frozen, tmp_path):
     domains = [domain("A", 0), domain("B", 1)]
     recipe = Recipe(
         epochs=2,
@@ -241,11 +242,12 @@ def test_a_training_in_crops_resumes_to_the_same_numbers(tmp_path):
         evaluations=2,
         backbone_rate=0.1,
         epoch_steps=3,
+        frozen_statistics=frozen,
     )
 
     def run(folder: str, cut: bool = False):
         torch.manual_seed(0)
-        model = Pretrained(named("bn_wa"), 2, library=Timm("test_resnet"))
+        model = Pretrained(named(norm), 2, library=Timm("test_resnet"))
 
         def notify(done: int, total: int) -> None:
             if cut and done == 1:
