@@ -34,6 +34,18 @@ def cluster(monkeypatch):
     found.shutdown()
 
 
+@pytest.mark.timeout(300)
+def test_an_address_without_ray_is_an_error(tmp_path):
+    """First of all tests with Ray: a cluster takes a minute to end."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray._private.services import find_gcs_addresses
+
+    if find_gcs_addresses():
+        pytest.skip("another Ray cluster runs on this machine")
+    with pytest.raises(ConfigError, match=r"launcher\.address=auto"):
+        Ray(address="auto")(Launch("one", [fake("a", tmp_path)], tmp_path))
+
+
 @pytest.mark.timeout(600)
 def test_a_node_is_lost_while_another_command_works_on_the_same_folder(cluster, tmp_path):
     second = cluster.add_node(num_cpus=1)
@@ -66,17 +78,3 @@ def test_tasks_are_in_order_of_need_whatever_that_of_the_jobs(tmp_path):
     order = {job.id: [earlier.id for earlier in before] for job, before in _in_order(jobs)}
     assert order == {"a": [], "b": ["a"], "c": ["a", "b"], "d": []}
     assert list(order).index("a") < list(order).index("b") < list(order).index("c")
-
-
-@pytest.mark.timeout(300)
-def test_an_address_without_ray_is_an_error(tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed")
-    from ray._private.services import find_gcs_addresses
-
-    deadline = time.monotonic() + 60
-    while find_gcs_addresses():  # the cluster of another test is still ending
-        if time.monotonic() > deadline:
-            pytest.skip("another Ray cluster runs on this machine")
-        time.sleep(0.5)
-    with pytest.raises(ConfigError, match=r"launcher\.address=auto"):
-        Ray(address="auto")(Launch("one", [fake("a", tmp_path)], tmp_path))
