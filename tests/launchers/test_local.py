@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from da_wa.errors import ConfigError, UserError
 from da_wa.launchers import local
 from da_wa.launchers.events import Event, Reader
 from da_wa.launchers.local import Local
-from da_wa.launchers.worker import Launch, work
+from da_wa.launchers.worker import Launch, run_worker, work
 from da_wa.runs.execute import execute
 from tests.launchers.fakes import fake, ran
 
@@ -240,3 +241,12 @@ if __name__ == "__main__":
                 if mine:
                     held.discard(name)
         time.sleep(0.05)
+
+
+def test_a_worker_in_this_process_leaves_the_garbage_collector_as_it_was(tmp_path):
+    gc.unfreeze()
+    run_worker(Launch("one", [], tmp_path), threads=torch.get_num_threads())
+    assert gc.get_freeze_count() == 0
+    gc.freeze()
+    run_worker(Launch("two", [], tmp_path), threads=torch.get_num_threads())
+    assert gc.get_freeze_count() > 0
