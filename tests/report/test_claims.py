@@ -264,3 +264,12 @@ def test_the_overview_reads_several_studies_and_names_what_was_not_run(tmp_path:
     assert "What of the paper holds" in (tmp_path / "to" / "page.html").read_text()
     with pytest.raises(DataError, match="no study was run there"):
         write_claims([tmp_path / "to"], tmp_path / "to")
+
+
+def test_the_readme_has_the_overview_of_the_published_runs(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    write_claims([root / "results" / "paper_small"], tmp_path)
+    decided = [row for row in (tmp_path / "claims.md").read_text().splitlines() if row.startswith("|")]
+    decided = [row for row in decided if "| not run |" not in row]
+    assert len(decided) > 4
+    assert "\n".join(decided) in (root / "README.md").read_text()
