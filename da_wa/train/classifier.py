@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
+from da_wa.adapt.domain_norm import has_running_statistics
 from da_wa.data.datamodule import epoch_seed
 from da_wa.data.loader import Batch
 from da_wa.errors import Diverged
 from da_wa.models.backbone import Backbone
 from da_wa.models.fixup import scalar_parameters
-from da_wa.norm.tracing import BATCH_NORMS
 from da_wa.records.outputs import round_logits
 from da_wa.train.recipe import MakeOptimizer, MakeSchedule
 from da_wa.train.running import RunningMean
@@ -146,7 +146,7 @@ class Classifier(LightningModule):
         torch.manual_seed(epoch_seed(self.seed, self.current_epoch, stream=1))
         if self.frozen_statistics:
             for module in self.model.modules():
-                if isinstance(module, BATCH_NORMS):
+                if has_running_statistics(module):
                     module.eval()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
