@@ -10,6 +10,7 @@ report      ours beside the paper's, its claim, ``runs.csv``, and ``examples.png
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +33,7 @@ from da_wa.errors import ConfigError, Diverged, nearest
 from da_wa.models.weights import file_digest
 from da_wa.records.design import Design, write_design
 from da_wa.records.identity import digest, norm_facts, parameters
-from da_wa.records.lease import LeaseLost
+from da_wa.records.lease import LeaseLost, confirm
 from da_wa.records.provenance import command, machine
 from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, write_run
 from da_wa.records.store import claimed
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 SHOWN = 4
 """How many images the figure shows."""
+
+STATE = "last.ckpt"
+"""The file of a run's training state, until the run is finished."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Segmentation:
                     continue
                 if time.monotonic() >= bench.ends:
                     raise Paused
-                record = work.do(run)
+                record = work.do(run, bench.ends)
                 result = record.error or f"{record.cost['train_s'] + record.cost['eval_s']:.0f} s"
                 bench.console.print(f"{record.label}, seed {run.seed}: {result}", highlight=False)
                 bench.failed += [run.folder.name] if record.error else []
@@ -252,14 +256,24 @@ class _Work:
         made: nn.Module = make(self._model(norm))(norm=make(self.norms[norm]), num_classes=classes)
         return made
 
-    def do(self, run: Run) -> SegmentationRecord:
-        """Train, evaluate and record one run."""
+    def do(self, run: Run, ends: float = math.inf) -> SegmentationRecord:
+        """Train, evaluate and record one run, from where an earlier command left it.
+
+        Raises:
+            Paused: the deadline ``ends`` is reached; no further epoch starts.
+            LeaseLost: another command has taken the run over.
+        """
         import torch
 
         from da_wa.data.augment import Normalize
         from da_wa.tasks.segmentation import SegmentationRecipe, train_segmentation
 
-        given, data = self.options, self.options.data
+        def notify(done: int, epochs: int) -> None:
+            confirm()
+            if done < epochs and time.monotonic() >= ends:
+                raise Paused
+
+        given, data, state = self.options, self.options.data, run.folder / STATE
         record = SegmentationRecord(
             study=self.study,
             scope=self.scope,
@@ -285,6 +299,8 @@ class _Work:
                 make(given.trainer.model_dump(by_alias=True)),
                 Normalize(data.mean, data.std),
                 run.seed,
+                state,
+                notify,
                 shown=SHOWN,
             )
         except Diverged as error:
@@ -293,4 +309,5 @@ class _Work:
             return diverged
         done = record.model_copy(update={"curve": list(result.curve), "cost": result.cost})
         write_run(run.folder, done, Outputs(result.confusion, result.predicted))
+        state.unlink(missing_ok=True)
         return done

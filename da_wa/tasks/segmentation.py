@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from da_wa.data.mask_augment import ScaleCropFlip
 from da_wa.data.masks import VOID, MaskedImages
 from da_wa.errors import ConfigError, Diverged
 from da_wa.train.engine import device_name, engine, interruptible, peak_memory_mb
+from da_wa.train.progress import Clock, Notify, SaveState, epochs_in
 from da_wa.train.running import RunningMean
 from da_wa.train.schedule import poly
 from da_wa.train.settings import Settings
@@ -100,6 +101,7 @@ class Segmenter(LightningModule):
         shown: how many of the first images' predictions are kept.
 
     Attributes:
+        order: draws the order of the training images.
         curve: one row an epoch: epoch (from 1), loss, lr.
         predicted: (shown, h, w) uint8, after the evaluation.
     """
@@ -116,6 +118,7 @@ class Segmenter(LightningModule):
         super().__init__()
         self.model, self.recipe, self.normalize, self.seed, self.shown = model, recipe, normalize, seed, shown
         self.augment = ScaleCropFlip(recipe.crop, recipe.scale, recipe.flip)
+        self.order = torch.Generator().manual_seed(epoch_seed(seed, 0, stream=3))
         self.confusion = ImageConfusion(num_classes)
         self.loss = RunningMean()
         self.curve: list[dict[str, float]] = []
@@ -148,6 +151,13 @@ class Segmenter(LightningModule):
             raise Diverged(f"the loss of epoch {epoch} is {loss}", epoch, self.curve)
         rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.curve.append({"epoch": epoch, "loss": loss, "lr": rate})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = {"curve": self.curve, "order": self.order.get_state()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.curve = checkpoint["history"]["curve"]
+        self.order.set_state(checkpoint["history"]["order"])
 
     def test_step(self, batch: Masked, batch_idx: int) -> None:
         images, masks = batch
@@ -198,37 +208,55 @@ def train_segmentation(
     settings: Settings,
     normalize: Normalize,
     seed: int,
+    state: Path,
+    notify: Notify = lambda done, epochs: None,
     shown: int = 0,
 ) -> Segmented:
     """Train a network and evaluate it after the last epoch.
 
+    Args:
+        model: images (n, 3, h, w) -> logits (n, classes, h, w).
+        training: images and masks to train on.
+        evaluated: images and masks to evaluate.
+        num_classes: classes of pixels.
+        recipe: how to train.
+        settings: device, precision, memory layout.
+        normalize: of the images.
+        seed: of order, augmentation and dropout.
+        state: the file of the training state; a training resumes from it where it exists.
+        notify: called after every epoch.
+        shown: how many of the first images' predictions are returned.
+
     Raises:
         ConfigError: fewer training images than a batch has.
-        Diverged: the loss is not finite.
+        Diverged: the loss is not finite; there is no state to resume from.
+        KeyboardInterrupt: Ctrl-C; the saved state is kept to resume from.
     """
     if len(training) < recipe.batch_size:
         raise ConfigError(f"recipe.batch_size={recipe.batch_size} is more than the {len(training)} training images")
     settings = settings.resolve(model)
     settings.prepare(model)
     segmenter = Segmenter(model, num_classes, recipe, normalize, seed, shown)
-    trainer = engine(settings, max_epochs=recipe.epochs, logger=False, enable_checkpointing=False)
-    order = torch.Generator().manual_seed(epoch_seed(seed, 0, stream=3))
+    clock, save = Clock(), SaveState(state, settings.save_every_s, notify, recipe.epochs)
+    trainer = engine(settings, max_epochs=recipe.epochs, logger=False, callbacks=[clock, save])
     batches: DataLoader[Masked] = DataLoader(
-        training, recipe.batch_size, shuffle=True, drop_last=True, generator=order, collate_fn=_as_it_is
+        training, recipe.batch_size, shuffle=True, drop_last=True, generator=segmenter.order, collate_fn=_as_it_is
     )
     tests: DataLoader[Masked] = DataLoader(evaluated, recipe.batch_size, collate_fn=_as_it_is)
-    started, cpu = time.perf_counter(), time.process_time()
     with interruptible():
-        trainer.fit(segmenter, batches)
-        trained, used = time.perf_counter(), time.process_time() - cpu
+        try:
+            trainer.fit(segmenter, batches, ckpt_path=state if epochs_in(state) else None, weights_only=True)
+        except Diverged:
+            state.unlink(missing_ok=True)
+            raise
         trainer.test(segmenter, tests, verbose=False)
     images = len(batches) * recipe.batch_size * recipe.epochs
     cost = {
-        "train_s": trained - started,
-        "eval_s": time.perf_counter() - trained,
-        "train_cpu_s": used,
-        "images_per_s": images / max(trained - started, 1e-9),
-        "images_per_cpu_s": images / max(used, 1e-9),
+        "train_s": clock.train_s,
+        "eval_s": clock.eval_s,
+        "train_cpu_s": clock.train_cpu_s,
+        "images_per_s": images / max(clock.train_s, 1e-9),
+        "images_per_cpu_s": images / max(clock.train_cpu_s, 1e-9),
         "device": device_name(settings.accelerator),
         "precision": settings.precision,
         "peak_memory_mb": peak_memory_mb(settings.accelerator),

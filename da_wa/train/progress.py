@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from da_wa.records.files import remove_drafts, replaced
@@ -17,12 +21,18 @@ Notify = Callable[[int, int], None]
 
 
 class Clock(pl.Callback):
-    """Seconds in training, in evaluation and in total; saved with the state that a training resumes from."""
+    """Seconds in training, in evaluation and in total; saved with the state that a training resumes from.
+
+    Attributes:
+        train_s: seconds in epochs, without evaluations.
+        train_cpu_s: seconds of processors in epochs, with evaluations inside them.
+        eval_s: seconds in evaluations.
+    """
 
     def __init__(self) -> None:
-        self.train_s = self.eval_s = self._before_s = 0.0
+        self.train_s = self.train_cpu_s = self.eval_s = self._before_s = 0.0
         self._started = time.perf_counter()
-        self._epoch = self._evaluation = 0.0
+        self._epoch = self._evaluation = self._cpu = 0.0
         self._inside = 0.0
 
     @property
@@ -31,16 +41,18 @@ class Clock(pl.Callback):
         return self._before_s + time.perf_counter() - self._started
 
     def state_dict(self) -> dict[str, float]:
-        return {"train_s": self.train_s, "eval_s": self.eval_s, "total_s": self.total_s}
+        return {key: getattr(self, key) for key in ("train_s", "train_cpu_s", "eval_s", "total_s")}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.train_s, self.eval_s, self._before_s = (state_dict[key] for key in ("train_s", "eval_s", "total_s"))
+        self.train_cpu_s = state_dict.get("train_cpu_s", math.nan)  # older states have none
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._epoch, self._inside = _now(trainer), 0.0
+        self._epoch, self._cpu, self._inside = _now(trainer), time.process_time(), 0.0
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.train_s += _now(trainer) - self._epoch - self._inside
+        self.train_cpu_s += time.process_time() - self._cpu
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation = _now(trainer)
@@ -49,6 +61,8 @@ class Clock(pl.Callback):
         spent = _now(trainer) - self._evaluation
         self.eval_s += spent
         self._inside += spent
+
+    on_test_start, on_test_end = on_validation_start, on_validation_end
 
 
 def _now(trainer: pl.Trainer) -> float:
@@ -89,3 +103,20 @@ class SaveState(Checkpoint):
                 trainer.save_checkpoint(draft)
             self._saved = time.monotonic()
         self.notify(done, self.epochs)
+
+
+def epochs_in(path: Path, history: Collection[str] = ("curve",)) -> int:
+    """Finished epochs of a saved training state; 0 if no state can be read.
+
+    Args:
+        path: the file.
+        history: names of what the module keeps beside its weights; a state without one is of an older version.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return len(state["history"]["curve"]) if set(history) <= state["history"].keys() else 0
+    except FileNotFoundError:
+        return 0
+    except Exception as error:  # an unreadable state: start from the first epoch
+        warnings.warn(f"{path} cannot be read ({error}); the run starts from its first epoch", stacklevel=2)
+        return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from da_wa.train.adaptation import Adaptation, Adapter, Calibrator, Stream
 from da_wa.train.classifier import HISTORY, Classifier, Objective
 from da_wa.train.engine import device_name, engine, interruptible, peak_memory_mb
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
-from da_wa.train.progress import AfterEpoch, Clock, Notify, SaveState
+from da_wa.train.progress import AfterEpoch, Clock, Notify, SaveState, epochs_in
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import Subsets
@@ -172,7 +171,7 @@ def train(
     )
     for logger in loggers:
         logger.log_hyperparams(dict(logged or {}))
-    resumed_from = _epochs_in(state)
+    resumed_from = epochs_in(state, HISTORY)
     with interruptible():
         try:
             if adaptation is None or adaptation.method.trains:
@@ -285,15 +284,3 @@ def _outputs(module: Classifier, subsets: Subsets) -> Outputs:
 def _stacked(by_epoch: Mapping[int, Sequence[Tensor]], epochs: Sequence[int], k: int) -> np.ndarray:
     """(p, …) what the loader number *k* gave after each epoch."""
     return np.stack([by_epoch[epoch][k].numpy() for epoch in epochs])
-
-
-def _epochs_in(path: Path) -> int:
-    """Finished epochs of a saved training state; 0 if no state can be read."""
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return len(state["history"]["curve"]) if set(HISTORY) <= state["history"].keys() else 0
-    except FileNotFoundError:
-        return 0
-    except Exception as error:  # an unreadable state: start from the first epoch
-        warnings.warn(f"{path} cannot be read ({error}); the run starts from its first epoch", stacklevel=2)
-        return 0

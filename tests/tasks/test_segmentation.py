@@ -8,6 +8,8 @@ import json
 import math
 import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ from da_wa.config.tree import conf_dir
 from da_wa.data.augment import Normalize
 from da_wa.data.mask_augment import ScaleCropFlip
 from da_wa.data.masks import VOID, MaskedImages, Pair, listing, load_split, read_pair
-from da_wa.errors import ConfigError, DataError, UserError
+from da_wa.errors import ConfigError, DataError, Diverged, UserError
 from da_wa.models.deeplab import deeplabv3_resnet20, deeplabv3_resnet50
 from da_wa.norm import named
 from da_wa.norm.weight_align import WeightAlignConv2d
@@ -39,6 +41,7 @@ from da_wa.report.segmentation import read_scores, segmentation_table, write_seg
 from da_wa.studies.segmentation import Run, Segmentation, _Work
 from da_wa.studies.study import Bench, Paused
 from da_wa.tasks.segmentation import ImageConfusion, SegmentationRecipe, pixel_cross_entropy, train_segmentation
+from da_wa.train.progress import Notify
 from da_wa.train.settings import Settings
 
 
@@ -152,13 +155,15 @@ class Copier(nn.Module):
         return near * self.scale
 
 
-def test_a_model_that_copies_the_mask_has_an_mean_iou_of_1():
+def test_a_model_that_copies_the_mask_has_an_mean_iou_of_1(tmp_path):
     masks = torch.randint(0, 3, (4, 16, 20), dtype=torch.uint8)
     masks[:, 0] = VOID
     data = MaskedImages(list("abcd"), masks.clamp(max=2)[:, None].repeat(1, 3, 1, 1), masks)
     recipe = SegmentationRecipe(1, 2, 1e-9, 0.0, 0.0, 0.9, (8, 8), (1.0, 1.0))
     to_labels = Normalize([0.0] * 3, [1 / 255] * 3)
-    found = train_segmentation(Copier(), data, data, 3, recipe, Settings("cpu"), to_labels, 0, shown=3)
+    found = train_segmentation(
+        Copier(), data, data, 3, recipe, Settings("cpu"), to_labels, 0, tmp_path / "state", shown=3
+    )
     assert mean_iou(found.confusion.sum(0)) == 1
     assert np.array_equal(found.predicted[masks[:3].numpy() != VOID], masks[:3].numpy()[masks[:3].numpy() != VOID])
 
@@ -183,7 +188,9 @@ MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 COLOURS = torch.tensor([[10, 200, 90], [220, 40, 180], [60, 130, 250], [150, 80, 20], [240, 230, 210], [30, 20, 70]])
 
 
-def trained_linear(monkeypatch, seed: int = 0, **recipe) -> tuple[Linear, list[torch.Tensor]]:
+def trained_linear(
+    monkeypatch, seed: int = 0, state: Path | None = None, notify: Notify = lambda done, epochs: None, **recipe
+) -> tuple[Linear, list[torch.Tensor]]:
     """Six images of one colour each, none of them the mean, in batches of two; the network, and the masks it saw."""
     masks: list[torch.Tensor] = []
     loss = pixel_cross_entropy
@@ -201,8 +208,11 @@ def trained_linear(monkeypatch, seed: int = 0, **recipe) -> tuple[Linear, list[t
     with torch.no_grad():
         model.layer.weight.copy_(torch.linspace(-0.5, 0.5, 9).view(3, 3, 1, 1))
         model.layer.bias.copy_(torch.linspace(0.2, -0.2, 3))
-    settings, normalize = Settings("cpu", "32-true"), Normalize(MEAN, STD)
-    train_segmentation(model, data, data, 3, SegmentationRecipe(**given | recipe), settings, normalize, seed)
+    settings, normalize = Settings("cpu", "32-true", save_every_s=0), Normalize(MEAN, STD)
+    with TemporaryDirectory() as folder:
+        path = state or Path(folder, "state")
+        chosen = SegmentationRecipe(**given | recipe)
+        train_segmentation(model, data, data, 3, chosen, settings, normalize, seed, path, notify)
     return model, masks
 
 
@@ -245,6 +255,74 @@ def test_the_seed_alone_decides_what_networks_see(monkeypatch):
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[0][:3] == 0, seen[0][3:] == 0)  # the windows of two epochs
+
+
+@pytest.mark.parametrize("epochs_before", [1, 2])
+def test_a_training_that_is_cut_off_resumes_to_the_same_bits(epochs_before, monkeypatch, tmp_path):
+    """Order, windows, momentum and schedule go on as if nothing had happened."""
+
+    def cut_off(done: int, epochs: int) -> None:
+        if done == epochs_before:
+            raise Paused
+
+    options = {"epochs": 3, "scale": (0.5, 2.0), "flip": True}
+    whole, _ = trained_linear(monkeypatch, **options)
+    with pytest.raises(Paused):
+        trained_linear(monkeypatch, 0, tmp_path / "state", cut_off, **options)
+    torch.manual_seed(7)
+    rest, _ = trained_linear(monkeypatch, 0, tmp_path / "state", **options)
+    assert len(rest.shown) == 3 * (3 - epochs_before)
+    assert torch.equal(torch.stack(rest.shown), torch.stack(whole.shown[3 * epochs_before :]))
+    assert torch.equal(rest.layer.weight, whole.layer.weight)
+
+
+def test_a_training_that_diverged_is_not_resumed(monkeypatch, tmp_path):
+    saved: list[bool] = []
+    with pytest.raises(Diverged):  # weights grow by lr·weight_decay each step
+        trained_linear(
+            monkeypatch, 0, tmp_path / "state", lambda *_: saved.append((tmp_path / "state").exists()), epochs=9, lr=1e5
+        )
+    assert saved and all(saved)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_run_that_its_time_limit_cut_off_goes_on_from_there(camvid, tmp_path, monkeypatch):
+    """The deadline passes within the second epoch of three, so the next command has one left."""
+    words = [
+        f"data.root={camvid}",
+        "norms=[bn]",
+        "recipe.epochs=3",
+        "trainer.accelerator=cpu",
+        "trainer.save_every_s=0",
+    ]
+    steps: list[int] = []
+    loss = pixel_cross_entropy
+
+    def counted(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        return loss(logits, truth)
+
+    def train(out: str, ends: float = math.inf) -> Bench:
+        bench = Bench(tmp_path / out, words, Console(quiet=True), ends)
+        study().stages("smoke")["train"](bench)
+        return bench
+
+    monkeypatch.setattr("da_wa.tasks.segmentation.pixel_cross_entropy", counted)
+    train("whole")
+    each = len(steps) // 3
+    monkeypatch.setattr("da_wa.studies.segmentation.time", SimpleNamespace(monotonic=lambda: float(len(steps))))
+    steps.clear()
+    with pytest.raises(Paused):
+        train("cut", each + 1)
+    assert len(steps) == 2 * each
+    train("cut")
+    assert len(steps) == 3 * each
+    [cut], [whole] = ((tmp_path / name / "runs").iterdir() for name in ("cut", "whole"))
+    assert sorted(path.name for path in cut.iterdir()) == ["confusion.npz", "record.json"]
+    assert np.array_equal(read_run(cut)[1].confusion, read_run(whole)[1].confusion)
+    curves = [read_run(folder)[0].curve for folder in (cut, whole)]
+    assert curves[0] == curves[1]
+    assert read_run(cut)[0].cost["train_cpu_s"] > 0
 
 
 # Files
@@ -477,7 +555,7 @@ def test_commands_share_the_runs_on_a_file_system_without_locks(camvid, tmp_path
 
     done: list[str] = []
 
-    def do(work: _Work, run: Run) -> SegmentationRecord:
+    def do(work: _Work, run: Run, ends: float) -> SegmentationRecord:
         done.append(run.name)
         if len(done) == 1:
             other = threading.Thread(target=train)
@@ -504,7 +582,7 @@ def test_commands_share_the_runs_on_a_file_system_without_locks(camvid, tmp_path
 def test_a_run_that_another_command_took_over_is_left_to_it(camvid, tmp_path, monkeypatch):
     done: list[str] = []
 
-    def do(work: _Work, run: Run) -> SegmentationRecord:
+    def do(work: _Work, run: Run, ends: float) -> SegmentationRecord:
         done.append(run.name)
         if run.name == "bn":
             raise LeaseLost
