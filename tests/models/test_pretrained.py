@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from da_wa.adapt.methods.shot import SHOT
 from da_wa.data.augment import Normalize
 from da_wa.data.cache import DecodedDomain
 from da_wa.data.crops import Crops
@@ -23,7 +24,8 @@ from da_wa.models.libraries import Timm, Torchvision
 from da_wa.models.pretrained import Pretrained, activation_level, read_state
 from da_wa.models.weights import WeightsError
 from da_wa.norm import WeightAlignConv2d, fold, named
-from da_wa.train import schedule
+from da_wa.train import schedule, subsets
+from da_wa.train.adaptation import Adaptation
 from da_wa.train.classifier import cross_entropy
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
@@ -317,3 +319,30 @@ def test_frozen_statistics_are_those_of_the_start_in_every_step(frozen, tmp_path
     before = [norm.weight for norm in start.modules() if isinstance(norm, nn.BatchNorm2d)]
     moved = [not torch.equal(norm.weight, gain) for norm, gain in zip(norms, before, strict=True)]
     assert sum(moved) > len(norms) / 2  # gains are trained
+
+
+def test_frozen_statistics_stay_so_when_a_method_looks_at_the_target(tmp_path):
+    """SHOT looks in evaluation mode before every epoch."""
+    chosen = subsets.adaptation([domain("A", 0), domain("B", 1)], "A", "B", Full(0.2), 0, with_source=False)
+    recipe = Recipe(
+        epochs=2,
+        batch_size=8,
+        optimizer=partial(torch.optim.SGD, lr=0.01),
+        schedule=schedule.constant,
+        augment=Crops(32, crop="auto", interpolation="auto"),
+        frozen_statistics=True,
+    )
+    model = Pretrained(named("keep"), 2, library=Timm("test_resnet"))
+    modes: list[set[bool]] = []
+
+    def look(module: nn.Module, features: tuple[Tensor], logits: Tensor) -> None:
+        if torch.is_grad_enabled() and not logits.is_meta:
+            modes.append({norm.training for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)})
+            assert module.training
+
+    model.head.register_forward_hook(look)
+    train(
+        model, chosen, cross_entropy(), recipe, Settings(accelerator="cpu"), adaptation=Adaptation(SHOT()),
+        normalize=Normalize(model.expects.mean, model.expects.std), seed=0, state=tmp_path / "last.ckpt",
+    )  # fmt: skip
+    assert modes == [{False}] * 6  # two epochs of 24 images
