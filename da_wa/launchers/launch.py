@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
@@ -67,8 +67,13 @@ class Planned:
         return needed(self.jobs, self.experiment.cfg["report"].get("contrasts"))
 
 
-def prepare(experiment: Experiment, console: Console) -> Planned:
+def prepare(experiment: Experiment, console: Console, known: Inputs | None = None) -> Planned:
     """Read the manifests of the domains and plan the jobs; nothing is decoded.
+
+    Args:
+        experiment: as composed; its folders of caches are filled in.
+        console: shows progress.
+        known: images of an earlier experiment, which are used if the options of the data are the same.
 
     Raises:
         UserError: an option or the data is wrong; the message names the next step.
@@ -81,10 +86,11 @@ def prepare(experiment: Experiment, console: Console) -> Planned:
     check_loggers(cfg["logger"])
     if not cfg["sources"]:
         return Planned(experiment, None, plan(experiment, [], Path(cfg["out"]), networks))
-    if (known := cfg["data"].get("codes")) is not None:
-        chosen_sources(cfg["sources"], [*known, *cfg["data"]["extra"]])  # before the images are downloaded
-    with steps(console) as progress:
-        inputs = Inputs(cfg["data"], Path(cfg["cache_dir"]), progress)
+    if (codes := cfg["data"].get("codes")) is not None:
+        chosen_sources(cfg["sources"], [*codes, *cfg["data"]["extra"]])  # before the images are downloaded
+    cache = Path(cfg["cache_dir"])
+    inputs = known if known is not None and known.are_of(cfg["data"], cache) else Inputs(cfg["data"], cache)
+    with steps(console) as inputs.progress:
         jobs = plan(experiment, inputs.manifests, Path(cfg["out"]), networks)
     return Planned(experiment, inputs, jobs)
 
@@ -157,6 +163,7 @@ def _decode(planned: Planned, pending: Sequence[Job], console: Console) -> None:
     cfg = planned.experiment.cfg
     with steps(console) as progress:
         if planned.inputs is not None and any(isinstance(job, UnitJob) for job in pending):
-            _ = replace(planned.inputs, progress=progress).decoded
+            planned.inputs.progress = progress
+            _ = planned.inputs.decoded
         if any(isinstance(job, PretrainJob) for job in pending):
             load_pretraining(cfg["pretrain"]["data"], cfg["pretrain"]["size"], Path(cfg["cache_dir"]), progress)

@@ -19,19 +19,23 @@ from da_wa.errors import ConfigError
 _pretraining: dict[str, Sequence[DecodedDomain]] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Inputs:
-    """The domains of an experiment.
+    """The domains of an experiment, found, read and decoded once; experiments with the same options can share them.
 
     Attributes:
         data: the ``data`` options.
         cache_dir: where decoded images are kept.
-        progress: called while files are hashed or decoded.
+        progress: called while files are hashed or decoded; it may be replaced.
     """
 
     data: Mapping[str, Any]
     cache_dir: Path
     progress: StepProgress | None = None
+
+    def are_of(self, data: Mapping[str, Any], cache_dir: Path) -> bool:
+        """Whether these are the images of other options."""
+        return self.data == data and self.cache_dir == cache_dir
 
     @cached_property
     def domains(self) -> DomainSet:

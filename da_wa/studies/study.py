@@ -14,6 +14,7 @@ from da_wa.config.compose import compose
 from da_wa.errors import ConfigError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.records.files import write_bytes
+from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import Job
 
 if TYPE_CHECKING:
@@ -105,11 +106,15 @@ class Bench:
     ends: float
     config_dir: Path | None = None
     failed: list[str] = field(default_factory=list)
+    _inputs: Inputs | None = None  # of the last experiment
 
     def prepare(self, folder: str, options: Sequence[str] = ()) -> Planned:
         """Decode and plan the experiment with its results in ``folder``."""
         places = [f"out={self.out / folder}", f"checkpoint_dir={self.out / 'networks'}"]
-        return prepare(compose([*self.options, *places, *options], self.config_dir), self.console)
+        experiment = compose([*self.options, *places, *options], self.config_dir)
+        planned = prepare(experiment, self.console, self._inputs)
+        self._inputs = planned.inputs or self._inputs
+        return planned
 
     def run(self, planned: Planned, jobs: Sequence[Job] | None = None) -> None:
         """Run unfinished jobs until the deadline.

@@ -18,7 +18,10 @@ from da_wa.cli import main
 from da_wa.config.compose import compose
 from da_wa.config.make import make
 from da_wa.config.tree import conf_dir
+from da_wa.data.cache import decode_domains
+from da_wa.data.fitting import fitted
 from da_wa.records.store import Store
+from da_wa.runs import inputs
 from da_wa.runs.preflight import preflight, refused
 from da_wa.studies.grid import Grid, _first_seeds_first, _trainable
 from da_wa.studies.run import composed
@@ -82,7 +85,13 @@ def test_the_small_scope_composes_and_a_network_of_it_can_be_made(name):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", NAMES)
-def test_every_study_runs(name, tmp_path, images, cache, capsys):
+def test_every_study_runs(name, tmp_path, images, cache, capsys, monkeypatch):
+    """Its folders are read once, however many experiments it has, and decoded once."""
+    scanned, decoded = [], []
+    monkeypatch.setattr(inputs, "fitted", lambda found, *how: scanned.append(found.names) or fitted(found, *how))
+    monkeypatch.setattr(
+        inputs, "decode_domains", lambda found, *how: decoded.append(found.names) or decode_domains(found, *how)
+    )
     out = tmp_path / "out"
     command = [
         f"study={name}", "scope=smoke", f"out={out}", f"data.root={images}", f"cache_dir={cache}",
@@ -90,6 +99,8 @@ def test_every_study_runs(name, tmp_path, images, cache, capsys):
     ]  # fmt: skip
     known = compose(study(name).options("smoke")).cfg["data"]
     assert main([*command, *(["data.verify=false"] if "verify" in known else [])]) == 0
+    assert len(scanned) == 1
+    assert decoded.count(scanned[0]) == 1 + (name == "finetune_wa")  # the images of its pre-training are the same
     design = json.loads((out / "study.json").read_text())
     cells = rows(out / "table.csv")
     assert len(cells) == math.prod(len(levels) for levels in design["factors"].values())
