@@ -5,7 +5,7 @@
 
 The bare loop has forward, backward and SGD of the same network on one batch: no images to fetch, no augmentation, no
 metrics. The trainer is measured over its second epoch, which ends with the evaluation of 100 images, with the defaults
-and with ``trainer.fused=true``. The variants take turns; × is the bare loop's time over the trainer's.
+and with ``trainer.fused=true``. The variants take turns; medians of rounds are printed.
 """
 
 import argparse
