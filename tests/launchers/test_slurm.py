@@ -38,8 +38,9 @@ def modules(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
-def tasks(state: str = "PENDING,RUNNING,COMPLETING") -> list[str]:
+def tasks(state: str = "PENDING,RUNNING,COMPLETING", array: str | None = None) -> list[str]:
     words = ["squeue", "--noheader", "--array", "--format=%i", f"--states={state}"]
+    words += [f"--jobs={array}"] if array is not None else []
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
 
 
@@ -68,13 +69,15 @@ def test_a_worker_at_its_time_limit_is_requeued_and_resumes(tmp_path):
     """
     job = fake("a", tmp_path, epochs=40_000, pace=0.1)
     Slurm(workers=1, **SMALL | {"time": 10}, signal_s=25, detach=True)(Launch("one", [job], tmp_path))
+    [script] = (tmp_path / "slurm").glob("*_submission.sh")
+    array = script.name.partition("_")[0]
     while not ran(tmp_path):
-        assert tasks(), "it did not start"
+        assert tasks(array=array), "it did not start"
         time.sleep(0.2)
-    (running,) = tasks("RUNNING")
+    [running] = tasks("RUNNING", array)
     limit(running, minutes=1 + (elapsed(running) + 30) // 60)
-    while not (waiting := tasks("PENDING")):
-        assert tasks(), "it ended without being requeued"
+    while not (waiting := tasks("PENDING", array)):
+        assert tasks(array=array), "it ended without being requeued"
         time.sleep(0.2)
     before = ran(tmp_path)
     assert 0 < len(before) < 40_000
@@ -82,7 +85,7 @@ def test_a_worker_at_its_time_limit_is_requeued_and_resumes(tmp_path):
     limit(waiting[0], minutes=10)
     subprocess.run(["scontrol", "update", f"JobId={waiting[0]}", "StartTime=now"], check=True)
     while len(ran(tmp_path)) == len(before):
-        assert tasks(), "it ended"
+        assert tasks(array=array), "it ended"
         time.sleep(0.2)
     assert ran(tmp_path)[len(before)] in (f"a{len(before)}", f"a{len(before) + 1}")  # not from the beginning
     subprocess.run(["scancel", waiting[0]], check=True)
