@@ -34,7 +34,7 @@ class Inputs:
     progress: StepProgress | None = None
 
     def are_of(self, data: Mapping[str, Any], cache_dir: Path) -> bool:
-        """Whether these are the images of other options."""
+        """Whether they were made from equal options."""
         return self.data == data and self.cache_dir == cache_dir
 
     @cached_property
