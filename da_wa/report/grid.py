@@ -38,8 +38,13 @@ class StudyReport:
     missing: int
 
     def summary(self) -> str:
-        """Table and claims as text for a terminal."""
-        return "\n\n".join([tables.table_text(self.table), tables.table_text(claims_table(self.findings))])
+        """Table and claims as text for a terminal, and how many planned runs have no result."""
+        shown = [tables.table_text(self.table), tables.table_text(claims_table(self.findings))]
+        if self.missing:
+            shown.append(
+                f"{counted(self.missing, 'planned run')} without a result yet; run it without stage= to go on."
+            )
+        return "\n\n".join(shown)
 
 
 def write_study(out: Path) -> StudyReport:

@@ -251,6 +251,16 @@ def test_designs_of_earlier_versions_have_one_measure(tmp_path: Path) -> None:
     assert read_cells(out).design.measures == ["accuracy"]
 
 
+def test_a_report_says_how_many_planned_runs_have_no_result(tmp_path: Path) -> None:
+    out = study(tmp_path, lambda norm, size, seed: 6.0, ["wa", "none"], seeds=2)
+    finished = sorted(out.rglob("record.json"))
+    assert len(finished) == 4
+    assert "without a result" not in write_study(out).summary()
+    for record in finished[1:]:
+        record.unlink()
+    assert "3 planned runs without a result yet" in write_study(out).summary()
+
+
 def test_the_overview_reads_several_studies_and_names_what_was_not_run(tmp_path: Path) -> None:
     study(tmp_path / "out" / "a", lambda norm, size, seed: 30.0 + 10 * (norm == "none") + seed / 10, ["wa", "none"])
     study(tmp_path / "out" / "b", lambda norm, size, seed: 30.0, ["wa", "none"], ["1"], study="table2", scope="full")
