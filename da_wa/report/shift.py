@@ -72,9 +72,16 @@ def _section(facts: Facts) -> Section:
 
 def scaled(a: Array, b: Array) -> tuple[Array, Array]:
     """Both samples, centred and divided by the features' standard deviations over both together."""
-    both = np.concatenate([a, b]).astype(np.float64)
-    std = both.std(axis=0)
-    return tuple(np.split((both - both.mean(axis=0)) / np.where(std > 0, std, 1.0), [len(a)]))  # type: ignore[return-value]
+    return tuple(np.split(_standardized(np.concatenate([a, b])), [len(a)]))  # type: ignore[return-value]
+
+
+def _standardized(x: Array) -> Array:
+    """Columns of mean 0 and standard deviation 1; constant columns are exactly 0."""
+    x = x.astype(np.float64)
+    varies = np.ptp(x, axis=0) > 0  # a computed standard deviation of equal values is not always 0
+    centred = (x - x.mean(axis=0)) * varies
+    standardized: Array = centred / np.where(varies, x.std(axis=0), 1.0)
+    return standardized
 
 
 def a_distance(a: Array, b: Array, seed: int = 0) -> float:
@@ -96,7 +103,7 @@ def a_distance(a: Array, b: Array, seed: int = 0) -> float:
     x, y = np.concatenate([a, b]), np.repeat([0, 1], [len(a), len(b)])
     if min(len(a), len(b)) < 2:
         return float("nan")
-    if x.shape[1] > SEPARABLE:
+    if x.shape[1] > SEPARABLE and np.ptp(x, axis=0).any():
         x = PCA(min(SEPARABLE, len(x)), random_state=seed).fit_transform(x)
     recalls = []
     for train, test in StratifiedKFold(2, shuffle=True, random_state=seed).split(x, y):
@@ -173,13 +180,11 @@ def _embeddings(matrix: Matrix, drawn: dict[str, dict[str, Array]], source: str)
     linear, local = {}, {}
     for label in (label for label in matrix.mean.index if label in drawn):
         domains = _thinned(drawn[label])
-        x = np.concatenate(list(domains.values())).astype(np.float64)
-        std = x.std(axis=0)
-        x = (x - x.mean(axis=0)) / np.where(std > 0, std, 1.0)
+        x = _standardized(np.concatenate(list(domains.values())))
         ends = np.cumsum([len(f) for f in domains.values()])[:-1]
-        flat = PCA(min(SEPARABLE, *x.shape), random_state=0).fit_transform(x)
-        if flat.shape[1] < 2:
+        if min(x.shape) < 2 or not x.any():  # equal features have no components
             continue
+        flat = PCA(min(SEPARABLE, *x.shape), random_state=0).fit_transform(x)
         linear[label] = dict(zip(domains, np.split(flat[:, :2], ends), strict=True))
         perplexity = min(30.0, (len(x) - 1) / 3)
         near = TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(flat)

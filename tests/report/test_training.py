@@ -38,6 +38,20 @@ def test_equal_domains_are_near_and_distant_ones_far() -> None:
     assert shift.mmd(*shift.scaled(a, c)) > 0.1
 
 
+@pytest.mark.filterwarnings("error")
+def test_equal_features_are_no_distance_apart_and_are_not_drawn(experiment: Any) -> None:
+    """A network that collapsed gives every image the same features, whose computed deviation is not exactly 0."""
+    a, b = (np.full((n, 256), 0.1) for n in (301, 200))
+    assert np.concatenate([a, b]).std(axis=0).any()
+    assert not np.concatenate(shift.scaled(a, b)).any()
+    assert shift.a_distance(*shift.scaled(a, b)) == 0.0
+    assert abs(shift.mmd(*shift.scaled(a, b))) < 1e-12
+    experiment.images = {"A": 140, "W": 90, "D": 70}
+    experiment.simulate(["bn"], [0])
+    matrix = load_facts(experiment.out).matrix
+    assert shift._embeddings(matrix, {"BN": {"A": a, "W": b}}, "A") == []
+
+
 def test_shift_without_features(experiment: Any) -> None:
     experiment.images = {"A": 140, "W": 90, "D": 70}
     experiment.simulate(["bn"], [0])
