@@ -1,6 +1,6 @@
 """The scores of ``conf/select/default.yaml``: each takes :class:`Saved` and returns a number, higher is better.
 
-Formulas and sources are with the functions they call.
+Formulas and complete sources are with the functions they call.
 """
 
 from __future__ import annotations
@@ -13,47 +13,47 @@ from da_wa.select.saved import Floats, NotSaved, Saved
 
 
 def source_val(saved: Saved) -> float:
-    """:func:`da_wa.select.confidence.source_val`."""
+    """Accuracy on held-out source images."""
     return confidence.source_val(saved.need("source_logits"), saved.need("source_labels"))
 
 
 def entropy(saved: Saved) -> float:
-    """:func:`da_wa.select.confidence.entropy`."""
+    """Low mean entropy of the target predictions (Morerio et al. 2018)."""
     return confidence.entropy(saved.target_logits)
 
 
 def im(saved: Saved) -> float:
-    """:func:`da_wa.select.confidence.im`."""
+    """Mutual information of target images and predicted classes (Shi & Sha 2012)."""
     return confidence.im(saved.target_logits)
 
 
 def bnm(saved: Saved) -> float:
-    """:func:`da_wa.select.confidence.bnm`."""
+    """Nuclear norm of the target predictions (Cui et al. 2020)."""
     return confidence.bnm(saved.target_logits)
 
 
 def snd(saved: Saved) -> float:
-    """:func:`da_wa.select.confidence.snd`."""
+    """Soft neighbourhood density (Saito et al. 2021): a control, highest for a network that has collapsed."""
     return confidence.snd(saved.target_logits)
 
 
 def iwv(saved: Saved) -> float:
-    """:func:`da_wa.select.importance.iwv`."""
+    """Importance-weighted validation on held-out source images (Sugiyama et al. 2007)."""
     return importance.iwv(*_losses_and_weights(saved))
 
 
 def dev(saved: Saved) -> float:
-    """:func:`da_wa.select.importance.dev`."""
+    """Deep embedded validation, importance-weighted with a control variate (You et al. 2019)."""
     return importance.dev(*_losses_and_weights(saved))
 
 
 def devn(saved: Saved) -> float:
-    """:func:`da_wa.select.importance.devn`."""
+    """DEV with normalised weights (Musgrave et al. 2022)."""
     return importance.devn(*_losses_and_weights(saved))
 
 
 def class_ami(saved: Saved) -> float:
-    """:func:`da_wa.select.clusters.class_ami`."""
+    """Agreement of target predictions with clusters of the features (Musgrave et al. 2022)."""
     features, rows = saved.featured("target")
     classes = saved.target_logits.shape[1]
     if len(features) < classes:
@@ -62,12 +62,12 @@ def class_ami(saved: Saved) -> float:
 
 
 def atc(saved: Saved) -> float:
-    """:func:`da_wa.select.atc.atc`."""
+    """Average thresholded confidence, an estimate of target accuracy (Garg et al. 2022)."""
     return _atc.atc(saved.target_logits, saved.need("source_logits"), saved.need("source_labels"))
 
 
 def mixval(saved: Saved) -> float:
-    """:func:`da_wa.select.confidence.mixval`."""
+    """Agreement of predictions on mixtures of two target images with those on the first (Hu et al. 2023)."""
     mixed, rows = saved.need("mixed_logits"), saved.need("mixed_rows")
     return confidence.mixval(mixed.argmax(axis=1), saved.target_logits[rows].argmax(axis=1))
 
