@@ -89,8 +89,11 @@ class Design(_Frozen):
         return self
 
     def name(self, factor: str, level: str) -> str:
-        """How a level is shown, e.g. ``BN + WA`` or ``batch size 64``."""
-        return self.names.get(factor, {}).get(level, f"{factor.replace('_', ' ')} {level}")
+        """How a level is shown, e.g. ``BN + WA`` or ``batch size 64``; with itself where others are shown alike."""
+        names = self.names.get(factor, {})
+        shown = names.get(level, f"{factor.replace('_', ' ')} {level}")
+        alike = any(names.get(other) == shown for other in self.factors.get(factor, ()) if other != level)
+        return f"{shown} ({level})" if alike else shown
 
     def label(self, key: Key, factors: list[str] | None = None) -> str:
         """How a cell is called, e.g. ``WA, batch size 1``; ``factors``: only these of its levels."""

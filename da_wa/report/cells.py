@@ -20,6 +20,7 @@ from da_wa.report.matrix import Pair
 from da_wa.report.measures import MEASURES
 from da_wa.report.outcomes import Outcome, outcomes
 from da_wa.report.resampling import Replicate, Resamples
+from da_wa.report.statistics import ALPHA, Precision
 
 Terms = Sequence[tuple[float, Key]]
 """A linear combination of the errors of cells."""
@@ -34,7 +35,8 @@ class Cell:
         refused: why it cannot be trained, or nothing.
         seeds: of the finished runs, with those of their pre-training.
         diverged: likewise of the runs that diverged.
-        open: how many planned runs have no result.
+        planned: seeds of planned runs without a result, with those of their pre-training.
+        networks: the pre-training seeds that its finished runs start from; none if they are trained from scratch.
         pairs: (source, target) that were evaluated.
         images: how many images were evaluated, all targets together.
         unranked: how many finished runs do not say how likely the true class was, so that top-5 is not known.
@@ -44,18 +46,24 @@ class Cell:
     refused: str = ""
     seeds: list[Replicate] = field(default_factory=list)
     diverged: list[Replicate] = field(default_factory=list)
-    open: int = 0
+    planned: set[Replicate] = field(default_factory=set)
+    networks: set[int] = field(default_factory=set)
     pairs: list[Pair] = field(default_factory=list)
     images: int = 0
     unranked: int = 0
 
     @property
+    def open(self) -> int:
+        """How many planned runs have no result. A plan of other settings whose seed has a result is not counted."""
+        return len(self.planned - {*self.seeds, *self.diverged})
+
+    @property
     def fails(self) -> bool:
-        """Whether every run that ended has diverged."""
+        """Whether it has runs, and all have diverged; false while one has no result."""
         return bool(self.diverged) and not self.seeds and not self.open
 
     def known(self, top: int) -> bool:
-        """Whether it has one value: all its runs have a result with ``top`` guesses, or all diverged."""
+        """Whether it has one value: of the runs that are finished, with ``top`` guesses, or because all diverged."""
         finished = bool(self.seeds) and not self.diverged and (top == 1 or not self.unranked)
         return finished or self.fails
 
@@ -66,17 +74,18 @@ class Measured:
 
     Attributes:
         value: the mean over seeds.
-        low: lower bound of the 95 % interval.
-        high: upper bound.
-        df: degrees of freedom behind the interval.
+        precision: behind its interval; nothing where it is infinite.
         seeds: how many seeds all its cells have.
     """
 
     value: float
-    low: float
-    high: float
-    df: float = math.inf
+    precision: Precision | None = None
     seeds: int = 1
+
+    def bounds(self, alpha: float = ALPHA) -> tuple[float, float]:
+        """The interval at level 1 − ``alpha``."""
+        half = self.precision.half_width(alpha) if self.precision else 0.0
+        return self.value - half, self.value + half
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,11 @@ class Cells:
         """The levels of all cells that can be trained."""
         return {key: cell.levels for key, cell in self.cells.items() if not cell.refused}
 
+    @property
+    def refused(self) -> Mapping[Key, Mapping[str, str]]:
+        """The levels of the others."""
+        return {key: cell.levels for key, cell in self.cells.items() if cell.refused}
+
     def chance(self, top: int = 1) -> float:
         """Error of guessing in percent; NaN without a run."""
         return 100 * (1 - min(top, self.classes) / self.classes) if self.classes else math.nan
@@ -120,7 +134,7 @@ class Cells:
             return None
         if infinite:
             value = infinite.pop() * math.inf
-            return Measured(value, value, value, seeds=min(len(cell.seeds or cell.diverged) for cell in cells))
+            return Measured(value, seeds=min(len(cell.seeds or cell.diverged) for cell in cells))
         right = [
             (-100 * factor / len(cell.pairs), (_name(key), *pair))
             for (factor, key), cell in zip(terms, cells, strict=True)
@@ -129,10 +143,8 @@ class Cells:
         estimate = self.resamples[top].estimate(right) if top in self.resamples else None
         if estimate is None:
             return None
-        whole, interval = 100 * sum(factor for factor, _ in terms), estimate.interval
-        return Measured(
-            whole + interval.value, whole + interval.low, whole + interval.high, estimate.df, estimate.seeds
-        )
+        whole = 100 * sum(factor for factor, _ in terms)
+        return Measured(whole + estimate.interval.value, estimate.precision, estimate.seeds)
 
 
 def read_cells(out: Path) -> Cells:
@@ -154,11 +166,12 @@ def read_cells(out: Path) -> Cells:
     for folder in design.folders:
         for run in Store(out / folder).runs():
             record = run.verified()
-            key = _key(design, (record or run.planned()).factors)
+            factors = (record or run.planned()).factors
+            key = _key(design, factors)
             if key not in cells:  # of an earlier command with more levels
                 continue
             if record is None:
-                cells[key].open += 1
+                cells[key].planned.add(_replicate(factors))
                 continue
             classes.add(len(record.classes))
             _add(cells[key], record, out / folder)
@@ -185,13 +198,17 @@ def _key(design: Design, factors: Factors) -> Key:
     return tuple(level_text(getattr(factors, factor)) for factor in design.factors)
 
 
+def _replicate(factors: Factors) -> Replicate:
+    return (factors.pretraining_seed or 0, factors.seed)
+
+
 def _name(key: Key) -> str:
     return " ".join(key)
 
 
 def _add(cell: Cell, record: Record, folder: Path) -> None:
     """Count a run."""
-    seed = (record.factors.pretraining_seed or 0, record.factors.seed)
+    seed = _replicate(record.factors)
     if seed in (*cell.seeds, *cell.diverged):
         raise DataError(
             f"{folder} contains two runs of {', '.join(cell.levels.values())} with seed {record.factors.seed}. "
@@ -201,6 +218,8 @@ def _add(cell: Cell, record: Record, folder: Path) -> None:
         cell.diverged.append(seed)
         return
     cell.seeds.append(seed)
+    if record.factors.pretraining_seed is not None:
+        cell.networks.add(record.factors.pretraining_seed)
     last = [row for row in record.results if (row.role, row.selection) == ("target", "last")]
     cell.pairs = list(dict.fromkeys([*cell.pairs, *((record.source, row.domain) for row in last)]))
     cell.images = max(cell.images, sum(row.n for row in last))

@@ -79,26 +79,40 @@ class Choices:
 
         The choices are taken as given: images are resampled for the accuracies of the chosen and the best candidate.
         """
-        judged = [k for k in chosen if self.verdicts[rule][k].chosen is not None]
-        cells = list(dict.fromkeys((self.families[k].label, *self.families[k].pair) for k in judged))
+        cells = self._regrets(rule, chosen)
         if not cells:
             return None
         factor = 100 / len(cells)
         terms = [(sign * factor, cell(c, of)) for c in cells for sign, of in ((1.0, (ORACLE, False)), (-1.0, rule))]
-        return self._interval(terms, self.summary(rule, judged).regret)
+        return self._interval(terms, self.mean_regret(rule, chosen))
+
+    def mean_regret(self, rule: Rule, chosen: Sequence[int]) -> float:
+        """The value of :meth:`regret` alone; NaN where the rule chooses in no family."""
+        cells = self._regrets(rule, chosen)
+        return float(np.mean(list(cells.values()))) if cells else math.nan
+
+    def _regrets(self, rule: Rule, chosen: Sequence[int]) -> dict[Cell, float]:
+        judged = self._judged(rule, chosen)
+        return self._by_cell(judged, [self.verdicts[rule][k].regret for k in judged])
 
     def accuracy(self, rule: Rule, chosen: Sequence[int]) -> Interval | None:
         """Mean accuracy in percent of what a rule chooses, with its interval over seeds and images."""
-        judged = [k for k in chosen if self.verdicts[rule][k].chosen is not None]
-        cells = list(dict.fromkeys((self.families[k].label, *self.families[k].pair) for k in judged))
-        if not cells or len(judged) < len(chosen):
+        judged = self._judged(rule, chosen)
+        by_cell = self._by_cell(judged, [100 * self.verdicts[rule][k].accuracy for k in judged])
+        if not by_cell or len(judged) < len(chosen):
             return None
-        by_cell: dict[Cell, list[float]] = {}
-        for k in judged:
-            family = self.families[k]
-            by_cell.setdefault((family.label, *family.pair), []).append(self.verdicts[rule][k].accuracy)
-        mean = 100 * float(np.mean([np.mean(values) for values in by_cell.values()]))
-        return self._interval([(100 / len(cells), cell(c, rule)) for c in cells], mean)
+        terms = [(100 / len(by_cell), cell(c, rule)) for c in by_cell]
+        return self._interval(terms, float(np.mean(list(by_cell.values()))))
+
+    def _judged(self, rule: Rule, chosen: Sequence[int]) -> list[int]:
+        return [k for k in chosen if self.verdicts[rule][k].chosen is not None]
+
+    def _by_cell(self, families: Sequence[int], values: Sequence[float]) -> dict[Cell, float]:
+        """The mean over the seeds of every cell, so that cells count alike."""
+        found: dict[Cell, list[float]] = {}
+        for k, value in zip(families, values, strict=True):
+            found.setdefault((self.families[k].label, *self.families[k].pair), []).append(value)
+        return {c: float(np.mean(of_cell)) for c, of_cell in found.items()}
 
     def _interval(self, terms: Sequence[tuple[float, Cell]], value: float) -> Interval:
         estimate = self.resamples.estimate(terms)

@@ -2,8 +2,8 @@
 
 A claim is one or several comparisons, each a linear combination of errors with one interval. A comparison is as claimed
 where its whole interval is, contrary where the whole interval lies outside (Bonferroni-corrected over the comparisons
-of the claim), and open otherwise. A claim **holds** if all its comparisons are as claimed, **does not** if one is
-contrary, and is **open** otherwise. Comparisons of several cells need two seeds or more.
+of the claim), and open otherwise. A claim **holds** if all its comparisons are as claimed and none that it names is
+absent, **does not** if one is contrary, and is **open** otherwise. Comparisons of several cells need two seeds or more.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import scipy
 import yaml
 
 from da_wa.records.design import Design, Key
 from da_wa.report.cells import Measured, Terms
-from da_wa.report.rules import Comparison, Levels, comparisons
+from da_wa.report.rules import Comparison, Levels, absent, comparisons
 from da_wa.report.statistics import ALPHA
 from da_wa.report.wording import number, signed
 
@@ -40,6 +39,11 @@ class Evidence(Protocol):
     @property
     def levels(self) -> Mapping[Key, Levels]:
         """The levels of all cells that can be trained."""
+        ...
+
+    @property
+    def refused(self) -> Mapping[Key, Levels]:
+        """The levels of the others."""
         ...
 
     def chance(self, top: int = 1) -> float:
@@ -108,9 +112,9 @@ class Finding:
         verdict: see the module docstring.
         as_claimed: how many comparisons have the claimed sign or size, whatever their interval.
         measured: how many comparisons have results.
-        planned: how many there are.
+        planned: how many there are, those included that the study has no cells for.
         seeds: the smallest number of seeds of a comparison.
-        evidence: the comparison that supports the claim least.
+        evidence: the comparison that supports the claim least, of those that decide the verdict.
         paper: how many comparisons are as claimed in the paper's own numbers, and of how many.
     """
 
@@ -172,6 +176,7 @@ def finding(claim: Claim, found: Evidence) -> Finding:
         ConfigError: the claim has an unknown rule.
     """
     levels = found.levels
+    missing = absent(claim.rule, {**levels, **found.refused})
     wanted = comparisons(claim.rule, levels, found.chance(claim.top))
     results = [(comparison, found.measure(comparison.terms, claim.top)) for comparison in wanted]
     known = [(comparison, measured) for comparison, measured in results if measured is not None]
@@ -179,17 +184,19 @@ def finding(claim: Claim, found: Evidence) -> Finding:
     verdict: Verdict = "open"
     if "contrary" in states:
         verdict = "does not"
-    elif known and len(known) == len(wanted) and set(states) == {"as claimed"}:
+    elif known and len(known) == len(wanted) and not missing and set(states) == {"as claimed"}:
         verdict = "holds"
+    deciding = {"holds": {"as claimed"}, "does not": {"contrary"}, "open": {"contrary", "open"}}[verdict]
+    shown = [each for each, state in zip(known, states, strict=True) if state in deciding] or known
     return Finding(
         claim=claim,
         scope=found.design.scope,
         verdict=verdict,
         as_claimed=sum(c.margin(m.value) > 0 for c, m in known),
         measured=len(known),
-        planned=len(wanted),
+        planned=len(wanted) + len(missing),
         seeds=min((measured.seeds for _, measured in known), default=0),
-        evidence=_evidence(known, found.design),
+        evidence=_evidence(shown, found.design),
         paper=_in_the_paper(wanted, levels, printed().get(claim.table), claim.top),
     )
 
@@ -197,21 +204,10 @@ def finding(claim: Claim, found: Evidence) -> Finding:
 def _state(comparison: Comparison, measured: Measured, family: int) -> Literal["as claimed", "contrary", "open"]:
     if len(comparison.terms) > 1 and measured.seeds < 2:
         return "open"
-    if min(comparison.margin(measured.low), comparison.margin(measured.high)) > 0:
+    if min(map(comparison.margin, measured.bounds())) > 0:
         return "as claimed"
-    low, high = _widened(measured, family)
-    return "contrary" if high <= comparison.low or low >= comparison.high else "open"
-
-
-def _widened(measured: Measured, family: int) -> tuple[float, float]:
-    """The interval at the level of Bonferroni's correction for a family of comparisons."""
-    if math.isinf(measured.value):
-        return measured.low, measured.high
-    quantiles = scipy.stats.t.isf([ALPHA / 2 / family, ALPHA / 2], measured.df)
-    factor = float(quantiles[0] / quantiles[1])
-    return measured.value - factor * (measured.value - measured.low), measured.value + factor * (
-        measured.high - measured.value
-    )
+    low, high = measured.bounds(ALPHA / family)
+    return "contrary" if high < comparison.low or low > comparison.high else "open"
 
 
 def _evidence(known: Sequence[tuple[Comparison, Measured]], design: Design) -> str:
@@ -220,10 +216,18 @@ def _evidence(known: Sequence[tuple[Comparison, Measured]], design: Design) -> s
         return ""
     comparison, measured = min(known, key=lambda each: each[0].margin(each[1].value))
     shown = signed if len(comparison.terms) > 1 else number
-    first, *others = (design.label(key) for _, key in comparison.terms)
-    value = "diverged" if math.isinf(measured.value) else shown(measured.value)
-    bounds = "" if math.isinf(measured.value) else f" ({shown(measured.low)} to {shown(measured.high)})"
-    return f"{first}{f' against {others[0]}' if others else ''}: {value}{bounds}"
+    what = _compared([design.label(key) for _, key in comparison.terms])
+    if math.isinf(measured.value):
+        return f"{what}: diverged"
+    low, high = measured.bounds()
+    return f"{what}: {shown(measured.value)} ({shown(low)} to {shown(high)})"
+
+
+def _compared(cells: Sequence[str]) -> str:
+    """The terms of a comparison: a cell, a difference, or a difference of differences (:func:`rules._gap`)."""
+    if len(cells) == 4:
+        return f"({cells[1]} − {cells[0]}) − ({cells[3]} − {cells[2]})"
+    return " against ".join(cells)
 
 
 def _in_the_paper(

@@ -124,7 +124,7 @@ def _frame(
         counts = [len({f.factors.seed for f in of if f.pair == pair}) for pair in dict.fromkeys(f.pair for f in of)]
         for rule in rules:
             interval = found[label, rule]
-            regret = made.summary(rule, chosen).regret
+            regret = made.mean_regret(rule, chosen)
             rows.append(
                 {
                     "label": label,

@@ -161,9 +161,11 @@ def claims_table(found: Sequence[Finding]) -> Table:
     header = ["Claim", "In", "Scope", "Verdict", "As claimed", "In the paper's numbers", "Seeds", "Weakest evidence"]
     notes = [
         "holds: the 95 % intervals of all comparisons are as claimed. does not: the interval of one is contrary to the "
-        "claim, corrected for the number of comparisons (Bonferroni). open: all else, and all comparisons of one seed.",
-        "As claimed: comparisons of means, whatever their intervals. Weakest evidence: the comparison that supports "
-        "the claim least, in points of error (of mIoU for segmentation), with its 95 % interval over seeds and images.",
+        "claim, corrected for the number of comparisons (Bonferroni). open: all else, comparisons of cells with one "
+        "seed, and claims about levels that were not run.",
+        "As claimed: comparisons of means, whatever their intervals. Weakest evidence: of the comparisons that decide "
+        "the verdict, the one that supports the claim least, in points of error (of mIoU for segmentation), with its "
+        "95 % interval over seeds and images, over images alone for a cell with one seed.",
         "A small scope decides the claim for its networks and recipe, not for the paper's.",
     ]
     return Table("claims", "What of the paper holds", header, rows, notes=notes)
@@ -204,7 +206,7 @@ def _value(cells: Cells, key: Key, measure: Measure) -> tuple[float, float, floa
     measured = cells.measure([(1.0, key)], shown.top) if not cells.cells[key].fails else None
     if measured is None:
         return math.nan, math.nan, math.nan, 0
-    low, high = sorted((shown.of_error(measured.low), shown.of_error(measured.high)))
+    low, high = sorted(map(shown.of_error, measured.bounds()))
     return shown.of_error(measured.value), low, high, measured.seeds
 
 
@@ -247,7 +249,7 @@ def _best(cells: Cells, by_place: Mapping[Place, tuple[Key, Measure]], columns: 
 
 def _notes(cells: Cells) -> list[str]:
     design = cells.design
-    seeds = {len(cell.seeds) for cell in cells.cells.values() if cell.seeds}
+    seeds = [len(cell.seeds) for cell in cells.cells.values() if cell.seeds]
     images = max((cell.images for cell in cells.cells.values()), default=0)
     notes = [f"Scope {design.scope}. {design.caption}".strip(), *interval_notes(seeds, images)]
     notes.append(f"Small: the paper's number and the difference. Bold: the best of a column. {NONE}: no result.")
@@ -255,6 +257,10 @@ def _notes(cells: Cells) -> list[str]:
     notes += _top_notes(cells)
     if paper := printed().get(design.study):
         notes += [paper.note] if paper.note else []
+    if any(len(cell.networks) == 1 for cell in cells.cells.values()):
+        notes.append(
+            "Runs that start from one pre-trained network: intervals do not include the variance of pre-training."
+        )
     partly = [design.label(key) for key, cell in cells.cells.items() if cell.seeds and cell.diverged]
     notes += [f"Some seeds diverged: {listed(partly)}."] if partly else []
     if holes := sum(cell.open for cell in cells.cells.values()):
@@ -271,6 +277,8 @@ def interval_notes(seeds: Collection[int], images: int) -> Iterator[str]:
     """
     if seeds:
         over = "over images; other seeds may differ by more" if max(seeds) == 1 else "over seeds and images"
+        if min(seeds) == 1 < max(seeds):
+            over += ", over images alone for one seed"
         span = spanned(min(seeds), max(seeds), "seed")
         yield f"{span}, {counted(images, 'test image')}, last epoch. ± half of the 95 % interval {over}."
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from da_wa.report.resampling import combined_half_width
-from da_wa.report.statistics import Interval
+from da_wa.report.statistics import Interval, Precision, welch
 
 Floats = npt.NDArray[np.float64]
 REPLICATES = 2000
@@ -40,13 +39,15 @@ def mean_iou(confusion: npt.NDArray[np.number]) -> Floats:
     return found
 
 
-def interval(first: npt.NDArray[np.integer], second: npt.NDArray[np.integer] | None = None, seed: int = 0) -> Interval:
-    """Mean IoU over seeds, or its difference to that of ``second``, with a 95 % interval: :func:`combination`."""
-    return combination([(1.0, first)] if second is None else [(1.0, first), (-1.0, second)], seed)[0]
+def interval(confusion: npt.NDArray[np.integer]) -> Interval:
+    """Mean IoU over seeds with its 95 % interval: :func:`combination`."""
+    value, precision = combination([(1.0, confusion)])
+    half = precision.half_width()
+    return Interval(value, value - half, value + half)
 
 
-def combination(terms: Sequence[tuple[float, npt.NDArray[np.integer]]], seed: int = 0) -> tuple[Interval, float]:
-    """Σ factor · mean IoU over seeds, with its 95 % interval over seeds and images, and the degrees of freedom.
+def combination(terms: Sequence[tuple[float, npt.NDArray[np.integer]]], seed: int = 0) -> tuple[float, Precision]:
+    """Σ factor · mean IoU over seeds, and how precisely it is known over seeds and images.
 
     The variance is that of the mean over seeds, s² / n, and that over images: of bootstrap replicates of all images
     together, the same for all seeds and terms. t with Welch and Satterthwaite's degrees of freedom.
@@ -61,9 +62,7 @@ def combination(terms: Sequence[tuple[float, npt.NDArray[np.integer]]], seed: in
     n = len(values)
     of_seeds = float(values.var(ddof=1)) / n if n > 1 else 0.0
     error = float(np.sqrt(replicates.mean(0).var(ddof=1) + of_seeds))
-    half, _, df = combined_half_width(error, [(of_seeds, n - 1)] if of_seeds else [])
-    value = float(values.mean())
-    return Interval(value, value - half, value + half), df
+    return float(values.mean()), welch(error, [(of_seeds, n - 1)] if of_seeds else [])
 
 
 def _scores(confusion: npt.NDArray[np.integer], seed: int) -> tuple[Floats, Floats]:

@@ -10,7 +10,8 @@ targets and images.
 
 The interval is value ± t · (standard deviation of the replicates) with Satterthwaite's degrees of freedom: seeds are
 few and images many, and the normal quantile would be far too short. Images add degrees of freedom, so the interval over
-seeds alone may be the longer one; then it is used.
+seeds alone may be the longer one; then it is used. A source with one seed says nothing about its variance over seeds:
+it is taken to be the mean of those of the other sources.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy.typing as npt
 import scipy
 
 from da_wa.report.outcomes import Array, Outcome, balanced_accuracy
-from da_wa.report.statistics import ALPHA, POWER, Interval
+from da_wa.report.statistics import POWER, Interval, Precision, welch
 
 REPLICATES = 2000
 
@@ -47,19 +48,15 @@ class Estimate:
     """A weighted sum of cells and its uncertainty.
 
     Attributes:
-        interval: the value; over images alone where there is one seed.
-        error: standard error.
-        seed_variance: the part of ``error``² that more seeds would reduce.
-        df: degrees of freedom behind ``error``; infinite where seeds add nothing.
+        interval: the value; over images alone where no source has several seeds.
+        precision: behind the interval.
         runs: each independently trained run's contribution to the value.
         seeds: the smallest number of seeds of any source.
         pretraining_seeds: how many pre-training seeds there are.
     """
 
     interval: Interval
-    error: float
-    seed_variance: float
-    df: float
+    precision: Precision
     runs: Array
     seeds: int
     pretraining_seeds: int = 1
@@ -127,7 +124,7 @@ class Resamples:
             return None
         value, replicates = 0.0, np.zeros(self.replicates)
         runs: list[Array] = []
-        variances: list[tuple[float, int]] = []
+        spread: list[tuple[float, int]] = []  # of each cluster: the variance of its seeds, and how many there are
         totals = []
         for weight, p in zip(self._drawn(self._pretraining_fate, len(pretrainings)), pretrainings, strict=True):
             total, replicated = 0.0, np.zeros(self.replicates)
@@ -138,18 +135,22 @@ class Resamples:
                 total += by_seed.mean()
                 replicated += (self._drawn(self._fate[*cluster, p], k) * resampled).sum(axis=0)
                 runs.append(by_seed / (k * len(pretrainings)))
-                if k > 1:
-                    variances.append((float(by_seed.var(ddof=1)) / k, k - 1))
+                spread.append((float(by_seed.var(ddof=1)) if k > 1 else math.nan, k))
             value += total / len(pretrainings)
             replicates += weight * replicated
             totals.append(total)
+        variance = float(replicates.var(ddof=1))
         if len(pretrainings) > 1:  # their spread includes that of the seeds within
-            variances = [(float(np.var(totals, ddof=1)) / len(totals), len(totals) - 1)]
-        error = float(replicates.std(ddof=1))
-        half, seed_variance, df = combined_half_width(error, variances)
+            precision = welch(math.sqrt(variance), [(float(np.var(totals, ddof=1)) / len(totals), len(totals) - 1)])
+        else:
+            several = [(s2, k) for s2, k in spread if k > 1]
+            lent = (len(spread) - len(several)) / max(len(several), 1)  # to the clusters with one seed
+            variance += sum(s2 * lent for s2, _ in several)
+            precision = welch(math.sqrt(variance), [(s2 * (1 / k + lent), k - 1) for s2, k in several])
+        half = precision.half_width()
         interval = Interval(float(value), float(value) - half, float(value) + half)
         fewest = min(len(run) for run in runs)
-        return Estimate(interval, error, seed_variance, df, np.concatenate(runs), fewest, len(pretrainings))
+        return Estimate(interval, precision, np.concatenate(runs), fewest, len(pretrainings))
 
     def _clusters(self, terms: Sequence[tuple[float, Cell]]) -> list[tuple[Cluster, list[tuple[float, Cell]]]]:
         """Terms whose runs depend on each other: those of one source, or of one pair where each has its networks."""
@@ -230,39 +231,21 @@ def _resampled(
     return found
 
 
-def combined_half_width(error: float, variances: Sequence[tuple[float, int]]) -> tuple[float, float, float]:
-    """Half the interval, the variance of the seeds, and the degrees of freedom.
-
-    Args:
-        error: standard error of the replicates.
-        variances: (variance, degrees of freedom) of every independent group of seeds.
-    """
-    seed_variance = sum(variance for variance, _ in variances)
-    spread = sum(variance**2 / df for variance, df in variances)
-    if spread == 0:
-        return float(scipy.stats.norm.ppf(1 - ALPHA / 2)) * error, seed_variance, math.inf
-    df = max(error**4 / spread, min(df for _, df in variances))
-    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, df)) * error
-    of_seeds = scipy.stats.t.ppf(1 - ALPHA / 2, seed_variance**2 / spread) * math.sqrt(seed_variance)
-    return max(half, float(of_seeds)), seed_variance, df
-
-
 def seeds_to_resolve(estimate: Estimate, limit: int = 100) -> int | None:
     """How many seeds per source would resolve the estimated value with a chance of :data:`POWER`.
 
     With several pre-training seeds it counts those. A rough guide: it assumes that the value and both variances are
     exact. ``None`` if ``limit`` seeds would not be enough, as when the images alone leave the value open.
     """
-    images = max(estimate.error**2 - estimate.seed_variance, 0.0)
+    now = estimate.precision
+    images = max(now.error**2 - now.seed_variance, 0.0)
     known = estimate.pretraining_seeds if estimate.pretraining_seeds > 1 else estimate.seeds
-    if known < 2 or estimate.seed_variance == 0:
+    if known < 2 or now.seed_variance == 0:
         return None
-    df_of_seeds = estimate.df * (estimate.seed_variance / estimate.error**2) ** 2 / (known - 1)
     for seeds in range(2, limit + 1):
-        variance = estimate.seed_variance * known / seeds
-        error = math.sqrt(images + variance)
-        df = df_of_seeds * (seeds - 1) * (error**2 / variance) ** 2
-        quantiles = scipy.stats.t.ppf(1 - ALPHA / 2, df) + scipy.stats.t.ppf(POWER, df)
-        if abs(estimate.interval.value) >= quantiles * error:
+        variance = now.seed_variance * known / seeds
+        error, seed_df = math.sqrt(images + variance), now.seed_df * (seeds - 1) / (known - 1)
+        then = Precision(error, variance, seed_df * (error**2 / variance) ** 2, seed_df)
+        if abs(estimate.interval.value) >= then.half_width() + scipy.stats.t.ppf(POWER, then.df) * error:
             return seeds
     return None

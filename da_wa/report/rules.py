@@ -72,6 +72,29 @@ def comparisons(rule: Mapping[str, Any], cells: Mapping[Key, Levels], chance: fl
     return list(RULES[kind](rule, cells, chance))
 
 
+def absent(rule: Mapping[str, Any], cells: Mapping[Key, Levels]) -> list[str]:
+    """Levels that a rule names and no cell has, and cells that have nothing to be compared with.
+
+    Args:
+        rule: of ``claims.yaml``.
+        cells: the levels of each cell, also of those that cannot be trained.
+
+    >>> absent({"lower": {"norm": "wa"}, "than": {"norm": ["bn", "ln"]}}, {("wa",): {"norm": "wa"}})
+    ['bn', 'ln']
+    """
+    found = [
+        level
+        for selection in rule.values()
+        if isinstance(selection, Mapping)
+        for factor, chosen in _wanted(selection).items()
+        for level in chosen
+        if next(_matching({**selection, factor: level}, cells), None) is None
+    ]
+    compared = {key for comparison in comparisons(rule, cells, 100.0) for _, key in comparison.terms}
+    alone = [" ".join(key) for key in _matching(rule[next(iter(rule))], cells) if key not in compared]
+    return list(dict.fromkeys(found)) or alone
+
+
 def _lower(rule: Mapping[str, Any], cells: Mapping[Key, Levels], chance: float) -> Iterator[Comparison]:
     for first, second in _paired(rule["lower"], rule["than"], cells):
         yield Comparison(((1.0, first), (-1.0, second)), high=0.0)
@@ -130,7 +153,12 @@ def _partners(cell: Levels, changes: Selection, cells: Mapping[Key, Levels]) -> 
 
 
 def _matching(selection: Selection, cells: Mapping[Key, Levels]) -> Iterator[Key]:
-    wanted = {factor: level if isinstance(level, list) else [level] for factor, level in selection.items()}
+    wanted = _wanted(selection)
     for key, levels in cells.items():
         if all(levels.get(factor) in chosen for factor, chosen in wanted.items()):
             yield key
+
+
+def _wanted(selection: Selection) -> dict[str, list[str]]:
+    """The levels of a selection as lists."""
+    return {factor: level if isinstance(level, list) else [level] for factor, level in selection.items()}

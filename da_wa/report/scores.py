@@ -87,7 +87,7 @@ def _dependence(facts: Facts, made: Choices, norms: Sequence[str], p: float | No
     best: dict[str, list[str]] = {}
     for norm in norms:
         chosen = made.where(norm=norm)
-        regrets = {name: made.summary((name, guard), chosen).regret for name in made.comparable}
+        regrets = {name: made.mean_regret((name, guard), chosen) for name in made.comparable}
         known = {name: regret for name, regret in regrets.items() if not math.isnan(regret)}
         if known:
             name = min(known, key=lambda name: known[name])
@@ -126,7 +126,7 @@ def _quality(made: Choices, rules: Sequence[Rule], chosen: Sequence[int]) -> Tab
             ]
         )
     known = [
-        (made.summary((name, False), chosen).regret, k)
+        (made.mean_regret((name, False), chosen), k)
         for k, name in enumerate(dict.fromkeys(name for name, _ in rules))
         if name in made.comparable
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,6 +54,16 @@ class Scores:
     runs: Runs
     missing: int
 
+    @property
+    def refused(self) -> Mapping[Key, Mapping[str, str]]:
+        """None."""
+        return {}
+
+    @cached_property
+    def intervals(self) -> Mapping[str, Interval]:
+        """The mIoU of each norm with results, in percent."""
+        return {norm: 100 * interval(confusion) for norm, (_, confusion) in self.norms.items()}
+
     @cached_property
     def norms(self) -> Mapping[str, tuple[list[int], npt.NDArray[np.integer]]]:
         """Of each norm with results, in order: its seeds, and (seeds, images, k, k) confusion matrices."""
@@ -78,34 +89,33 @@ class Scores:
     def measure(self, terms: Terms, top: int = 1) -> Measured | None:
         """Σ factor · mIoU over norms and common seeds, in points.
 
-        A norm whose runs have all diverged counts as minus infinity. None where some have, where runs are missing for
-        all common seeds, or where two such norms cancel.
+        A norm whose planned runs have all diverged counts as minus infinity. None where some have, where a norm has no
+        result, where the norms have no seed in common, or where two such norms cancel.
         """
-        names = [norm for _, (norm,) in terms]
-        diverged = {record.norm for record, _ in self.runs if record.error is not None} & set(names)
-        if infinite := {-math.copysign(1.0, factor) for factor, (norm,) in terms if norm in diverged}:
-            value = infinite.pop() * math.inf
-            if infinite or diverged & self.norms.keys():
-                return None
-            fewest = min(sum(record.norm == norm for record, _ in self.runs) for norm in names)
-            return Measured(value, value, value, seeds=fewest)
-        if not self.norms.keys() >= set(names):
+        names = {norm for _, (norm,) in terms}
+        diverged = Counter(record.norm for record, _ in self.runs if record.error is not None)
+        planned = (len(self.runs) + self.missing) // len(self.design.factors["norm"])
+        if any(diverged[norm] and (norm in self.norms or diverged[norm] < planned) for norm in names):
             return None
+        if not names <= self.norms.keys() | diverged.keys():
+            return None
+        if infinite := {-math.copysign(1.0, factor) for factor, (norm,) in terms if diverged[norm]}:
+            fewest = min(sum(record.norm == norm for record, _ in self.runs) for norm in names)
+            return Measured(infinite.pop() * math.inf, seeds=fewest) if len(infinite) == 1 else None
         common = sorted(set.intersection(*(set(self.norms[norm][0]) for norm in names)))
         if not common:
             return None
         chosen = []
         for factor, (norm,) in terms:
             seeds, confusion = self.norms[norm]
-            chosen.append((factor, confusion[[seeds.index(seed) for seed in common]]))
-        found, df = combination(chosen)
-        return Measured(100 * found.value, 100 * found.low, 100 * found.high, df, len(common))
+            chosen.append((100 * factor, confusion[[seeds.index(seed) for seed in common]]))
+        return Measured(*combination(chosen), len(common))
 
     def difference(self, norm: str) -> Interval | None:
         """The mIoU of a norm minus that of the first one, in points."""
         reference = self.design.factors["norm"][0]
         found = None if norm == reference else self.measure([(1.0, (norm,)), (-1.0, (reference,))])
-        return None if found is None or math.isinf(found.value) else Interval(found.value, found.low, found.high)
+        return None if found is None or math.isinf(found.value) else Interval(found.value, *found.bounds())
 
     def theirs(self, norm: str) -> str | None:
         """The number of the paper."""
@@ -153,15 +163,15 @@ def frame(scores: Scores) -> pd.DataFrame:
     """One row per norm: mIoU, interval and differences in percent, the paper's number, IoU of every class."""
     rows = []
     for norm, (seeds, confusion) in scores.norms.items():
-        own, less = interval(confusion), scores.difference(norm)
+        own, less = scores.intervals[norm], scores.difference(norm)
         per_class = zip(_classes(scores), _class_means(confusion), strict=True)
         rows.append(
             {
                 "norm": norm,
                 "label": scores.design.label((norm,)),
-                "miou": 100 * own.value,
-                "low": 100 * own.low,
-                "high": 100 * own.high,
+                "miou": own.value,
+                "low": own.low,
+                "high": own.high,
                 "seeds": len(seeds),
                 "images": confusion.shape[1],
                 "paper": scores.theirs(norm),
@@ -204,11 +214,11 @@ def segmentation_table(scores: Scores) -> Table:
             rows.append([label, "diverged" if ended else NONE, *[NONE] * (1 + len(classes))])
             continue
         confusion = scores.norms[norm][1]
-        own, less, theirs = 100 * interval(confusion), scores.difference(norm), scores.theirs(norm)
+        own, less, theirs = scores.intervals[norm], scores.difference(norm), scores.theirs(norm)
         beside = "" if theirs is None else f"\npaper {theirs} ({signed(own.value - float(theirs), 2)})"
         per_class = [number(100 * value) for value in _class_means(confusion)]
         rows.append([label, within(own, 2) + beside, change(less, 2) if less else NONE, *per_class])
-    values = {norm: interval(confusion).value for norm, (_, confusion) in scores.norms.items()}
+    values = {norm: own.value for norm, own in scores.intervals.items()}
     best = max(values, key=values.__getitem__) if len(values) > 1 else None
     bold = frozenset((place, 1) for place, norm in enumerate(names) if norm == best)
     header = ["Norm", "mIoU", f"minus {design.label((names[0],))}", *classes]

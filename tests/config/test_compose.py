@@ -178,9 +178,11 @@ def test_a_folder_with_a_quote_and_a_space_in_its_name(tmp_path):
 def test_options_are_listed_with_a_description(tmp_path):
     (tmp_path / "norm").mkdir()
     (tmp_path / "norm" / "rms.yaml").write_text("# Root mean square.\nlabel: RMS\n")
+    (tmp_path / "norm" / "short.yaml").write_text("label: A label alone\n")
     norms = dict(available("norm", tmp_path))
+    assert norms["short"] == "A label alone"
     assert norms["rms"] == "Root mean square."
-    assert norms["bn_wa"] == "BN + WA"
+    assert norms["bn_wa"] == "BatchNorm with WeightAlign (Shi et al. 2020)."
     assert dict(available("experiment"))["demo"].startswith("No download")
     assert {"office31", "folders"} <= dict(available("data")).keys()
     with pytest.raises(ConfigError, match="Did you mean 'norm'"):

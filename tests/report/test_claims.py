@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 from da_wa.errors import DataError
 from da_wa.records.design import Design, Refusal, write_design
@@ -18,7 +19,7 @@ from da_wa.report.cells import read_cells
 from da_wa.report.claims import Claim, claims, finding, findings, printed
 from da_wa.report.claims_page import write_claims
 from da_wa.report.grid import frame, study_table, write_study
-from da_wa.report.rules import comparisons
+from da_wa.report.rules import absent, comparisons
 from tests.report.conftest import LABELS, LEVELS, Experiment
 
 TRANSCRIPT = Path(__file__).resolve().parents[3] / "shared" / "paper" / "paper_tables.yaml"
@@ -135,11 +136,12 @@ def test_a_gap_is_a_difference_of_differences() -> None:
 
 def test_verdicts_follow_the_intervals(tmp_path: Path) -> None:
     errors = {"bn": 20.0, "bn_wa": 15.0, "wa": 30.0, "none": 40.0, "in": 50.0, "ln": 30.2, "gn": 45.0, "gn_wa": 20.9}
+    errors |= {"in_wa": 45.0, "ln_wa": 25.0}
     out = study(tmp_path, lambda norm, size, seed: errors[norm] + 0.1 * seed, list(errors))
     found = verdicts(out)
     assert found["wa-beats-baseline"] == "holds"
     assert found["bn-beats-wa"] == "holds"
-    assert found["wa-adds"] == "holds"  # of the pairs that were planned
+    assert found["wa-adds"] == "holds"
     assert found["gn-wa-equals-bn"] == "open"  # 0.9 points are 9 of 1000 images: ± 0.6
     assert found["wa-beats-in-ln-gn"] == "open"  # LN is above WA by 2 images: ± 0.3
     one = next(f for f in findings(read_cells(out)) if f.claim.id == "wa-beats-in-ln-gn")
@@ -155,6 +157,88 @@ def test_one_contrary_comparison_decides_and_one_seed_does_not(tmp_path: Path) -
     )
     out = study(tmp_path / "1", lambda norm, size, seed: errors[norm], list(errors), seeds=1)
     assert verdicts(out)["wa-beats-in-ln-gn"] == "open"
+
+
+def test_a_claim_about_norms_that_were_not_run_stays_open(tmp_path: Path) -> None:
+    errors = {"wa": 30.0, "in": 50.0, "bn_wa": 20.0}
+    out = study(tmp_path, lambda norm, size, seed: errors[norm] + seed / 10, list(errors))
+    found = {f.claim.id: f for f in findings(read_cells(out))}
+    one = found["wa-beats-in-ln-gn"]  # 20 points ahead of IN; LN and GN are absent
+    assert (one.verdict, one.as_claimed, one.measured, one.planned) == ("open", 1, 1, 3)
+    assert found["wa-adds"].verdict == "open"
+    assert absent({"lower": {"norm": "bn_wa"}, "than": {"norm": "wa"}}, read_cells(out).levels) == []
+    alone = {("wa", "1"): {"norm": "wa", "size": "1"}, ("bn", "2"): {"norm": "bn", "size": "2"}}
+    assert absent({"lower": {"norm": "wa"}, "than": {"norm": "bn"}}, alone) == ["wa 1"]
+
+
+def test_a_contrary_comparison_is_corrected_at_the_degrees_of_freedom_of_its_seeds(tmp_path: Path) -> None:
+    """LN − WA is −20 ± 12.7 by two seeds that differ by 2 points; for three comparisons ± 38.2 (t of 0.05/6, 1 df)."""
+    errors = {"wa": 40.0, "in": 70.0, "ln": 20.0, "gn": 70.0}
+    out = study(tmp_path, lambda n, b, s: errors[n] + 2.0 * s * (n == "wa"), list(errors), seeds=2)
+    one = next(f for f in findings(read_cells(out)) if f.claim.id == "wa-beats-in-ln-gn")
+    measured = read_cells(out).measure([(1.0, ("wa", "64")), (-1.0, ("ln", "64"))])
+    assert measured is not None
+    assert measured.value == pytest.approx(21.0)
+    low, high = measured.bounds(0.05 / 3)
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(1 - 0.05 / 6, 1), rel=1e-6)
+    assert measured.bounds()[0] > 0 > low
+    assert (one.verdict, one.as_claimed) == ("open", 2)
+
+
+def test_equal_predictions_decide_nothing(tmp_path: Path) -> None:
+    out = study(tmp_path, lambda norm, size, seed: 99.0, ["wa", "none"])
+    assert verdicts(out)["wa-beats-baseline"] == "open"
+
+
+def test_the_evidence_is_what_decides(tmp_path: Path) -> None:
+    """IN is 3 points below WA in every seed; LN 9 on average, but 30 above in one of them."""
+    errors = {("wa", s): 40.0 for s in range(3)} | {("gn", s): 60.0 for s in range(3)}
+    errors |= {("in", s): 37.0 for s in range(3)} | {("ln", s): e for s, e in enumerate((10.0, 13.0, 70.0))}
+    out = study(tmp_path, lambda n, b, s: errors[n, s], ["wa", "in", "ln", "gn"])
+    one = next(f for f in findings(read_cells(out)) if f.claim.id == "wa-beats-in-ln-gn")
+    assert one.verdict == "does not"
+    assert one.evidence.startswith("WA, batch size 64 against IN, batch size 64: +3.0 (")
+
+
+def test_the_evidence_of_a_gap_names_all_four_cells(tmp_path: Path) -> None:
+    errors = {("wa", "64"): 31.0, ("bn", "64"): 36.0, ("wa", "2"): 30.0, ("bn", "2"): 50.0}
+    out = study(tmp_path, lambda n, b, s: errors[n, b] + s / 10, ["wa", "bn"], ["64", "2"])
+    rule = {"gap": {"norm": "wa"}, "below": {"norm": "bn"}, "smaller_at": {"batch_size": "64"},
+            "than_at": {"batch_size": "2"}}  # fmt: skip
+    found = finding(Claim("x", "table1", "", rule), read_cells(out))
+    cells = "(BN, batch size 64 − WA, batch size 64) − (BN, batch size 2 − WA, batch size 2)"
+    assert found.evidence.startswith(f"{cells}: −15.0 (")
+
+
+def test_a_plan_of_other_settings_does_not_undo_a_result(tmp_path: Path) -> None:
+    out = study(tmp_path, lambda norm, size, seed: 6.0, ["wa"], seeds=2)
+    made = Experiment(out / "64", {"train": 200, "test": TEST}, lambda *_: 0, [f"class {k}" for k in range(100)])
+    made.plan("wa", "train", 1, batch_size=64, id="of another recipe")
+    assert read_cells(out).cells["wa", "64"].open == 0
+    made.plan("wa", "train", 2, batch_size=64, id="the third seed")
+    made.plan("wa", "train", 2, batch_size=64, id="the third seed of another recipe")
+    assert read_cells(out).cells["wa", "64"].open == 1
+
+
+def test_norms_with_one_label_have_rows_of_their_own(tmp_path: Path) -> None:
+    errors = {"wa": 10.0, "bn": 20.0}
+    out = study(tmp_path, lambda norm, size, seed: errors[norm], list(errors), names={"norm": {"wa": "X", "bn": "X"}})
+    table = study_table(read_cells(out))
+    assert [row[0] for row in table.rows] == ["X (wa)", "X (bn)"]
+    assert [row[1][:5] for row in table.rows] == ["10.00", "20.00"]
+
+
+def test_notes_say_what_intervals_leave_out(tmp_path: Path) -> None:
+    out = study(tmp_path, lambda norm, size, seed: 6.0, ["wa"], seeds=2)
+    Experiment(out / "64", {"train": 200, "test": TEST}, lambda *_: 0, [f"class {k}" for k in range(100)]).add(
+        "none", "train", 0, batch_size=64, pretraining_seed=None
+    )
+    design = read_cells(out).design
+    factors = {**design.factors, "norm": ["wa", "none"]}
+    write_design(out, design.model_copy(update={"factors": factors}))
+    notes = study_table(read_cells(out)).notes
+    assert any("1 to 2 seeds" in note and "over images alone for one seed" in note for note in notes)
+    assert any("do not include the variance of pre-training" in note for note in notes)
 
 
 def test_what_trains_is_far_from_guessing_and_what_diverged_fails(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 from da_wa.report.contrasts import contrasts
 from da_wa.report.outcomes import Outcome
 from da_wa.report.resampling import Estimate, Resamples, seeds_to_resolve
-from da_wa.report.statistics import ALPHA, Interval, of_mean, run_flips
+from da_wa.report.statistics import ALPHA, Interval, Precision, of_mean, run_flips, welch
 
 ROWS = {
     "BN": {"norm": "bn", "weight": "plain", "activation": "bn", "method": "none"},
@@ -63,8 +63,8 @@ def test_images_alone_give_the_binomial_error() -> None:
     right = np.arange(400) < 240
     found = Resamples([outcome("BN", "A", "W", 0, right)], 8000).estimate([(1.0, ("BN", "A", "W"))])
     assert found is not None
-    assert found.error == pytest.approx(math.sqrt(0.6 * 0.4 / 400), rel=0.04)
-    assert (found.df, found.seed_variance, found.seeds) == (math.inf, 0.0, 1)
+    assert found.precision.error == pytest.approx(math.sqrt(0.6 * 0.4 / 400), rel=0.04)
+    assert (found.precision.df, found.precision.seed_variance, found.seeds) == (math.inf, 0.0, 1)
 
 
 def test_seeds_alone_give_students_interval() -> None:
@@ -73,10 +73,10 @@ def test_seeds_alone_give_students_interval() -> None:
     found = Resamples(outcomes, 20_000).estimate([(1 / 8, ("BN", "A", f"T{t}")) for t in range(8)])
     values = np.array([3, 5, 6]) / 8
     assert found is not None
-    assert found.error == pytest.approx(values.std(ddof=1) / math.sqrt(3), rel=0.03)
-    assert found.seed_variance == pytest.approx(values.var(ddof=1) / 3)
-    assert found.df == pytest.approx(2, rel=0.1)
-    assert found.interval.half == pytest.approx(stats.t.ppf(0.975, 2) * found.error, rel=0.05)
+    assert found.precision.error == pytest.approx(values.std(ddof=1) / math.sqrt(3), rel=0.03)
+    assert found.precision.seed_variance == pytest.approx(values.var(ddof=1) / 3)
+    assert found.precision.df == pytest.approx(2, rel=0.1)
+    assert found.interval.half == pytest.approx(stats.t.ppf(0.975, 2) * found.precision.error, rel=0.05)
 
 
 def test_images_never_shorten_the_interval_of_the_seeds() -> None:
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_not_estimated() -> None:
 
 def test_equal_draws_for_equal_input() -> None:
     outcomes = simulated(np.random.default_rng(1), 0.0)
-    assert estimated(outcomes).error == estimated(outcomes).error
+    assert estimated(outcomes).precision == estimated(outcomes).precision
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.15, 0.6])
@@ -138,7 +138,12 @@ def test_an_effect_that_is_there_is_resolved() -> None:
 @pytest.mark.parametrize("effect", [0.6, 1.0, 2.0])
 def test_the_seeds_that_would_be_needed_have_the_power(effect: float) -> None:
     # One source, one point of standard deviation between seeds, images that add nothing: a one-sample t-test.
-    known = Estimate(Interval(effect, effect - 3, effect + 3), math.sqrt(1 / 3), 1 / 3, 2.0, np.full(3, effect / 3), 3)
+    known = Estimate(
+        Interval(effect, effect - 3, effect + 3),
+        Precision(math.sqrt(1 / 3), 1 / 3, 2.0, 2.0),
+        np.full(3, effect / 3),
+        3,
+    )
     needed = seeds_to_resolve(known)
     assert needed is not None
 
@@ -151,8 +156,48 @@ def test_the_seeds_that_would_be_needed_have_the_power(effect: float) -> None:
 
 
 def test_no_number_of_seeds_mends_too_few_images() -> None:
-    known = Estimate(Interval(1.0, -3, 5), 2.0, 0.1, 90.0, np.ones(3), 3)
+    known = Estimate(Interval(1.0, -3, 5), Precision(2.0, 0.1, 90.0, 2.0), np.ones(3), 3)
     assert seeds_to_resolve(known) is None
+
+
+def test_needed_seeds_count_on_the_interval_that_is_reported() -> None:
+    """Two seeds, images that matter more: the interval is that over the seeds alone, 12.7 standard errors."""
+    known = Estimate(Interval(8.0, 8.0 - 12.7, 8.0 + 12.7), welch(math.sqrt(1 + 4), [(1.0, 1)]), np.full(2, 4.0), 2)
+    needed = seeds_to_resolve(known)
+    assert needed is not None
+    variance = 2.0 / needed
+    assert stats.t.ppf(0.975, needed - 1) * math.sqrt(variance) < 8.0
+    assert needed > 2
+
+
+def test_a_stricter_level_widens_the_interval_that_is_used() -> None:
+    """Seeds alone give the longer interval, with one degree of freedom: so at every level."""
+    precise = welch(math.sqrt(1 + 4), [(1.0, 1)])
+    assert precise.df == pytest.approx(25)
+    assert precise.half_width() == pytest.approx(stats.t.ppf(0.975, 1))
+    assert precise.half_width(0.05 / 8) == pytest.approx(stats.t.ppf(1 - 0.05 / 16, 1))
+    many = welch(math.sqrt(1 + 4), [(1.0, 30)])  # the whole error is the longer one
+    assert many.half_width(0.05 / 8) == pytest.approx(stats.t.ppf(1 - 0.05 / 16, 30 * 25) * math.sqrt(5))
+
+
+def test_a_source_with_one_seed_has_the_variance_of_the_others() -> None:
+    """All images alike within a run, so seeds alone matter: s²/k each; the source with one seed has s² of others."""
+    right = {("A", 0): 3, ("A", 1): 5, ("A", 2): 6, ("W", 0): 2, ("W", 1): 6, ("D", 0): 4}
+    outcomes = [
+        outcome("BN", source, f"T{t}", seed, np.full(50, t < n))
+        for (source, seed), n in right.items()
+        for t in range(8)
+    ]
+    found = Resamples(outcomes, 20_000).estimate([(1 / 8, ("BN", s, f"T{t}")) for s in "AWD" for t in range(8)])
+    assert found is not None
+    a, w = (np.var([n / 8 for (s, _), n in right.items() if s == source], ddof=1) for source in "AW")
+    shares = [(a * (1 / 3 + 1 / 2), 2), (w * (1 / 2 + 1 / 2), 1)]  # D has the mean of the variances of A and W
+    total = sum(variance for variance, _ in shares)
+    assert found.precision.seed_variance == pytest.approx(total)
+    assert found.precision.error == pytest.approx(math.sqrt(total), rel=0.03)
+    df = total**2 / sum(variance**2 / k for variance, k in shares)
+    assert found.interval.half >= stats.t.ppf(0.975, df) * math.sqrt(total) - 1e-9
+    assert found.seeds == 1
 
 
 def test_norms_are_paired_by_their_factors_and_not_by_their_labels() -> None:
@@ -192,14 +237,14 @@ def test_the_quantile_is_students_and_not_the_normal_one() -> None:
     assert found is not None
     expected = stats.ttest_1samp([0.3, 0.5, 0.7], 0).confidence_interval(0.95)
     assert found.interval.half == pytest.approx((expected.high - expected.low) / 2, rel=0.05)
-    assert found.interval.half > 1.8 * stats.norm.ppf(0.975) * found.error
+    assert found.interval.half > 1.8 * stats.norm.ppf(0.975) * found.precision.error
 
 
 def test_large_tables_are_drawn_in_blocks_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = simulated(np.random.default_rng(3), 0.2)
     whole = estimated(outcomes)
     monkeypatch.setattr("da_wa.report.resampling._BLOCK", 120 * 7)
-    assert estimated(outcomes).error == whole.error
+    assert estimated(outcomes).precision == whole.precision
 
 
 def test_balanced_accuracy_weighs_classes_equally() -> None:
@@ -208,7 +253,7 @@ def test_balanced_accuracy_weighs_classes_equally() -> None:
     found = Resamples([Outcome("BN", "A", "W", 0, np.arange(400), truth, predicted, None)], 500, balanced=True)
     estimate = found.estimate([(1.0, ("BN", "A", "W"))])
     assert estimate is not None
-    assert (estimate.interval.value, estimate.error) == (0.5, 0.0)  # one recall is always 1, the other 0
+    assert (estimate.interval.value, estimate.precision.error) == (0.5, 0.0)  # one recall is always 1, the other 0
 
 
 def test_the_degrees_of_freedom_are_satterthwaites() -> None:
@@ -223,11 +268,11 @@ def test_the_degrees_of_freedom_are_satterthwaites() -> None:
             mean = {n: np.mean([100 * o.right.mean() for o in here if o.label == n]) for n in ("BN", "BN + WA")}
             effect.append((mean["BN + WA"] - mean["BN"]) / 3)
         variances.append(np.var(effect, ddof=1) / 3)
-    assert found.seed_variance == pytest.approx(sum(variances))
-    assert found.df == pytest.approx(found.error**4 / sum(v**2 / 2 for v in variances))
-    half = stats.t.ppf(0.975, found.df) * found.error
+    assert found.precision.seed_variance == pytest.approx(sum(variances))
+    assert found.precision.df == pytest.approx(found.precision.error**4 / sum(v**2 / 2 for v in variances))
+    half = stats.t.ppf(0.975, found.precision.df) * found.precision.error
     assert found.interval.half == pytest.approx(half, rel=1e-9)
-    assert half > 1.04 * stats.norm.ppf(0.975) * found.error
+    assert half > 1.04 * stats.norm.ppf(0.975) * found.precision.error
 
 
 def test_pretraining_seeds_alone_give_students_interval() -> None:
@@ -243,5 +288,5 @@ def test_pretraining_seeds_alone_give_students_interval() -> None:
     assert found is not None
     assert (found.pretraining_seeds, found.seeds) == (3, 1)
     assert found.interval.value == pytest.approx(values.mean())
-    assert found.error == pytest.approx(values.std(ddof=1) / math.sqrt(3), rel=0.03)  # common to both sources
-    assert found.interval.half == pytest.approx(stats.t.ppf(0.975, 2) * found.error, rel=0.05)
+    assert found.precision.error == pytest.approx(values.std(ddof=1) / math.sqrt(3), rel=0.03)  # common to both sources
+    assert found.interval.half == pytest.approx(stats.t.ppf(0.975, 2) * found.precision.error, rel=0.05)

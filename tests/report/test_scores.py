@@ -143,6 +143,23 @@ def test_intervals_of_regret_are_of_the_difference_to_the_best(runs: Any) -> Non
     assert one is not None and one.value == pytest.approx(100 * (best.right.mean() - last.right.mean()))
 
 
+def test_cells_count_alike_in_the_mean_regret_however_many_seeds_they_have(experiment: Any) -> None:
+    """BN loses nothing in each of three seeds, WA 20 points in its one: 10 on average."""
+    experiment.images = {"A": 60, "W": 40}
+
+    def logits(norm: str) -> Logits:
+        return lambda domain, k: right(SMALL[domain], 36 - 4 * k * (norm == "wa"), 1.0)
+
+    for norm, seeds in (("bn", 3), ("wa", 1)):
+        for seed in range(seeds):
+            add(experiment, norm, "A", logits(norm), seed)
+    found = made(experiment)
+    mean = found.regret(("last", False), found.where())
+    assert mean is not None
+    assert mean.value == pytest.approx(10.0)
+    assert found.mean_regret(("last", False), found.where()) == pytest.approx(10.0)
+
+
 def test_tables_and_numbers_agree(runs: Any) -> None:
     found = made(runs)
     section = scores.section(load_facts(runs.out), found)

@@ -93,7 +93,7 @@ def test_pretraining_seeds_are_replicates(experiment: Any) -> None:
     assert estimate.pretraining_seeds == 2
     assert estimate.interval.value == pytest.approx(np.mean(by_p))
     assert facts.matrix.mean.at["BN", "A->W"] == pytest.approx(100 * np.mean(by_p))
-    assert estimate.seed_variance == pytest.approx(np.var(by_p, ddof=1) / 2)
+    assert estimate.precision.seed_variance == pytest.approx(np.var(by_p, ddof=1) / 2)
     assert estimate.runs.sum() == pytest.approx(estimate.interval.value)
     shortest = stats.t.ppf(0.975, 1) * np.std(by_p, ddof=1) / 2**0.5
     assert estimate.interval.half >= shortest - 1e-12
