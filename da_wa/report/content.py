@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -37,6 +38,15 @@ class Table:
     rows: Sequence[Sequence[str]]
     bold: frozenset[tuple[int, int]] = frozenset()
     notes: Sequence[str] = ()
+
+    def has_words(self, column: int) -> bool:
+        """Whether a column has words and not only numbers, so that it is set to the left.
+
+        >>> table = Table("t", "", ["Norm", "error", "verdict"], [["BN", "4.3 ± 0.1", "–"], ["WA", "–", "open"]])
+        >>> [table.has_words(column) for column in range(3)]
+        [True, False, True]
+        """
+        return any(re.match(r"[^\W\d]", row[column]) for row in self.rows)
 
     def transposed_if_wide(self, corner: str = "Pair") -> Table:
         """The same table, with rows and columns exchanged where it has too many columns and fewer rows.

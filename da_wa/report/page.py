@@ -6,7 +6,6 @@ Every section starts with its result; notes, further tables and statistics are i
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -143,10 +142,9 @@ def _part(part: Part, images: Mapping[str, bytes]) -> str:
 
 def _table(table: Table) -> str:
     def of(column: int) -> str:
-        cells = [row[column] for row in table.rows]
-        if not any(re.match(r"[^\W\d]", text) for text in cells):
+        if not table.has_words(column):
             return ""
-        return ' class="prose"' if max(map(len, cells)) > 40 else ' class="text"'
+        return ' class="prose"' if max(len(row[column]) for row in table.rows) > 40 else ' class="text"'
 
     looks = ["", *map(of, range(1, len(table.header)))]
     head = "".join(f'<th scope="col"{look}>{_text(name)}</th>' for look, name in zip(looks, table.header, strict=True))

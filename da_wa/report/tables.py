@@ -136,7 +136,8 @@ def table_markdown(table: Table) -> str:
         large = f"**{_escape_md(first)}**" if bold else _escape_md(first)
         return f"{large} <sub>{_escape_md(second)}</sub>" if second else large
 
-    rows = _pipe_table(table.header, _cells(table, cell, _escape_md))
+    left = [column == 0 or table.has_words(column) for column in range(len(table.header))]
+    rows = _pipe_table(table.header, _cells(table, cell, _escape_md), left)
     notes = "\n".join(f"- {_escape_md(note)}" for note in table.notes)
     return "\n\n".join(part for part in (rows, notes) if part) + "\n"
 
@@ -160,7 +161,8 @@ def table_text(table: Table) -> str:
 def pretraining_markdown(pretraining: pd.DataFrame) -> str:
     """The checkpoints as a GitHub table: dataset, epochs, top-1 error in percent."""
     header, rows = _pretraining_rows(pretraining)
-    return _pipe_table(header, [[_escape_md(text) for text in row] for row in rows]) + "\n"
+    left = [k == 0 for k in range(len(header))]
+    return _pipe_table(header, [[_escape_md(text) for text in row] for row in rows], left) + "\n"
 
 
 def pretraining_latex(pretraining: pd.DataFrame) -> str:
@@ -252,8 +254,9 @@ def _arrow(pair: str) -> str:
     return pair.replace("->", "→")
 
 
-def _pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[_escape_md(name) for name in header], [":--", *["--:"] * (len(header) - 1)], *rows]
+def _pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
+    """A GitHub table; ``left``: the columns that are set to the left."""
+    lines = [[_escape_md(name) for name in header], [":--" if each else "--:" for each in left], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
