@@ -6,7 +6,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 from da_wa.cli import main
@@ -43,6 +45,22 @@ def test_the_norm_the_network_and_what_a_run_leaves(here, capsys):
     (bn,) = (record for record in records if record["factors"]["norm"] == "bn")
     last = {r["domain"]: r["correct"] / r["n"] for r in bn["evaluations"] if r["epoch"] == 1}
     assert {domain: float(value) for domain, value in said.items()} == pytest.approx(last)
+
+
+def test_the_dataset(here):
+    (command,) = re.findall(r"run_office31.py (--config-dir mine .* data=flat .*)", PAGE)
+    draw = np.random.default_rng(0)
+    for domain, classes in (("sketch", ("cup", "pen")), ("photo", ("cup", "pen"))):
+        (here / "PATH" / domain).mkdir(parents=True)
+        for name in (f"{kind}-{number}.png" for kind in classes for number in range(10)):
+            pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(here / "PATH" / domain / name)
+    small = ["norms=[bn]", "finetune.epochs=1", "finetune.batch_size=10", "report.images=false", "launcher.workers=1"]
+    assert main([*command.split(), *small, "cache_dir=cache"]) == 0
+    records = [json.loads(path.read_text()) for path in here.glob("out/flat/runs/*/record.json")]
+    assert {record["source"] for record in records} == {"photo", "sketch"}
+    assert {tuple(record["classes"]) for record in records} == {("cup", "pen")}
+    assert {image["n"] for record in records for image in record["images"].values()} == {20}
 
 
 def test_the_trained_network(here):
