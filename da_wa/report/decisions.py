@@ -24,7 +24,7 @@ def section(facts: Facts, wanted: Sequence[str] | None = None) -> Section:
         facts: of the runs.
         wanted: levels that are compared with their base; see :func:`da_wa.records.contrasts.of_interest`.
     """
-    found = [contrast for contrast in of_interest(facts.levels, wanted)]
+    found = of_interest(facts.levels, wanted)
     accuracies = _accuracies(facts.frame)
     differences = [list(by_seed(contrast, facts.matrix.pairs, accuracies).values()) for contrast in found]
     after = decided_after([each or [0.0] for each in differences])

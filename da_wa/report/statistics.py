@@ -94,20 +94,6 @@ def binomial(correct: int, n: int) -> Interval:
     return Interval(correct / n, float(bounds.low), float(bounds.high))
 
 
-def half_width(std: float, n: int) -> float:
-    """Half of Student's interval of the mean of ``n`` values with sample standard deviation ``std``; NaN for one."""
-    return float(scipy.stats.t.ppf(1 - ALPHA / 2, n - 1)) * std / math.sqrt(n) if n > 1 else math.nan
-
-
-def of_mean(values: Sequence[float] | Floats) -> Interval:
-    """Student's interval of a mean; no bounds for fewer than two values."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Interval(mean)
-    half = half_width(float(np.std(values, ddof=1)), len(values))
-    return Interval(mean, mean - half, mean + half)
-
-
 def of_difference(a: Interval, b: Interval) -> Interval:
     """A - b for independent a and b with the bounds of Newcombe (1998), which preserve skewness."""
     value = a.value - b.value

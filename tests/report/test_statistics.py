@@ -13,12 +13,12 @@ from da_wa.report.statistics import (
     image_flips,
     of_binomial_average,
     of_difference,
-    of_mean,
     p_text,
     rank_correlation,
     ranking,
     run_flips,
     runs_to_reach,
+    welch,
 )
 
 
@@ -35,9 +35,9 @@ def test_wilson_interval_by_its_formula() -> None:
 
 def test_student_interval_of_a_textbook_sample() -> None:
     # t(0.975, 2) = 4.303: 50 ± 4.303 · 1 / sqrt(3)
-    found = of_mean([49.0, 50.0, 51.0])
-    assert found.half == pytest.approx(4.303 / math.sqrt(3), abs=1e-3)
-    assert not of_mean([50.0]).known
+    variance = float(np.var([49.0, 50.0, 51.0], ddof=1)) / 3
+    found = welch(math.sqrt(variance), [(variance, 2)])
+    assert found.half_width() == pytest.approx(4.303 / math.sqrt(3), abs=1e-3)
 
 
 def test_newcombe_interval_of_his_own_example() -> None:
