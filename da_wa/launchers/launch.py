@@ -137,7 +137,7 @@ def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str
         preflight(part.experiment, part.inputs.manifests if part.inputs else [], _common(part.jobs, jobs))
     launcher: Launcher = make(cfg["launcher"])
     for part in planned.merged or [planned]:
-        _decode(part, _common(part.jobs, pending), console)
+        decode(part, _common(part.jobs, pending), console)
     with ThreadPoolExecutor(16) as pool:  # writing waits for the disk
         list(pool.map(lambda job: job.register(), pending))
     work = Launch(launch_id, pending, planned.out.absolute(), cfg["trainer"], launcher.lease_s)
@@ -158,8 +158,12 @@ def _common(own: Sequence[Job], jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if job.id in known]
 
 
-def _decode(planned: Planned, pending: Sequence[Job], console: Console) -> None:
-    """Decode the images of all jobs once, before the workers start."""
+def decode(planned: Planned, pending: Sequence[Job], console: Console) -> None:
+    """Decode the images that jobs of an experiment need, so that workers find them in the cache.
+
+    Raises:
+        UserError: images cannot be decoded; the message lists them.
+    """
     cfg = planned.experiment.cfg
     with steps(console) as progress:
         if planned.inputs is not None and any(isinstance(job, UnitJob) for job in pending):

@@ -109,7 +109,7 @@ class Bench:
     _inputs: Inputs | None = None  # of the last experiment
 
     def prepare(self, folder: str, options: Sequence[str] = ()) -> Planned:
-        """Decode and plan the experiment with its results in ``folder``."""
+        """Plan the experiment with its results in ``folder``; nothing is decoded."""
         places = [f"out={self.out / folder}", f"checkpoint_dir={self.out / 'networks'}"]
         experiment = compose([*self.options, *places, *options], self.config_dir)
         planned = prepare(experiment, self.console, self._inputs)

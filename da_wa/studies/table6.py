@@ -30,12 +30,11 @@ from da_wa.config.compose import Experiment, compose
 from da_wa.config.make import make
 from da_wa.data.decoded import save_index
 from da_wa.errors import UserError
-from da_wa.launchers.launch import Planned
+from da_wa.launchers.launch import Planned, decode
 from da_wa.records.export import export
 from da_wa.records.files import write_json
 from da_wa.records.store import Store
 from da_wa.report.paper import TABLE_I
-from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import PretrainJob, UnitJob
 from da_wa.studies.study import Bench, scope_options
 
@@ -239,12 +238,11 @@ class Table6:
     def _pack(self, bench: Bench) -> None:
         """Decode the images of all scopes, and write index files to use instead of the images."""
         for size in sorted({size for scope in self.scopes.values() for size in scope.sizes}):
-            planned = bench.prepare("table", [f"data.size={size}", "pretrain=none"])
-        pretrain = bench.prepare("table", ["sources=[]"]).experiment.cfg["pretrain"]
+            planned = bench.prepare("table", [f"data.size={size}"])
+            decode(planned, planned.jobs, bench.console)
         cfg = planned.experiment.cfg
         cache = Path(cfg["cache_dir"])
-        load_pretraining(pretrain["data"], pretrain["size"], cache)
-        for name, node in {"domains": cfg["data"]["domains"], "pretrain": pretrain["data"]}.items():
+        for name, node in {"domains": cfg["data"]["domains"], "pretrain": cfg["pretrain"]["data"]}.items():
             save_index(make(node), cache / f"{name}.json")
         bench.console.print(
             f"Packed in {cache}. Elsewhere: cache_dir=… data.root=…/domains.json pretrain.root=…/pretrain.json",

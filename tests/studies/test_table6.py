@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import tarfile
 import time
 from pathlib import Path
@@ -80,6 +81,26 @@ def test_every_stage_and_nothing_twice(tmp_path, domains_root, cifar_root, monke
 
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+@pytest.mark.timeout(600)
+def test_a_packed_study_runs_without_the_image_files(tmp_path, draw_tree):
+    domains = draw_tree(tmp_path / "domains", domains=("amazon", "webcam", "dslr"), per_class=8)
+    for part, seed in (("train", 1), ("test", 2)):
+        draw_tree(tmp_path / "cifar", domains=(part,), classes=("apple", "bear"), side=32, seed=seed)
+    cache = tmp_path / "pixels"
+    command = [
+        "study=table6", "scope=smoke", f"out={tmp_path / 'out'}", f"cache_dir={cache}", "norms=[bn,bn_wa]",
+        "launcher.workers=1", "launcher.threads=1", "sources=[A]", "data.verify=false", "pretrain.verify=false",
+        "pretrain.recipe.batch_size=8", "finetune.batch_size=8", "model.build.widths=[2,4,4,4]",
+    ]  # fmt: skip
+    assert main([*command, "stage=pack", f"data.root={domains}", f"pretrain.root={tmp_path / 'cifar'}"]) == 0
+    for images in (domains, tmp_path / "cifar"):
+        shutil.rmtree(images)
+    packed = [f"data.root={cache / 'domains.json'}", f"pretrain.root={cache / 'pretrain.json'}"]
+    for stage in ("pretrain", "search"):
+        assert main([*command, *packed, f"stage={stage}"]) == 0
+    assert {row["size"] for row in rows(tmp_path / "out" / "search.csv")} == {"32", "16"}
 
 
 @pytest.mark.parametrize(
