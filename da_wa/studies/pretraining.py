@@ -106,7 +106,13 @@ class Pretraining:
         rates = {norm: list(self.rates) for norm in self.norms}
         accuracies: dict[str, dict[float, float | None]] = {}
         while wanted := [(n, r) for n in self.norms for r in sorted(rates[n]) if r not in accuracies.get(n, {})]:
-            bench.run(merged([self._trial(bench, scope, norm, rate) for norm, rate in wanted]))
+            planned = merged([self._trial(bench, scope, norm, rate) for norm, rate in wanted])
+            bench.run(planned)
+            if failed := [job.id for job in planned.jobs if not job.done]:  # not diverged, which is a result
+                raise UserError(
+                    f"search: {len(failed)} of {len(planned.jobs)} trainings failed: {', '.join(failed)}. "
+                    "Rerun the command to try them again."
+                )
             found = self._trials(bench, scope, rates)
             bench.write_csv("rates.csv", found)
             for norm, of_norm in found.groupby("norm"):
@@ -155,7 +161,7 @@ class Pretraining:
                 f"norms=[{norm}]",
                 f"pretrain.seeds=[{seed}]",
                 f"pretrain.recipe.epochs={scope.epochs}",
-                f"pretrain.rates={{{norm}:{rates[norm]}}}",
+                f"++pretrain.rates.{norm}={rates[norm]}",
             ],
         )
 
@@ -163,17 +169,23 @@ class Pretraining:
         from da_wa.report.figures import learning_curves, rendered  # imports matplotlib
 
         rates, rows, curves = _selected(bench.out), [], []
-        for norm, seed in product(self.norms, scope.seeds):
-            for job in _networks(self._final(bench, scope, norm, seed)):
-                outcome = _outcome(job)
-                label = job.config["norm"]["label"]
-                row = {"norm": norm, "label": label, "seed": seed, "lr": rates[norm]}
-                rows.append({**row, **outcome, "network": job.id})
-                curves += [{"norm": norm, "label": label, "seed": seed, **point} for point in _curve(job)]
+        trained = [
+            (norm, seed, job)
+            for norm, seed in product(self.norms, scope.seeds)
+            for job in _networks(self._final(bench, scope, norm, seed))
+        ]
+        if not any(job.done for _, _, job in trained):
+            raise UserError(f"{bench.out}: no network is trained yet: run stage=train first.")
+        for norm, seed, job in trained:
+            label = job.config["norm"]["label"]
+            row = {"norm": norm, "label": label, "seed": seed, "lr": rates[norm]}
+            rows.append({**row, **_outcome(job), "network": job.id})
+            curves += [{"norm": norm, "label": label, "seed": seed, **point} for point in _curve(job)]
         bench.write_csv("pretraining.csv", pd.DataFrame(rows))
         bench.write_csv("curves.csv", pd.DataFrame(curves))
-        figure = learning_curves(_lines(pd.DataFrame(curves)), [f"seed {seed}" for seed in scope.seeds])
-        write_bytes(bench.out / "curves.png", rendered(figure, "png"))
+        if curves:  # else all diverged in the first epoch
+            figure = learning_curves(_lines(pd.DataFrame(curves)), [f"seed {seed}" for seed in scope.seeds])
+            write_bytes(bench.out / "curves.png", rendered(figure, "png"))
         bench.console.print(pd.DataFrame(rows).to_string(index=False), highlight=False, markup=False)
 
 

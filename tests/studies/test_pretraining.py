@@ -1,0 +1,71 @@
+"""The study of pre-training: a rate per norm on held-out training images, then several seeds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from da_wa.cli import main
+from da_wa.config.tree import conf_dir
+from da_wa.launchers.launch import Planned
+from da_wa.runs.jobs import Job
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def command(tmp_path, cifar_root) -> list[str]:
+    """The smallest scope with one norm and rates that are not extended."""
+    node = yaml.safe_load((conf_dir() / "study" / "pretraining.yaml").read_text())
+    (tmp_path / "mine" / "study").mkdir(parents=True)
+    own = node | {"norms": ["bn"], "rates": [0.1, 0.2], "limits": [0.1, 0.2]}
+    (tmp_path / "mine" / "study" / "pretraining.yaml").write_text(yaml.safe_dump(own))
+    return [
+        "study=pretraining", "scope=smoke", f"out={tmp_path / 'out'}", "--config-dir", str(tmp_path / "mine"),
+        f"cache_dir={tmp_path / 'pixels'}", f"pretrain.root={cifar_root}", "pretrain.verify=false",
+        "pretrain.recipe.batch_size=8", "model.build.widths=[2,4,4]", "launcher.workers=1", "launcher.threads=1",
+    ]  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+def test_networks_are_trained_at_the_selected_rate(command, tmp_path):
+    out = tmp_path / "out"
+    assert main(command) == 0
+    searched = {float(row["lr"]): float(row["accuracy"]) for row in rows(out / "rates.csv")}
+    assert list(searched) == [0.1, 0.2]
+    selected = json.loads((out / "selected.json").read_text())["bn"]
+    assert selected == max(sorted(searched), key=searched.__getitem__)
+    trained = rows(out / "pretraining.csv")
+    assert [(row["norm"], row["seed"], float(row["lr"]), row["n"]) for row in trained] == [
+        ("bn", "0", selected, "16"),
+        ("bn", "1", selected, "16"),
+    ]
+    assert (out / "curves.png").stat().st_size
+
+
+def test_a_training_that_was_killed_does_not_count_as_diverged(command, tmp_path, monkeypatch, capsys):
+    def killed(planned: Planned, console, jobs: Sequence[Job]) -> str:
+        for job in jobs:
+            job.register()
+            job.fail("killed", "this")
+        return "this"
+
+    monkeypatch.setattr("da_wa.studies.study.launch", killed)
+    assert main([*command, "stage=search"]) == 2
+    assert "search: 2 of 2 trainings failed: " in capsys.readouterr().err
+    assert not (tmp_path / "out" / "selected.json").exists()
+
+
+def test_a_report_needs_trained_networks(command, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "selected.json").write_text('{"bn": 0.1}')
+    assert main([*command, "stage=report"]) == 2
+    assert "no network is trained yet: run stage=train" in capsys.readouterr().err
