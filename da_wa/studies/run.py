@@ -13,7 +13,7 @@ from rich.console import Console
 from da_wa.config.make import make
 from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError, nearest
-from da_wa.studies.study import Bench, Composed, Paused, Study
+from da_wa.studies.study import Bench, Composed, Paused, Study, Submitted
 
 OPTIONS = {"study": "", "scope": "full", "stage": "all", "minutes": "inf", "out": ""}
 """Options of a study and their defaults; all others are passed to its experiments."""
@@ -70,6 +70,9 @@ def run_study(words: Sequence[str], console: Console, config_dir: Path | None = 
             named[stage](bench)
     except Paused:
         console.print(f"Time is up after {chosen['minutes']} minutes. Rerun the command to resume.", highlight=False)
+    except Submitted:
+        again = "Rerun the command when these runs are finished; until then it would submit them again."
+        console.print(f"Submitted. {again}", highlight=False)
     return bench.failed
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
-from da_wa.config.compose import compose
+from da_wa.config.compose import Experiment, compose
 from da_wa.errors import ConfigError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.records.files import write_bytes
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 class Paused(Exception):
     """The time of this command is up; rerunning it resumes the study."""
+
+
+class Submitted(Exception):
+    """Workers were submitted and the command does not wait for them (``launcher.detach=true``)."""
 
 
 class Composed(Protocol):
@@ -108,11 +112,21 @@ class Bench:
     failed: list[str] = field(default_factory=list)
     _inputs: Inputs | None = None  # of the last experiment
 
+    def compose(self, options: Sequence[str] = ()) -> Experiment:
+        """An experiment of the study.
+
+        Raises:
+            ConfigError: a wrong option, or one that a study cannot have.
+        """
+        experiment = compose([*self.options, *options], self.config_dir)
+        if experiment.auto:
+            raise ConfigError("seeds=auto: a study needs to know its seeds; write them down, e.g. seeds=[0,1,2].")
+        return experiment
+
     def prepare(self, folder: str, options: Sequence[str] = ()) -> Planned:
         """Plan the experiment with its results in ``folder``; nothing is decoded."""
         places = [f"out={self.out / folder}", f"checkpoint_dir={self.out / 'networks'}"]
-        experiment = compose([*self.options, *places, *options], self.config_dir)
-        planned = prepare(experiment, self.console, self._inputs)
+        planned = prepare(self.compose([*places, *options]), self.console, self._inputs)
         self._inputs = planned.inputs or self._inputs
         return planned
 
@@ -121,6 +135,7 @@ class Bench:
 
         Raises:
             Paused: the time is up before all jobs are done.
+            Submitted: the launcher does not wait for the jobs.
         """
         jobs = planned.jobs if jobs is None else jobs
         pending = [job for job in jobs if not job.done]
@@ -132,6 +147,8 @@ class Bench:
         planned.experiment.cfg["launcher"]["deadline_s"] = left
         self.console.print(f"== {planned.out}", highlight=False)
         this = launch(planned, self.console, jobs)
+        if planned.detached:
+            raise Submitted
         failed = [job.id for job in pending if job.failed(this) and not job.done]
         self.failed += failed
         if any(not job.done and job.id not in failed for job in pending):

@@ -178,7 +178,7 @@ def _composed(bench: Bench, more: Sequence[str] = ()) -> Experiment:
     Raises:
         ConfigError: a wrong option, or one that compares something else than norms.
     """
-    experiment = compose([*bench.options, *more], bench.config_dir)
+    experiment = bench.compose(more)
     if list(experiment.methods) != ["none"] or len(experiment.models) > 1:
         raise ConfigError("study=why compares norms alone; leave out methods=[…] and models=[…], e.g. model=resnet18.")
     return experiment

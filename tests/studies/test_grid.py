@@ -198,6 +198,26 @@ def test_the_users_norms_restrict_a_study(capsys):
     assert "Did you mean 'table1'" in capsys.readouterr().err
 
 
+def test_a_study_that_was_submitted_is_not_out_of_time(tmp_path, images, cache, capsys, monkeypatch):
+    submitted = []
+    monkeypatch.setattr(
+        "da_wa.studies.study.launch", lambda planned, console, jobs: submitted.append(len(jobs)) or "this"
+    )
+    command = ["study=table1", "scope=smoke", f"out={tmp_path / 'out'}", f"data.root={images}", f"cache_dir={cache}"]
+    assert main([*command, "data.verify=false", "launcher=slurm", "launcher.detach=true"]) == 0
+    said = capsys.readouterr().out
+    assert "Submitted. Rerun the command when these runs are finished" in said
+    assert "Time is up" not in said
+    assert submitted == [3]
+
+
+@pytest.mark.parametrize("study", ["table1", "why"])
+def test_a_study_has_a_fixed_number_of_seeds(study, tmp_path, capsys):
+    assert main([f"study={study}", "scope=smoke", f"out={tmp_path / 'out'}", "norms=[bn,wa]", "seeds=auto"]) == 2
+    assert "seeds=auto: a study needs to know its seeds" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
