@@ -17,12 +17,13 @@ pack            (only with ``stage=pack``) decode all images, to run on a machin
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
@@ -32,7 +33,7 @@ from da_wa.data.decoded import save_index
 from da_wa.errors import UserError
 from da_wa.launchers.launch import Planned, decode
 from da_wa.records.export import export
-from da_wa.records.files import write_json
+from da_wa.records.files import write_atomically, write_json
 from da_wa.records.store import Store
 from da_wa.report.paper import TABLE_I
 from da_wa.runs.jobs import PretrainJob, UnitJob
@@ -203,10 +204,7 @@ class Table6:
             written = write_report(folder)
             bench.console.print(f"\n{folder.name}\n{written.summary()}", highlight=False, markup=False)
         bench.write_csv("stages.csv", pd.DataFrame([_cost(folder) for folder in [*folders, *searched]]))
-        for folder in [*folders, *searched]:
-            export(folder, bench.out / "records" / folder.relative_to(bench.out))
-        with tarfile.open(bench.out / "records.tar.gz", "w:gz") as archive:
-            archive.add(bench.out / "records", "records")
+        _write_records(bench.out, [*folders, *searched])
         bench.console.print(f"The report is in {bench.out}", highlight=False)
 
     def _table_i(self, bench: Bench) -> None:
@@ -285,6 +283,22 @@ def _wide(found: pd.DataFrame) -> dict[str, str]:
         f"{NOT_USED}{n} Avg": _percent(m) for n, m in targets.groupby("norm", sort=False)["accuracy"].mean().items()
     }
     return row | {f"{NOT_USED}{r.norm} {r.source}->{r.domain}": _percent(r.accuracy) for r in targets.itertuples()}
+
+
+def _write_records(out: Path, folders: Sequence[Path]) -> None:
+    """Copy the finished runs of experiments to ``records/`` and ``records.tar.gz``, in place of earlier copies."""
+    records = out / "records"
+    shutil.rmtree(records, ignore_errors=True)
+    for folder in folders:
+        if any(run.record() is not None for run in Store(folder).runs()):
+            export(folder, records / folder.relative_to(out))
+
+    def write(file: IO[bytes]) -> None:
+        with tarfile.open(fileobj=file, mode="w:gz") as archive:
+            if records.is_dir():
+                archive.add(records, "records")
+
+    write_atomically(out / "records.tar.gz", write)
 
 
 def _percent(fraction: float) -> str:

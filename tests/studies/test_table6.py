@@ -103,6 +103,27 @@ def test_a_packed_study_runs_without_the_image_files(tmp_path, draw_tree):
     assert {row["size"] for row in rows(tmp_path / "out" / "search.csv")} == {"32", "16"}
 
 
+def test_the_archive_has_the_finished_runs_that_exist(tmp_path):
+    published = sorted(path.parent for path in (conf_dir().parent / "results").glob("*/runs/*/record.json"))[:2]
+    out = tmp_path / "out"
+    for run in published:
+        shutil.copytree(run, out / "table" / "runs" / run.name)
+    planned = out / "paper-recipe" / "runs" / published[0].name
+    planned.mkdir(parents=True)
+    shutil.copy(published[0] / "config.yaml", planned)
+
+    def archived() -> list[str]:
+        assert main(["study=table6", "scope=smoke", "stage=report", f"out={out}"]) == 0
+        with tarfile.open(out / "records.tar.gz") as archive:
+            return sorted(name for name in archive.getnames() if name.endswith("record.json"))
+
+    names = [f"records/table/runs/{run.name}/record.json" for run in published]
+    assert archived() == names
+    shutil.rmtree(out / "table" / "runs" / published[1].name)
+    assert archived() == names[:1]
+    assert not list(out.glob(".*.part"))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
