@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -17,6 +18,10 @@ from da_wa.studies.study import Bench, Composed, Paused, Study, Submitted
 
 OPTIONS = {"study": "", "scope": "full", "stage": "all", "minutes": "inf", "out": ""}
 """Options of a study and their defaults; all others are passed to its experiments."""
+
+
+EXAMPLES = {"study": "table1", "scope": "small", "stage": "report", "minutes": "9", "out": "DIR"}
+"""A value of each option, for messages."""
 
 
 def is_study(words: Sequence[str]) -> bool:
@@ -78,6 +83,8 @@ def run_study(words: Sequence[str], console: Console, config_dir: Path | None = 
 
 def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Options of the study, and overrides for its experiments."""
+    if bare := [word for word in words if word in OPTIONS]:
+        raise ConfigError(f"{bare[0]!r} has no value; write it, e.g. {bare[0]}={EXAMPLES[bare[0]]}.")
     own = [word for word in words if word.split("=", 1)[0] in OPTIONS]
     return {**OPTIONS, **dict(word.split("=", 1) for word in own)}, [word for word in words if word not in own]
 
@@ -87,8 +94,22 @@ def _study(name: str, config_dir: Path | None) -> Study:
     files = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
     if name not in files:
         raise ConfigError(f"study={name} is unknown. {nearest(name, files)}")
-    study: Study = make(yaml.safe_load(files[name].read_text()))
+    study: Study = make(_node(files[name]))
     return study
+
+
+def _node(path: Path) -> Mapping[str, Any]:
+    """The content of the file of a study."""
+    try:
+        node = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ConfigError(
+            f"{path} must contain options, one `name: value` per line, and the class of the study: "
+            "`_target_: da_wa.studies.grid.Grid`. See the other files of conf/study."
+        )
+    return node
 
 
 def _minutes(text: str) -> float:

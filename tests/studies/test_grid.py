@@ -235,6 +235,23 @@ def test_mistakes_in_the_users_study_are_named_before_anything_is_planned(change
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("rows: [norm]", "must contain options, one `name: value` per line, and the class of the study"),
+        ("[1, 2]", "must contain options, one `name: value` per line, and the class of the study"),
+        ("", "must contain options, one `name: value` per line, and the class of the study"),
+    ],
+)
+def test_a_file_that_is_not_a_study_is_named(content, said, tmp_path, capsys):
+    path = tmp_path / "study" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(content)
+    assert main(["study=mine", f"out={tmp_path / 'out'}", "--config-dir", str(tmp_path)]) == 2
+    assert f"error: {path} {said}" in capsys.readouterr().err
+
+
 def test_one_measure_needs_no_list():
     node = yaml.safe_load((conf_dir() / "study" / "table1.yaml").read_text())
     assert make({**node, "measures": "accuracy"}).measures == ["accuracy"]

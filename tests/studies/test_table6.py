@@ -130,6 +130,7 @@ def test_the_archive_has_the_finished_runs_that_exist(tmp_path):
         (["study=table7"], "Did you mean 'table6'"),
         (["study=table6", "scope=smal"], "Did you mean 'small'"),
         (["study=table6", "stage=serach"], "Did you mean 'search'"),
+        (["study=table6", "scope"], "'scope' has no value; write it, e.g. scope=small"),
         (["study=table6", "minutes=soon"], "minutes=soon"),
         (["study=table6", "minutes=nan"], "minutes=nan"),
         (["study=table6", "stage=table"], "run stage=search first"),
