@@ -10,10 +10,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from da_wa.errors import DataError
 from da_wa.records.files import read_bytes, write_bytes
+from da_wa.records.schema import validated
 
 FILE = "study.json"
 
@@ -131,7 +132,9 @@ def read_design(out: Path) -> Design:
     content = read_bytes(out / FILE)
     if content is None:
         raise DataError(f"{out} is not the folder of a study: it has no {FILE}. Run a study first, e.g. study=table1.")
+    complaint, advice = f"{out / FILE} is not valid", "Rerun the study."
     try:
-        return Design.model_validate(json.loads(content))
-    except (ValueError, ValidationError) as error:
-        raise DataError(f"{out / FILE} is not valid ({str(error).splitlines()[-1]}); rerun the study.") from error
+        raw = json.loads(content)
+    except ValueError as error:
+        raise DataError(f"{complaint}: {error}. {advice}") from error
+    return validated(Design, raw, complaint, advice)

@@ -334,7 +334,7 @@ def parse(raw: Any, where: str) -> Record:
     """
     if isinstance(raw, dict) and raw.get("schema") != SCHEMA:
         raise DataError(f"{where} has schema {raw.get('schema')!r}; this version of da_wa reads 1 and {SCHEMA}.")
-    return _validated(Record, raw, f"{where} is not a valid record")
+    return validated(Record, raw, f"{where} is not a valid record")
 
 
 def parse_plan(raw: Any, where: str) -> Plan:
@@ -343,13 +343,25 @@ def parse_plan(raw: Any, where: str) -> Plan:
     Raises:
         DataError: it is not a valid plan; names the field.
     """
-    return _validated(Plan, raw, f"{where} is not a valid plan")
+    return validated(Plan, raw, f"{where} is not a valid plan")
 
 
-def _validated(kind: type[_Model], raw: Any, complaint: str) -> _Model:
+def validated(kind: type[_Model], raw: Any, complaint: str, advice: str = "") -> _Model:
+    """Plain values as a validated type.
+
+    Args:
+        kind: the type.
+        raw: nested plain values.
+        complaint: the beginning of the message, e.g. ``study.json is not valid``.
+        advice: its end, a sentence.
+
+    Raises:
+        DataError: they are not valid; names the first wrong field.
+    """
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise DataError(f"{complaint}: {field + ': ' if field else ''}{first['msg']}.") from None
+        what = f"{complaint}: {field + ': ' if field else ''}{first['msg']}."
+        raise DataError(f"{what} {advice}".rstrip()) from None

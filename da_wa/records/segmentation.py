@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from da_wa.errors import DataError
 from da_wa.records.files import read_bytes, write_bytes
+from da_wa.records.schema import validated
 
 RECORD, OUTPUTS = "record.json", "confusion.npz"
 
@@ -92,10 +93,12 @@ def read_run(folder: Path) -> tuple[SegmentationRecord, Outputs | None] | None:
     content = read_bytes(folder / RECORD)
     if content is None:
         return None
+    complaint, advice = f"{folder / RECORD} is not valid", f"Delete {folder} to run it again."
     try:
-        record = SegmentationRecord.model_validate(json.loads(content))
-    except (ValueError, ValidationError) as error:
-        raise DataError(f"{folder / RECORD} is not valid ({str(error).splitlines()[-1]}); delete {folder}.") from error
+        raw = json.loads(content)
+    except ValueError as error:
+        raise DataError(f"{complaint}: {error}. {advice}") from error
+    record = validated(SegmentationRecord, raw, complaint, advice)
     if record.outputs is None:
         return record, None
     found = read_bytes(folder / OUTPUTS)
