@@ -134,7 +134,6 @@ class Segmentation:
                 record = work.do(run, bench.ends)
                 result = record.error or f"{record.cost['train_s'] + record.cost['eval_s']:.0f} s"
                 bench.console.print(f"{record.label}, seed {run.seed}: {result}", highlight=False)
-                bench.failed += [run.folder.name] if record.error else []
 
     def _report(self, work_of: Callable[[Bench], _Work], bench: Bench) -> None:
         from da_wa.report.segmentation import write_segmentation  # imports pandas

@@ -101,7 +101,7 @@ class Bench:
         console: shows progress.
         ends: the deadline, a value of ``time.monotonic()``; nothing starts after it.
         config_dir: a folder with the user's own options.
-        failed: ids of jobs that failed or diverged.
+        failed: ids of jobs that failed; a diverged job is done.
     """
 
     out: Path

@@ -327,6 +327,18 @@ def test_a_run_that_its_time_limit_cut_off_goes_on_from_there(camvid, tmp_path, 
     assert read_run(cut)[0].cost["train_cpu_s"] > 0
 
 
+def test_a_run_that_diverged_is_a_result(camvid, tmp_path, monkeypatch, capsys):
+    def diverged(*args, **options) -> None:
+        raise Diverged("the training loss was not finite in epoch 1", 1, [])
+
+    monkeypatch.setattr("da_wa.tasks.segmentation.train_segmentation", diverged)
+    words = ["study=voc", "scope=smoke", f"data.root={camvid}", f"out={tmp_path / 'out'}", "trainer.accelerator=cpu"]
+    assert main([*words, "norms=[bn]", "stage=train"]) == 0
+    said = capsys.readouterr().out
+    assert "BN, seed 0: the training loss was not finite" in said
+    assert "failed" not in said
+
+
 # Files
 
 
