@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from da_wa.config.compose import Experiment, compose
+from da_wa.config.validate import shown
 from da_wa.errors import ConfigError, nearest
 from da_wa.launchers.launch import Planned
 from da_wa.records.design import Design, Measure, Refusal, level_text, write_design
@@ -112,7 +113,10 @@ class Grid:
     def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """All of them, by folder."""
         start = [*self.options(scope), *words]
-        return {part.folder: compose([*start, *part.options], config_dir) for part in self.parts(scope)}
+        found = {part.folder: compose([*start, *part.options], config_dir) for part in self.parts(scope)}
+        for experiment in found.values():
+            self._refuse_levels(scope, experiment)
+        return found
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
@@ -135,8 +139,34 @@ class Grid:
     def _factors(self, scope: str) -> dict[str, Levels]:
         return {**self.factors, **self.scopes[scope].factors}
 
+    def _refuse_levels(self, scope: str, experiment: Experiment) -> None:
+        """Refuse several values where the table has one cell for all of them.
+
+        Raises:
+            ConfigError: names the option.
+        """
+        factors = self._factors(scope)
+        compared = {
+            "norm": ("norms", list(experiment.norms)),
+            "model": ("models", list(experiment.models)),
+            "method": ("methods", list(experiment.methods)),
+            "source": ("sources", experiment.cfg["sources"]),
+        }
+        for factor, (option, given) in compared.items():
+            levels = factors.get(factor)
+            if given != "all" and (len(given) < 2 or (levels is not None and not isinstance(levels, Mapping))):
+                continue
+            several = f"{option}={shown(given)}: study={self.study} needs one {factor} per experiment."
+            if levels is None:
+                advice = f"Its factors: {', '.join(factors)}. Choose one {factor}"
+            else:
+                advice = f"It chooses {', '.join(map(level_text, levels))} itself. Leave {option} out"
+            raise ConfigError(f"{several} {advice}, or use a study of your own, see docs/paper.md.")
+
     def _table(self, bench: Bench, scope: str) -> None:
         parts = self.parts(scope)
+        for part in parts:  # before the first one is planned, which may download images
+            self._refuse_levels(scope, bench.compose(part.options))
         asked = [bench.prepare(part.folder, part.options) for part in parts]
         planned, refusals = [], []
         for part, whole in zip(parts, asked, strict=True):

@@ -211,6 +211,23 @@ def test_a_study_that_was_submitted_is_not_out_of_time(tmp_path, images, cache, 
     assert submitted == [3]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["study=table1", "methods=[none,mcc]"], "methods=[none,mcc]: study=table1 needs one method per"),
+        (["study=table1", "models=[resnet18,resnet20]"], "Its factors: norm. Choose one model"),
+        (["study=table3", "norms=[wa,bn]"], "Its factors: model, batch_size. Choose one norm"),
+        (["study=table4", "models=[resnet18,resnet20]"], "It chooses vgg16, resnet18 itself. Leave models out"),
+        (["study=table1", "sources=all"], "sources=all: study=table1 needs one source"),
+    ],
+)
+def test_levels_that_the_table_does_not_show_are_refused(words, said, tmp_path, capsys):
+    for more in ([f"out={tmp_path / 'out'}", "stage=table", "minutes=1e-9"], ["--cfg"]):
+        assert main([*words, "scope=smoke", f"data.root={tmp_path / 'none'}", "data.download=false", *more]) == 2
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("study", ["table1", "why"])
 def test_a_study_has_a_fixed_number_of_seeds(study, tmp_path, capsys):
     assert main([f"study={study}", "scope=smoke", f"out={tmp_path / 'out'}", "norms=[bn,wa]", "seeds=auto"]) == 2
