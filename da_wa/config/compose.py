@@ -238,14 +238,25 @@ def _explain(error: Exception, words: Sequence[str], where: Sequence[Path]) -> s
     if key:
         name = next(found for found in key.groups() if found)
         wrong = next((w.lstrip("+~").split("=")[0] for w in words if name in w), name)
-        return unknown(wrong, _known(words, where))
+        return _unknown_or_new(getattr(error.__cause__, "full_key", None) or wrong, wrong, _chosen(words, where))
     return f"{message}\nin the options: {' '.join(words)}"
 
 
-def _known(words: Sequence[str], where: Sequence[Path]) -> list[str]:
-    """The dotted names of all options, given the groups' choices."""
+def _unknown_or_new(entry: str, option: str, tree: Any) -> str:
+    """Message for an unknown ``entry``, given as ``option``; if it may be a new one of a mapping, how to add it.
+
+    So are ``a.b.c`` of ``a.b={c: 1}``, and of ``a.b.c=1`` where ``a.b`` is empty.
+    """
+    above, _, _ = entry.rpartition(".")
+    empty = OmegaConf.select(OmegaConf.create(tree), above) == {}
+    message = f"there is no option {entry!r}." if empty else unknown(entry, keys(tree))
+    return f"{message} To add an entry, write +{entry}=…" if empty or above == option else message
+
+
+def _chosen(words: Sequence[str], where: Sequence[Path]) -> Any:
+    """All options with their defaults, given the groups' choices; interpolations are not resolved."""
     try:
         tree = _compose([word for word in words if word.lstrip("+").split("=")[0] in groups(where)], where)
     except HydraException:
         tree = _compose([], where)
-    return keys(OmegaConf.to_container(tree, resolve=False))
+    return OmegaConf.to_container(tree, resolve=False)

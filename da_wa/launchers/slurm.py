@@ -47,7 +47,7 @@ class Slurm:
         mem_gb: memory.
         signal_s: seconds before the time limit at which a worker stops to be requeued.
         setup: shell commands before a worker starts, such as ``module load cuda``.
-        sbatch: any other options of ``sbatch``, e.g. ``{nice: 100, mail-type: END}``.
+        sbatch: any other options of ``sbatch``, e.g. ``+launcher.sbatch.nice=100``.
     """
 
     workers: int | Literal["auto"] = 8

@@ -204,6 +204,12 @@ CASES: list[tuple[str, str]] = [
     ("launcher.deadline_s=-1", "launcher.deadline_s"),
     ("logger=wand", "logger"),
     ("logger.csv=null", "logger.csv"),
+    # new entries of mappings
+    ("launcher=slurm launcher.sbatch={nice:100}", "no option 'launcher.sbatch.nice'. To add an entry, write +"),
+    ("launcher=slurm launcher.sbatch.nice=100", "To add an entry, write +launcher.sbatch.nice=…"),
+    ("launcher=ray launcher.runtime_env={pip:[a]}", "To add an entry, write +launcher.runtime_env.pip=…"),
+    ("pretrain.rates={wa:0.05}", "there is no option 'pretrain.rates.wa'. To add an entry, write +pretrain.rates.wa=…"),
+    ("finetune={lr:1}", "there is no option 'finetune.lr'. Did you mean 'finetune.optimizer.lr'?"),
     # the report
     ("report=null", "report"),
     ("report.images=no", "report.images"),
@@ -306,6 +312,10 @@ def test_a_long_value_is_cut_in_the_message():
         ["keep=[]", "keep_epochs=[0,30]"],
         ["keep=[weights,logits]", "report.spread=sem", "methods=[none]"],
         ["protocol=paper", "protocol.sizes={A:415,D:73,W:130}"],
+        ["launcher=slurm", "+launcher.sbatch.nice=100"],
+        ["launcher=ray", "+launcher.runtime_env.pip=[a]"],
+        ["+pretrain.rates.wa=0.05"],
+        ["experiment=classify_imagenet", "data.root=x", "data.folders.val=test"],
         ["pretrain.seeds=[0,1]", "pretrain.holdout=0.1"],
         ["finetune.optimizer.name=adamw", "~finetune.optimizer.momentum"],
         ["finetune.schedule.name=one_cycle", "+finetune.schedule.warmup=0.1"],
