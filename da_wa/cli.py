@@ -20,7 +20,7 @@ from da_wa.launchers.launch import launch, prepare
 from da_wa.launchers.watch import Watch, watch
 from da_wa.records.export import export
 from da_wa.records.networks import rename_networks
-from da_wa.select.catalogue import load
+from da_wa.select.catalogue import chosen, load
 from da_wa.studies.run import composed, is_study, run_study
 
 USAGE = """\
@@ -30,15 +30,18 @@ da-wa [run] [option=value …]     run an experiment or a study, write its repor
        da-wa watch out=DIR              the same, live, also from another machine
        da-wa claims out=DIR to=DIR      what of the paper holds, from the studies in DIR
        da-wa export out=DIR to=DIR      copy records, small enough to publish
-       da-wa list GROUP                 list names: norms, models, methods, data, …
+       da-wa list GROUP                 list names: norms, models, methods, scores, data, experiments, studies, …
        da-wa migrate DIR                rename pre-trained networks of an earlier version
        da-wa conform                    compare adaptation losses with their float64 references
+       run_office31.py [option=value …] is da-wa run [option=value …]
 
-  experiment=demo | quick | table6              study=NAME  scope=full | small | smoke
+  experiment=demo | quick | imagenet | probe | features | classify      da-wa list experiments
+  study=NAME  scope=full | small | smoke  stage=NAME  minutes=9         da-wa list studies
   data=office31 | folders | lists | digits      data.root=PATH  data.size=32  +data.extra.C=PATH
   model=NAME | models=[NAME,…]                  norms=[bn,bn_wa]  methods=[none,mcc]  sources=[A,W]  seeds=[0,1,2]
   pretrain=cifar100 | cifar10 | none            pretrain.root=PATH  pretrain.checkpoint=PATH
-  finetune.epochs=30  protocol=full | paper     launcher=local | slurm | ray  out=DIR
+  finetune.epochs=30  protocol=full | paper     launcher=local | slurm | ray
+  out=DIR  cache_dir=DIR  checkpoint_dir=DIR    keep=[weights,logits]  report.select=[entropy,im]
 
 Rerun a command to resume it; finished runs are kept."""
 
@@ -84,7 +87,8 @@ def _run(words: Sequence[str], console: Console) -> int:
     parser = argparse.ArgumentParser(
         usage=USAGE, epilog=_listing(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("overrides", nargs="*", metavar="option=value", help="see conf/ for all options")
+    explained = "--cfg prints all options, da-wa list GROUP explains names"
+    parser.add_argument("overrides", nargs="*", metavar="option=value", help=explained)
     parser.add_argument("--config-dir", type=Path, help="a folder with your own options and code")
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     parser.add_argument("--version", action="version", version=f"da-wa {version('da-wa')}")
@@ -178,11 +182,16 @@ def _claims(words: Sequence[str], console: Console) -> int:
 
 
 def _list(words: Sequence[str], console: Console) -> int:
-    if len(words) != 1 or words[0] not in GROUPS:
-        raise ConfigError(f"da-wa list needs one of: {', '.join(GROUPS)}.")
-    for name, description in available(GROUPS[words[0]]):
+    if len(words) != 1 or words[0] not in (*GROUPS, "scores"):
+        raise ConfigError(f"da-wa list needs one of: {', '.join(GROUPS)}, scores.")
+    for name, description in _scores() if words[0] == "scores" else available(GROUPS[words[0]]):
         console.print(f"{name:<16} {description}", highlight=False, markup=False)
     return 0
+
+
+def _scores() -> list[tuple[str, str]]:
+    """Label-free scores and the first lines of their docstrings."""
+    return [(name, (score.__doc__ or "").partition("\n")[0].strip()) for name, score in load().items()]
 
 
 def _migrate(words: Sequence[str], console: Console) -> int:
@@ -258,7 +267,7 @@ def _options(words: Sequence[str], known: dict[str, str | None]) -> dict[str, st
 def _listing() -> str:
     """All available names, for ``--help``."""
     lines = [f"{title}: {', '.join(name for name, _ in available(group))}" for title, group in GROUPS.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"scores: {', '.join(chosen())}"])
 
 
 GROUPS = {

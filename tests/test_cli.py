@@ -325,6 +325,30 @@ def test_every_command_has_help(command, capsys):
     assert "da-wa status out=DIR" in capsys.readouterr().out
 
 
+def test_help_names_experiments_options_of_studies_and_where_all_options_are(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "experiment=demo | quick | imagenet | probe | features | classify",
+        "stage=NAME minutes=9",
+        "cache_dir=DIR checkpoint_dir=DIR keep=[weights,logits] report.select=[entropy,im]",
+        "--cfg prints all options, da-wa list GROUP explains names",
+        "run_office31.py [option=value …] is da-wa run",
+        "scores: source_val, entropy",
+    ):
+        assert words in said
+
+
+def test_scores_are_listed_without_torch():
+    code = "import sys; from da_wa.cli import main; main(['list', 'scores']); sys.exit('torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    listed = {line.split()[0]: line.split(maxsplit=1)[1] for line in ended.stdout.splitlines()}
+    assert list(listed)[:2] == ["source_val", "entropy"]
+    assert listed["source_val"] == "Accuracy on held-out source images."
+
+
 def test_mistakes_that_need_no_data_come_before_a_download(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("da_wa.config.loggers.find_spec", lambda package: None)
     office = ["data=office31", f"data.root={tmp_path / 'office31'}"]
