@@ -35,7 +35,7 @@ def estimate(experiment: Experiment) -> str:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rate = matrix_rate(device, matrix_type(precision), torch.get_num_threads())
     return (
-        f"The default experiment is the paper's Table VI: {', '.join(experiment.models)}, "
+        f"The default experiment: {', '.join(experiment.models)}, "
         f"{len(experiment.norms)} norms, {len(cfg['seeds'])} seeds, every pair of Office-31.\n"
         f"{fits} networks are trained on {cfg['pretrain']['label']} for {cfg['pretrain']['recipe']['epochs']} epochs, "
         f"then fine-tuned {fits * len(cfg['seeds']) * len(COUNTS)} times for {cfg['finetune']['epochs']} epochs.\n"
