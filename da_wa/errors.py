@@ -38,10 +38,10 @@ class ConfigError(UserError):
 
 
 class Diverged(UserError):
-    """The training loss is not finite.
+    """The training loss or the logits are not finite.
 
     Attributes:
-        epoch: the first epoch with such a loss, from 1.
+        epoch: the first epoch with such a loss or such logits, from 1.
         curve: the earlier epochs, see :class:`~da_wa.train.classifier.Classifier`.
     """
 

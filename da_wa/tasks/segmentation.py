@@ -104,6 +104,7 @@ class Segmenter(LightningModule):
         order: draws the order of the training images.
         curve: one row an epoch: epoch (from 1), loss, lr.
         predicted: (shown, h, w) uint8, after the evaluation.
+        largest: the largest absolute logit of each evaluated batch.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Segmenter(LightningModule):
         self.loss = RunningMean()
         self.curve: list[dict[str, float]] = []
         self.predicted: list[Tensor] = []
+        self.largest: list[Tensor] = []
 
     def configure_optimizers(self) -> Any:
         """SGD over all parameters, poly schedule per step."""
@@ -161,11 +163,18 @@ class Segmenter(LightningModule):
 
     def test_step(self, batch: Masked, batch_idx: int) -> None:
         images, masks = batch
-        labels = self.model(self.normalize(images)).argmax(1)
+        logits = self.model(self.normalize(images))
+        labels = logits.argmax(1)
+        self.largest.append(logits.abs().max())  # NaN where a logit is
         self.confusion.update(labels, masks)
         kept = sum(map(len, self.predicted))
         if kept < self.shown:
             self.predicted.append(labels[: self.shown - kept].to(torch.uint8).cpu())
+
+    def on_test_epoch_end(self) -> None:
+        if not torch.stack(self.largest).isfinite().all():
+            epoch = len(self.curve)
+            raise Diverged(f"logits after epoch {epoch} are not finite", epoch, self.curve)
 
 
 def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
@@ -229,7 +238,7 @@ def train_segmentation(
 
     Raises:
         ConfigError: fewer training images than a batch has.
-        Diverged: the loss is not finite; there is no state to resume from.
+        Diverged: the loss or the logits are not finite; there is no state to resume from.
         KeyboardInterrupt: Ctrl-C; the saved state is kept to resume from.
     """
     if len(training) < recipe.batch_size:
@@ -246,10 +255,10 @@ def train_segmentation(
     with interruptible():
         try:
             trainer.fit(segmenter, batches, ckpt_path=state if epochs_in(state) else None, weights_only=True)
+            trainer.test(segmenter, tests, verbose=False)
         except Diverged:
             state.unlink(missing_ok=True)
             raise
-        trainer.test(segmenter, tests, verbose=False)
     images = len(batches) * recipe.batch_size * recipe.epochs
     cost = {
         "train_s": clock.train_s,

@@ -165,6 +165,9 @@ class Stream(Adapter):
     Attributes:
         online: (n, classes) float32 predictions in the order of ``online_index``, made when images arrived.
         online_index: (n,) int64, positions in the target subset.
+
+    Raises:
+        Diverged: at the end of the stream if one of these predictions is not finite.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -181,6 +184,11 @@ class Stream(Adapter):
         for name, value in self.method.watched.items():
             self._watch(name, value.detach())
         self.train_loss.update(self.method.watched.get("loss", torch.zeros(())))
+
+    def check_loss(self) -> float:
+        if not self.online.isfinite().all():
+            raise self._diverged("logits of the stream were not finite", self.current_epoch + 1)
+        return super().check_loss()
 
     @property
     def online_index(self) -> Tensor:

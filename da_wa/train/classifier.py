@@ -8,6 +8,7 @@ from functools import partial
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
@@ -71,7 +72,7 @@ class Classifier(LightningModule):
         mixed_logits: evaluated epoch -> one tensor for every domain of mixtures.
 
     Raises:
-        Diverged: at the end of an epoch whose training loss is not finite.
+        Diverged: at the end of an epoch whose training loss is not finite, or whose logits are not in an evaluation.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class Classifier(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        loss = self.train_loss.compute()
+        loss = self.check_loss()
         epoch = self.current_epoch + 1
         groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
         row = {"epoch": epoch, "loss": loss}
@@ -169,19 +170,33 @@ class Classifier(LightningModule):
         terms = self.take_terms()
         self.train_loss.reset()
         self.train_accuracy.reset()
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"the training loss was {loss} in epoch {epoch}; "
-                "try a lower learning rate (…lr=), or model.gain_init=fixup for a network without activation norm",
-                epoch,
-                self.curve,
-            )
         self.curve.append(row | ({"terms": terms} if terms else {}))
         names = {"loss": "train/loss", "accuracy": "train/accuracy", "lr": "lr"}
         self.log_dict({names[key]: value for key, value in row.items() if key in names})
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
 
+    def check_loss(self) -> float:
+        """The mean training loss of the current epoch.
+
+        Raises:
+            Diverged: it is not finite.
+        """
+        loss = self.train_loss.compute()
+        if not math.isfinite(loss):
+            raise self._diverged(f"the training loss was {loss}", self.current_epoch + 1)
+        return loss
+
+    def _diverged(self, what: str, epoch: int) -> Diverged:
+        return Diverged(
+            f"{what} in epoch {epoch}; "
+            "try a lower learning rate (…lr=), or model.gain_init=fixup for a network without activation norm",
+            epoch,
+            self.curve,
+        )
+
     def on_validation_epoch_start(self) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.check_loss()
         self._batches = [[] for _ in (*self.domains, *self.mixed_domains)]
         self._features = [[] for _ in self.sample]
 
@@ -200,6 +215,9 @@ class Classifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         epoch = self.current_epoch + (self.trainer.state.fn == TrainerFn.FITTING)  # fit counts an epoch when it ends
         whole = [torch.cat(batches).cpu().numpy() for batches in self._batches]
+        for name, logits in zip((*self.domains, *self.mixed_domains), whole, strict=True):
+            if not np.isfinite(logits).all():
+                raise self._diverged(f"logits of {name} were not finite", epoch)
         rounded = [torch.from_numpy(round_logits(logits)) for logits in whole]
         self.logits[epoch], self.mixed_logits[epoch] = rounded[: len(self.domains)], rounded[len(self.domains) :]
         self.features[epoch] = [half(torch.cat(batches)) for batches in self._features]

@@ -145,7 +145,7 @@ def train(
         logged: hyperparameters for the loggers.
 
     Raises:
-        Diverged: the training loss is not finite; there is no state to resume from.
+        Diverged: the training loss or logits are not finite; there is no state to resume from.
         ConfigError: fewer training images than one batch.
         KeyboardInterrupt: Ctrl-C; the saved state is kept to resume from.
     """
@@ -176,11 +176,11 @@ def train(
         try:
             if adaptation is None or adaptation.method.trains:
                 trainer.fit(module, data, ckpt_path=state if resumed_from else None, weights_only=True)
+            if recipe.epochs not in module.logits:
+                trainer.validate(module, data, verbose=False)
         except Diverged:
             state.unlink(missing_ok=True)
             raise
-        if recipe.epochs not in module.logits:
-            trainer.validate(module, data, verbose=False)
     trained = data.images_per_epoch * len(module.curve)
     evaluated = len(module.logits) * sum(map(len, (*subsets.evaluate, *(made.images for made in subsets.mixed))))
     cost = Cost(

@@ -24,6 +24,7 @@ from da_wa.config.tree import folders
 from da_wa.data.augment import Augment, Normalize
 from da_wa.data.cache import DecodedDomain
 from da_wa.data.splits import Full
+from da_wa.errors import Diverged
 from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm import fold, named
 from da_wa.train import schedule, subsets
@@ -374,6 +375,29 @@ def test_sar_reports_the_share_of_images_that_it_used(small_source, tmp_path, sh
     assert ran.trained.curve[-1]["terms"]["used"] == pytest.approx(used, abs=0.1)
     unchanged = all(torch.equal(p, before[key]) for key, p in model.named_parameters())
     assert unchanged == (used == 0)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("batch", [12, 24])
+def test_a_stream_whose_network_became_nan_is_a_divergence(small_source, tmp_path, name, batch):
+    """After the first of two batches, and after the only batch, which an evaluation alone can show."""
+    method, options = made(name, lr=1e38, **({"share": 1.0} if name == "sar" else {}))
+    said = "stream" if batch == 12 else "S"
+    with pytest.raises(Diverged, match=f"logits of .*{said} were not finite in epoch 1") as caught:
+        run(tmp_path, SMALL, start(method, "gn", small_source), method, batch=batch, **options)
+    assert (caught.value.epoch, caught.value.curve) == (1, [])
+
+
+class Breaks(Method):
+    phase, trains = "target", False
+
+    def calibrate(self, backbone, batches):
+        backbone.head.bias.fill_(torch.nan)
+
+
+def test_a_calibration_after_which_logits_are_not_finite_is_a_divergence(small_source, tmp_path):
+    with pytest.raises(Diverged, match="logits of S were not finite"):
+        run(tmp_path, SMALL, start(Breaks(), "gn", small_source), Breaks())
 
 
 def test_sar_goes_back_to_the_source_when_its_loss_is_low(small_source, tmp_path):

@@ -288,6 +288,13 @@ def test_a_training_that_diverged_is_not_resumed(monkeypatch, tmp_path):
     assert not (tmp_path / "state").exists()
 
 
+def test_a_last_step_after_which_logits_are_not_finite_is_a_divergence(monkeypatch, tmp_path):
+    with pytest.raises(Diverged, match="logits after epoch 1") as caught:
+        trained_linear(monkeypatch, 0, tmp_path / "state", batch_size=6, lr=1e38, weight_decay=1e3)
+    assert caught.value.epoch == 1
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_run_that_its_time_limit_cut_off_goes_on_from_there(camvid, tmp_path, monkeypatch):
     """The deadline passes within the second epoch of three, so the next command has one left."""
     words = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -143,6 +144,15 @@ def test_a_loss_that_is_not_finite_ends_it_with_its_epoch_and_no_state(training,
     assert told == []
     assert caught.value.epoch == 1
     assert caught.value.curve == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_last_step_after_which_logits_are_not_finite_ends_it_with_its_epoch_and_no_state(training, recipe, tmp_path):
+    """One step an epoch: its loss is finite, and the weights that it leaves are evaluated but not trained again."""
+    one_step = recipe(lr=math.inf, epochs=1)
+    with pytest.raises(Diverged, match="logits of A were not finite in epoch 1") as caught:
+        training(tmp_path, recipe=dataclasses.replace(one_step, batch_size=36), norm=Norm("Baseline"))
+    assert (caught.value.epoch, caught.value.curve) == (1, [])
     assert list(tmp_path.iterdir()) == []
 
 
