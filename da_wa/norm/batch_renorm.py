@@ -63,17 +63,18 @@ class BatchRenorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _corrections(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The corrections r and d, (c,) each, of this step; updates the running averages."""
+        """The corrections r and d, (c,) each, of this step; updates the running averages if they are tracked."""
         var, mean = torch.var_mean(at_least_float32(x), (0, 2, 3), correction=0)
         sigma = torch.sqrt(self.running_var + self.eps)
         r_max = 1 + (self.r_max - 1) * self._progress(self.r_end)
         d_max = self.d_max * self._progress(self.d_end)
         r = (torch.sqrt(var + self.eps) / sigma).clamp(1 / r_max, r_max)
         d = ((mean - self.running_mean) / sigma).clamp(-d_max, d_max)
-        self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(var, share)
+        if self.track_running_stats:
+            self.num_batches_tracked.add_(1)
+            share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(var, share)
         return r, d
 
     def _progress(self, end: int) -> Tensor:

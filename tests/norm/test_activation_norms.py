@@ -109,6 +109,17 @@ def test_batch_renorm_trains_with_what_it_evaluates_within_its_limits(x: Tensor)
     torch.testing.assert_close(norm(x), evaluated)
 
 
+def test_batch_renorm_that_does_not_track_leaves_its_averages_alone(x: Tensor) -> None:
+    norm, tracking = (BatchRenorm2d(6, start=0, r_end=5, d_end=5).double() for _ in range(2))
+    norm(x)
+    tracking(x)
+    before = copy.deepcopy(norm.state_dict())
+    norm.track_running_stats = False
+    torch.testing.assert_close(norm(2 * x), tracking(2 * x))
+    assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
+    assert tracking.num_batches_tracked == 2
+
+
 def test_batch_renorm_corrections_are_constants_to_the_gradient(x: Tensor) -> None:
     norm = BatchRenorm2d(6, start=0, r_end=1, d_end=1).double()
     norm.num_batches_tracked.fill_(1)
