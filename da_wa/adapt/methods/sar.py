@@ -88,6 +88,7 @@ class _Stream:
         """Add ``sign · step`` to the parameters."""
         for parameter, change in zip(self.parameters, step, strict=True):
             parameter.add_(change, alpha=sign)
+        torch.clear_autocast_cache()  # it has copies of the parameters in half precision, from before the move
 
     @torch.no_grad()
     def reset_if_below(self, limit: float, loss: Tensor, valid: Tensor, decay: float) -> Tensor:
