@@ -141,16 +141,16 @@ class DomainDataModule(LightningDataModule):
         )
 
     def _batches(
-        self, subset: Subset, order: Order, batch_size: int, length: int, *, drop_last: bool
+        self, subset: Subset, order: Order, batch_size: int, length: int, *, drop_last: bool, least: int = 1
     ) -> Iterable[Batch]:
         labels, numbers = torch.from_numpy(subset.labels), torch.from_numpy(subset.index)
         pixels = subset.domain.pixels
         if pixels.nbytes > self.resident_bytes and whole_map(pixels):
-            return StreamedBatches(pixels, labels, numbers, order, batch_size, drop_last, length)
+            return StreamedBatches(pixels, labels, numbers, order, batch_size, drop_last, length, least)
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         images = torch.from_numpy(pixels[subset.index])
         images, labels, numbers = images.to(device), labels.to(device), numbers.to(device)
-        return ResidentBatches(images, labels, numbers, order, batch_size, drop_last, length)
+        return ResidentBatches(images, labels, numbers, order, batch_size, drop_last, length, least)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment and normalize on the device, a whole batch at a time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from mmap import mmap
 from typing import TypeGuard
 
@@ -38,6 +39,7 @@ class ResidentBatches:
         batch_size: images per batch.
         drop_last: leave out a last, smaller batch.
         length: positions in ``order``; default: the number of images.
+        least: a last batch of fewer images is merged into the one before.
 
     >>> images, labels, numbers = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5), torch.arange(5)
     >>> batches = ResidentBatches(images, labels, numbers, lambda: torch.arange(5).flip(0), 2, drop_last=True)
@@ -54,18 +56,19 @@ class ResidentBatches:
         batch_size: int,
         drop_last: bool,
         length: int | None = None,
+        least: int = 1,
     ) -> None:
         self.length = len(images) if length is None else length
         self.images, self.labels, self.numbers = images, labels, numbers
-        self.order, self.batch_size, self.drop_last = order, batch_size, drop_last
+        self.order, self.batch_size, self.drop_last, self.least = order, batch_size, drop_last, least
 
     def __len__(self) -> int:
-        return _batches(self.length, self.batch_size, self.drop_last)
+        return len(bounds(self.length, self.batch_size, self.drop_last, self.least))
 
     def __iter__(self) -> Iterator[Batch]:
         order = self.order().to(self.images.device)
-        for batch in range(_batches(len(order), self.batch_size, self.drop_last)):
-            picked = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        for start, end in bounds(len(order), self.batch_size, self.drop_last, self.least):
+            picked = order[start:end]
             yield self.images[picked], self.labels[picked], self.numbers[picked]
 
 
@@ -82,6 +85,7 @@ class StreamedBatches:
         batch_size: images per batch.
         drop_last: leave out a last, smaller batch.
         length: positions in ``order``; default: the number of images.
+        least: a last batch of fewer images is merged into the one before.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -102,17 +106,18 @@ class StreamedBatches:
         batch_size: int,
         drop_last: bool,
         length: int | None = None,
+        least: int = 1,
     ) -> None:
         self.images, self.labels, self.numbers = images, labels, numbers
-        self.order, self.batch_size, self.drop_last = order, batch_size, drop_last
+        self.order, self.batch_size, self.drop_last, self.least = order, batch_size, drop_last, least
         self.length = len(numbers) if length is None else length
 
     def __len__(self) -> int:
-        return _batches(self.length, self.batch_size, self.drop_last)
+        return len(bounds(self.length, self.batch_size, self.drop_last, self.least))
 
     def __iter__(self) -> Iterator[Batch]:
-        order, size = self.order(), self.batch_size
-        positions = (order[i * size : (i + 1) * size] for i in range(_batches(len(order), size, self.drop_last)))
+        order = self.order()
+        positions = (order[a:b] for a, b in bounds(len(order), self.batch_size, self.drop_last, self.least))
         with closing(in_order(self._read, positions, READERS, AHEAD)) as batches:
             for _, batch in batches:
                 yield batch
@@ -143,6 +148,20 @@ def _read_rows(images: np.memmap, numbers: Tensor) -> Tensor:
     return found[torch.from_numpy(places)]
 
 
-def _batches(images: int, batch_size: int, drop_last: bool) -> int:
-    full, rest = divmod(images, batch_size)
-    return full + (rest > 0 and not drop_last)
+def bounds(images: int, batch_size: int, drop_last: bool, least: int = 1) -> list[tuple[int, int]]:
+    """The first position of every batch, and that after its last.
+
+    Args:
+        images: positions in all.
+        batch_size: images per batch.
+        drop_last: leave out a last, smaller batch.
+        least: a last batch of fewer images is merged into the one before, if there is one.
+
+    >>> bounds(5, 2, drop_last=False), bounds(5, 2, drop_last=False, least=2)
+    ([(0, 2), (2, 4), (4, 5)], [(0, 2), (2, 5)])
+    """
+    ends = list(range(batch_size, images + 1, batch_size))
+    rest = images % batch_size
+    if rest and not drop_last:
+        ends = [*(ends[:-1] if rest < least else ends), images]
+    return list(pairwise([0, *ends]))

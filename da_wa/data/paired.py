@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from da_wa.data.datamodule import DomainDataModule, Subset, epoch_seed, passes, unchanged
-from da_wa.data.loader import Batch
+from da_wa.data.loader import Batch, bounds
 from da_wa.data.splits import check_batch
 
 Order = Literal["shuffled", "sorted"]
@@ -44,8 +44,9 @@ class PairedDataModule(DomainDataModule):
 
     An epoch is one pass over the source's training images, as without adaptation; the target is drawn in random order,
     again and again if it is shorter. Without source images an epoch is one pass over the target; its last batch is
-    filled from the next pass, except for a stream, which shows every image once. Orders are functions of seed, epoch
-    and domain.
+    filled from the next pass, except for a stream, which shows every image once. If the last batch of a stream would be
+    one image, it is merged into the one before: norms with batch statistics need two. Orders are functions of seed,
+    epoch and domain.
 
     Args:
         train: the source's training images, or None.
@@ -103,11 +104,20 @@ class PairedDataModule(DomainDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        return super().steps_per_epoch if self.with_source else -(-len(self.target) // self.batch_size)
+        if self.with_source:
+            return super().steps_per_epoch
+        return len(bounds(len(self.target), self.batch_size, drop_last=False, least=self._least))
+
+    @property
+    def _least(self) -> int:
+        """The smallest last batch of target images."""
+        return 2 if self.stream and self.batch_size > 1 else 1
 
     @property
     def images_per_epoch(self) -> int:
         """Images of both domains."""
+        if self.stream:
+            return len(self.target)
         return self.steps_per_epoch * self.batch_size * (2 if self.with_source else 1)
 
     def target_order(self) -> Tensor:
@@ -123,7 +133,9 @@ class PairedDataModule(DomainDataModule):
 
     def train_dataloader(self) -> Any:
         source = super().train_dataloader() if self.with_source else None
-        target = self._batches(self.target, self.target_order, self.batch_size, len(self.target), drop_last=False)
+        target = self._batches(
+            self.target, self.target_order, self.batch_size, len(self.target), drop_last=False, least=self._least
+        )
         return PairedBatches(source, target, torch.from_numpy(self.target.index), self.steps_per_epoch)
 
     def target_in_order(self) -> Iterator[Tensor]:

@@ -129,10 +129,10 @@ class Adapter(Classifier):
             seen = [self._seen(images) for images in self._data.target_in_order()]
         return Seen(torch.cat([s.features for s in seen]), torch.cat([s.logits for s in seen]))
 
-    def _watch(self, name: str, value: Tensor) -> None:
+    def _watch(self, name: str, value: Tensor, images: int = 1) -> None:
         if name not in self._watched:
             self._watched[name] = RunningMean()
-        self._watched[name].update(value)
+        self._watched[name].update(value, images)
 
     def take_terms(self) -> dict[str, float]:
         means = {name: mean.compute() for name, mean in self._watched.items()}
@@ -162,6 +162,8 @@ class Calibrator(Adapter):
 class Stream(Adapter):
     """Shows the target once, batch by batch; the method predicts each and learns from it.
 
+    Means of what a method logs are over images, because batches differ in size.
+
     Attributes:
         online: (n, classes) float32 predictions in the order of ``online_index``, made when images arrived.
         online_index: (n,) int64, positions in the target subset.
@@ -181,9 +183,10 @@ class Stream(Adapter):
     def training_step(self, batch: Paired, batch_idx: int) -> None:  # type: ignore[override]
         logits = self.method.observe(self.model, batch.target.images)
         self._online.append((batch.target.position, logits.float()))
+        n = len(logits)
         for name, value in self.method.watched.items():
-            self._watch(name, value.detach())
-        self.train_loss.update(self.method.watched.get("loss", torch.zeros(())))
+            self._watch(name, value.detach(), n)
+        self.train_loss.update(self.method.watched.get("loss", torch.zeros(())), n)
 
     def check_loss(self) -> float:
         if not self.online.isfinite().all():

@@ -16,6 +16,8 @@ class RunningMean:
     >>> mean.update(torch.tensor([1.0, 0.0])); mean.update(torch.tensor(5.0))
     >>> mean.compute()
     2.0
+    >>> mean.update(torch.tensor(6.0), weight=3); mean.compute()
+    4.0
     """
 
     def __init__(self) -> None:
@@ -26,11 +28,11 @@ class RunningMean:
         self.total: Tensor | None = None
         self.count = 0
 
-    def update(self, values: Tensor) -> None:
-        """Add values of any shape, without a gradient."""
+    def update(self, values: Tensor, weight: int = 1) -> None:
+        """Add values of any shape, each counted ``weight`` times, without a gradient."""
         added = values.detach().sum(dtype=torch.float32)
-        self.total = added if self.total is None else self.total + added
-        self.count += values.numel()
+        self.total = added * weight if self.total is None else self.total.add(added, alpha=weight)
+        self.count += values.numel() * weight
 
     def compute(self) -> float:
         """The mean; NaN without a value. Waits for the device."""

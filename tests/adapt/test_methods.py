@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from da_wa.adapt.adaptable import adaptable
+from da_wa.adapt.losses import entropy
 from da_wa.adapt.method import Method, Seen, Step
+from da_wa.adapt.methods.sar import SAR
 from da_wa.config.make import make
 from da_wa.config.methods import method_nodes
 from da_wa.config.tree import folders
@@ -25,6 +27,7 @@ from da_wa.data.augment import Augment, Normalize
 from da_wa.data.cache import DecodedDomain
 from da_wa.data.splits import Full
 from da_wa.errors import Diverged
+from da_wa.models.backbone import Backbone
 from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm import fold, named
 from da_wa.train import schedule, subsets
@@ -230,7 +233,7 @@ def test_interrupted_and_resumed_is_undisturbed(undisturbed, small_source, tmp_p
     assert (resumed.trained.outputs.domains["T"].logits == whole.trained.outputs.domains["T"].logits).all()
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", [*NORMS, "brn"])
 @pytest.mark.parametrize("name", STREAMS)
 def test_an_interrupted_stream_starts_anew(monkeypatch, undisturbed, small_source, tmp_path, name, norm):
     whole = undisturbed(name, norm)
@@ -330,7 +333,7 @@ def test_the_gradient_of_a_discriminator_is_reversed_for_the_features_only(small
         assert method.loss(harder)["domain"] > loss
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", [*NORMS, "brn"])
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_shows_every_image_once_and_predicts_before_it_learns(undisturbed, small_source, name, norm):
     whole = undisturbed(name, norm)
@@ -352,7 +355,7 @@ def test_a_sorted_stream_has_the_order_of_the_files(small_source, tmp_path, name
     assert ran.trained.online[0].tolist() == list(range(24))
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", [*NORMS, "brn"])
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_changes_affine_parameters_only(small_source, tmp_path, name, norm):
     build = {"lr": 0.1, "share": 1.0} if name == "sar" else {"lr": 0.1}
@@ -364,6 +367,60 @@ def test_a_stream_changes_affine_parameters_only(small_source, tmp_path, name, n
     allowed = {key for key, _ in adaptable(model)}
     assert changed <= allowed
     assert len(changed) > len(allowed) / 2
+
+
+@pytest.mark.parametrize("norm", ["bn", "brn"])
+@pytest.mark.parametrize("name", STREAMS)
+def test_running_statistics_are_the_averages_over_the_batches_of_a_stream(small_source, tmp_path, name, norm):
+    """One average for each batch, also where SAR forwards a batch twice; a last batch of one image is not one."""
+    method, options = made(name, lr=1e-9)
+    model = start(method, norm, small_source)
+    ran = run(tmp_path, SMALL, model, method, batch=23, **{**options, "order": "sorted"})
+    assert len(ran.trained.online[0]) == 24
+    fresh = start(method, norm, small_source)
+    seen = images(SMALL[1], n=24)
+    expected = fresh.stem[0](seen).mean((0, 2, 3))
+    first = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    assert first.num_batches_tracked == 1
+    torch.testing.assert_close(first.running_mean, expected.detach(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_means_over_a_stream_are_over_images(small_source, tmp_path, name):
+    """Of batches of 15 and 9 images."""
+    method, options = made(name, lr=1e-9, **({"share": 1.0, "rho": 0.0} if name == "sar" else {}))
+    model = start(method, "gn", small_source)
+    ran = run(tmp_path, SMALL, model, method, batch=15, **options)
+    expected = float(entropy(ran.trained.online[1]).mean())
+    assert ran.trained.curve[-1]["loss"] == pytest.approx(expected, rel=1e-4)
+    assert ran.trained.curve[-1]["terms"]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+class Sloped(Backbone):
+    """GroupNorm and a PReLU, whose slope autocast computes with in half precision."""
+
+    num_features, min_size = 4, 4
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(1, 4), nn.PReLU()
+        self.head = self.make_head(3)
+
+    def features(self, x):
+        return self.act(self.norm(self.conv(x))).mean((2, 3))
+
+
+def test_the_second_pass_of_sar_sees_moved_parameters_under_autocast():
+    """Autocast keeps copies of parameters in half precision: they must not be those from before the move."""
+    moved = []
+    for cached in (True, False):
+        torch.manual_seed(0)
+        model, method = Sloped(), SAR(lr=0.1, share=1.0, rho=2.0)
+        method.build(model, 3, 24)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            method.observe(model, images(SMALL[1]))
+        moved.append(model.state_dict())
+    assert all(torch.equal(value, moved[1][key]) for key, value in moved[0].items())
 
 
 @pytest.mark.parametrize(("share", "used"), [(1e-6, 0.0), (1.0, 1.0)])

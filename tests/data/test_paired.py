@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -88,11 +89,28 @@ def test_without_a_source_an_epoch_is_a_pass_over_the_target_in_full_batches():
 
 @pytest.mark.parametrize("kind", ["shuffled", "sorted"])
 def test_a_stream_shows_every_image_once(kind):
-    data = paired(source=None, target=9, stream=True, order=kind)
-    assert [len(b.target.images) for b in batches(data)] == [4, 4, 1]
+    data = paired(source=None, target=10, stream=True, order=kind)
+    assert [len(b.target.images) for b in batches(data)] == [4, 4, 2]
+    assert data.images_per_epoch == 10
     seen = order(data)
-    assert sorted(seen) == list(range(9))
-    assert (seen == list(range(9))) == (kind == "sorted")
+    assert sorted(seen) == list(range(10))
+    assert (seen == list(range(10))) == (kind == "sorted")
+
+
+@pytest.mark.parametrize(
+    ("target", "batch", "sizes"), [(9, 4, [4, 5]), (5, 4, [5]), (4, 4, [4]), (3, 1, [1, 1, 1]), (5, 2, [2, 3])]
+)
+@pytest.mark.parametrize("resident_gb", [8.0, 0.0])
+def test_a_last_batch_of_one_image_of_a_stream_is_merged_into_the_one_before(
+    tmp_path, target, batch, sizes, resident_gb
+):
+    np.save(tmp_path / "T.npy", domain("T", 40).pixels)
+    data = paired(source=None, target=target, batch=batch, stream=True, resident_gb=resident_gb)
+    of = data.target.domain
+    data.target = replace(data.target, domain=replace(of, pixels=np.load(tmp_path / "T.npy", mmap_mode="r")))
+    assert [len(b.target.images) for b in batches(data)] == sizes
+    assert data.steps_per_epoch == len(data.train_dataloader()) == len(sizes)
+    assert sorted(order(data)) == list(range(target))
 
 
 def test_positions_count_in_the_subset():
