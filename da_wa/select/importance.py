@@ -70,7 +70,7 @@ def devn(losses: npt.ArrayLike, weights: npt.ArrayLike) -> float:
     -1.6875
     """
     loss, w = _paired(losses, weights)
-    return dev(loss, normalized(w))
+    return iwv(loss, normalized(w))
 
 
 def normalized(weights: Floats) -> Floats:

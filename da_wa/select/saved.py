@@ -12,7 +12,7 @@ Integers = npt.NDArray[np.integer]
 
 
 class NotSaved(ValueError):
-    """An array that a score needs and that was not saved. The score has no value for this candidate."""
+    """An array that a score needs was not saved, or of too few images. The score has no value for this candidate."""
 
 
 @dataclass(frozen=True, eq=False)

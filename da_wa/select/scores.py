@@ -34,6 +34,8 @@ def bnm(saved: Saved) -> float:
 
 def snd(saved: Saved) -> float:
     """Soft neighbourhood density (Saito et al. 2021): a control, highest for a network that has collapsed."""
+    if len(saved.target_logits) < 2:
+        raise NotSaved("needs logits of at least two target images; one was saved")
     return confidence.snd(saved.target_logits)
 
 
@@ -78,5 +80,9 @@ def _losses_and_weights(saved: Saved) -> tuple[Floats, Floats]:
     logits, labels = saved.need("source_logits"), saved.need("source_labels")
     source, rows = saved.featured("source")
     target, _ = saved.featured("target")
+    if min(len(source), len(target)) < 2:
+        raise NotSaved(
+            f"needs features of at least two images of each domain; {len(source)} and {len(target)} were saved"
+        )
     losses = importance.cross_entropies(logits[rows], labels[rows])
     return losses, importance.density_ratio(source, target)

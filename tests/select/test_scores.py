@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -279,6 +279,19 @@ def test_class_ami_of_a_sample_smaller_than_the_number_of_classes():
     few = Saved(target_logits=Z, target_features=FEATURES[: K - 1], target_rows=np.arange(K - 1))
     with pytest.raises(NotSaved, match="at least 7 target images; 6 were saved"):
         catalogue.class_ami(few)
+
+
+@pytest.mark.parametrize("name", ["iwv", "dev", "devn"])
+@pytest.mark.parametrize("domain", ["source", "target"])
+def test_importance_weights_of_one_image(name, domain):
+    few = {f"{domain}_features": everything().featured(domain)[0][:1], f"{domain}_rows": np.array([3])}
+    with pytest.raises(NotSaved, match="features of at least two images of each domain"):
+        getattr(catalogue, name)(replace(everything(), **few))
+
+
+def test_snd_of_one_image():
+    with pytest.raises(NotSaved, match="at least two target images"):
+        catalogue.snd(Saved(target_logits=Z[:1]))
 
 
 def test_class_ami_of_chance():
