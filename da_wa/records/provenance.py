@@ -21,7 +21,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": os.cpu_count(),
         **COMMIT,
     }
@@ -40,7 +40,8 @@ def _version(package: str) -> str | None:
 
 
 @cache
-def _cpu() -> str:
+def cpu() -> str:
+    """The model of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from da_wa.records.files import locked, write_bytes
+from da_wa.records.provenance import cpu
 from da_wa.train.flops import wait
 from da_wa.train.settings import Settings
 
@@ -84,14 +85,14 @@ def step_seconds(model: nn.Module, images: Sequence[int], settings: Settings, pr
 
 
 def _key(settings: Settings, model: nn.Module, images: Sequence[int]) -> str:
-    """Everything that the times depend on."""
+    """The device, the settings and the layers with their options (strides, padding and so on)."""
     gpu = settings.accelerator == "gpu"
     told = {
-        "device": torch.cuda.get_device_name() if gpu else settings.accelerator,
+        "device": torch.cuda.get_device_name() if gpu else f"{settings.accelerator}: {cpu()}",
         "torch": torch.__version__,
         "threads": None if gpu else torch.get_num_threads(),
         "layout": settings.channels_last,
-        "network": [(name, type(module).__name__) for name, module in model.named_modules()],
+        "network": [(name, type(module).__name__, module.extra_repr()) for name, module in model.named_modules()],
         "shapes": [tuple(parameter.shape) for parameter in model.parameters()],
         "images": list(images),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,12 @@ def test_the_faster_precision_is_chosen_and_the_decision_stays(network, monkeypa
     assert decided(Settings("cpu"), network, BATCH, tmp_path).precision == "32-true"
     assert not again
     assert decided(Settings("cpu"), network, (4, 3, 8, 8), tmp_path).precision == "bf16-mixed"  # another batch
+    strided = copy.deepcopy(network)
+    strided[0].padding, strided[0].dilation = (2, 2), (3, 3)
+    assert decided(Settings("cpu"), strided, BATCH, tmp_path).precision == "bf16-mixed"
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(precision, "cpu", lambda: "another processor")
+        assert decided(Settings("cpu"), network, BATCH, tmp_path).precision == "bf16-mixed"
     (kept,) = (path for path in tmp_path.glob("*.json") if '"seconds": {"32-true": 1.0' in path.read_text())
     kept.write_text("torn")
     assert decided(Settings("cpu"), network, BATCH, tmp_path).precision == "bf16-mixed"
