@@ -92,8 +92,8 @@ def mcc(logits: Tensor, temperature: float = 2.5) -> Tensor:
     p = F.softmax(scaled, 1)
     total = (weights[:, None] * p).sum(0)
     kept = (weights[:, None] * p.square()).sum(0)
-    used = total > torch.finfo(total.dtype).tiny
-    return 1 - torch.where(used, kept / torch.where(used, total, 1), 0).mean()
+    unused = total <= torch.finfo(total.dtype).tiny
+    return 1 - torch.where(unused, 0, kept / torch.where(unused, 1, total)).mean()
 
 
 def bnm(logits: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def bnm(logits: Tensor) -> Tensor:
         logits: (n, K), of target images.
 
     Returns:
-        A scalar, at least ``-sqrt(min(n, K) / n)``.
+        A scalar, at least ``-sqrt(min(n, K) / n)``; NaN where logits are not finite, which have no singular values.
 
     Raises:
         ValueError: not (n, K) with n >= 1, K >= 2.
@@ -112,6 +112,8 @@ def bnm(logits: Tensor) -> Tensor:
     tensor(-0.3536)
     """
     p = F.softmax(batch(logits, "logits", columns=2), 1)
+    if not p.isfinite().all():
+        return p.sum() * math.nan
     nuclear: Tensor = torch.linalg.svdvals(p).sum()
     return -nuclear / len(p)
 
