@@ -70,7 +70,8 @@ class Method(nn.Module):
         phase: see :data:`Phase`.
         trains: False for a method of phase ``target`` that only calls :meth:`calibrate`.
         views: True if its loss calls :attr:`Step.strong`; it needs images that can be augmented.
-        watched: scalars of the last step to log beside the loss, without gradient.
+        least_images: images of each domain that a step needs; smaller batches are refused before the first run.
+        watched: scalars of this step to log beside the loss, without gradient; empty before every step.
 
     >>> import torch
     >>> class Confident(Method):
@@ -86,6 +87,7 @@ class Method(nn.Module):
     phase: ClassVar[Phase]
     trains: ClassVar[bool] = True
     views: ClassVar[bool] = False
+    least_images: ClassVar[int] = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,6 +95,9 @@ class Method(nn.Module):
 
     def build(self, backbone: Backbone, classes: int, images: int) -> None:
         """Create parameters and buffers. Called once, on the CPU, before training; randomness is seeded.
+
+        A second instance is built before the first run, to check the configuration, with a network and with new tensors
+        on the device ``meta``: they have shapes and no values, so nothing here may read a value.
 
         Args:
             backbone: the network; a ``stream`` method may change its modes here.

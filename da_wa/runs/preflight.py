@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from da_wa.adapt.method import Method
 from da_wa.config.compose import Experiment
 from da_wa.config.make import make
 from da_wa.data.manifest import DomainManifest
@@ -35,7 +36,8 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
 
     Raises:
         ConfigError: an object that cannot be made as configured, a device that is not available, images too small for
-            the network or too few for a batch, batches of one image for a norm that needs more.
+            the network or too few for a batch, batches too small for a norm or a method, a precision in which a method
+            cannot train.
         DataError: one class only; a domain that cannot be split as the protocol says; the images for pre-training are
             missing.
         CheckpointError: a pre-trained network that cannot be used, or is of another norm or model.
@@ -62,8 +64,9 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
                 _check_level(model_node, skeleton)
     for reason in refused(experiment).values():
         raise ConfigError(f"{reason} Leave it out of norms=[…], or choose a larger batch_size.")
+    classes = len(domains[0].classes) if domains else 2
     for name, node in experiment.methods.items():
-        _check_method(cfg, name, node, experiment)
+        _check_method(cfg, name, node, experiment, classes)
     for job in jobs:
         if isinstance(job, UnitJob) and job.start is not None and job.needs is None and job.start.exists():
             _check_checkpoint(job.start, job.config)
@@ -103,17 +106,19 @@ def without_memory() -> Iterator[None]:
         yield
 
 
-def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any]) -> Backbone:
+def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any], classes: int = 2) -> Backbone:
     """The network without memory for its weights."""
     with without_memory():
         try:
-            made: Backbone = make(model["build"])(make(norm), 2)
+            made: Backbone = make(model["build"])(make(norm), classes)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{model['name']} cannot be built with norm {name}: {error}") from error
     return made
 
 
-def _check_method(cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], experiment: Experiment) -> None:
+def _check_method(
+    cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], experiment: Experiment, classes: int
+) -> None:
     """Make a method, and build it for every network that it changes."""
     if "build" not in node:
         return
@@ -124,24 +129,58 @@ def _check_method(cfg: Mapping[str, Any], name: str, node: Mapping[str, Any], ex
             f"method {name} has statistics of each domain, and finetune.frozen_statistics=true keeps those of neither; "
             "leave one of them out"
         )
+    if node["phase"] == "stream" and cfg["trainer"].get("precision") == "16-mixed":
+        raise ConfigError(
+            f"trainer.precision=16-mixed: small gradients are 0 in this type unless they are scaled, and the steps of "
+            f"method {name} do not scale them; use bf16-mixed or 32-true"
+        )
+    try:
+        make(node["build"])
+    except (TypeError, ValueError, UserError) as error:
+        raise ConfigError(f"method.{name}.build: {error}") from error
     for model_node, (norm, norm_node) in product(experiment.models.values(), experiment.norms.items()):
         if not acts(node, levels((norm, norm_node), model_node)["activation"]):
             continue
         try:
             method = make(node["build"])
-            backbone = _skeleton(model_node, norm, norm_node)
+            backbone = _skeleton(model_node, norm, norm_node, classes)
             with torch.device("meta"):
                 backbone = recipe.adapted(backbone, method, node.get("changes"))
-                method.build(backbone, 2, _least_images(recipe))
+                method.build(backbone, classes, _least_images(recipe))
             trained = list(method.trained(backbone))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"method {name} cannot be built with norm {norm}{named} before the first run, when networks and new "
+                f"tensors have shapes and no values (device meta): {error}"
+            ) from error
         except (TypeError, ValueError, UserError) as error:
             raise ConfigError(f"method {name} cannot be used with norm {norm}{named}: {error}") from error
         if method.phase != node["phase"]:
             raise ConfigError(f"method {name}: its class has phase {method.phase!r}, its file says {node['phase']!r}")
         if method.trains and not trained and not list(method.parameters()):
             raise ConfigError(f"method {name} trains no parameters of {model_node['name']} with norm {norm}")
+        _check_step(name, node, norm, method, backbone, recipe)
     if "recipe" in node:
         _check_recipe(f"method {name}: recipe", node["recipe"])
+
+
+def _check_step(
+    name: str, node: Mapping[str, Any], norm: str, method: Method, backbone: Backbone, recipe: AnyRecipe
+) -> None:
+    """Refuse batches too small for a method, or for the norm of what it trains."""
+    size = getattr(recipe, "batch_size", None)
+    if size is None or not method.trains:
+        return
+    key = f"method.{name}.recipe.batch_size" if "recipe" in node else "finetune.batch_size"
+    if size < method.least_images:
+        raise ConfigError(
+            f"{key}={size}: method {name} needs {method.least_images} images of a domain in every batch, or more."
+        )
+    if size == 1 and backbone.needs_batch and not getattr(recipe, "frozen_statistics", False):
+        raise ConfigError(
+            f"{key}=1: norm {norm} uses statistics over the images of a batch, and one image has none. "
+            "Choose a larger batch size, or leave the norm or the method out."
+        )
 
 
 def _least_images(recipe: AnyRecipe) -> int:

@@ -83,9 +83,13 @@ class Adapter(Classifier):
                 return self._seen(self._data.strong_view(batch.target.raw))
 
         progress = self.global_step / self.trainer.estimated_stepping_batches
+        self.method.watched = {}
         terms = self.method.loss(Step(source, labels, target, batch.target.position, progress, strong))
         if source is None and not terms:
-            raise ConfigError(f"{type(self.method).__name__} has phase `target` and its `loss` returned no terms")
+            raise ConfigError(
+                f"{type(self.method).__name__} has phase `target` and its `loss` returned no terms. Return some, or "
+                "set `trains = False` and override `calibrate` for a method without training"
+            )
         loss = self.weight * sum(terms.values(), torch.zeros((), device=self.device))
         if source is not None and labels is not None:
             loss = self.objective(source.logits, labels) + loss
@@ -136,8 +140,7 @@ class Adapter(Classifier):
 
     def take_terms(self) -> dict[str, float]:
         means = {name: mean.compute() for name, mean in self._watched.items()}
-        for mean in self._watched.values():
-            mean.reset()
+        self._watched = {}
         return means
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -181,6 +184,7 @@ class Stream(Adapter):
         self.trained_parameters()
 
     def training_step(self, batch: Paired, batch_idx: int) -> None:  # type: ignore[override]
+        self.method.watched = {}
         logits = self.method.observe(self.model, batch.target.images)
         self._online.append((batch.target.position, logits.float()))
         n = len(logits)

@@ -5,6 +5,7 @@ The class is a bright colour channel; the target has less contrast and a colour 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -26,7 +27,7 @@ from da_wa.config.tree import folders
 from da_wa.data.augment import Augment, Normalize
 from da_wa.data.cache import DecodedDomain
 from da_wa.data.splits import Full
-from da_wa.errors import Diverged
+from da_wa.errors import ConfigError, Diverged
 from da_wa.models.backbone import Backbone
 from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm import fold, named
@@ -311,6 +312,68 @@ def test_the_gradient_of_its_term_reaches_every_feature_parameter(small_source, 
     assert first.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in (*STREAMS, "dsbn")])
+def test_logits_that_are_not_numbers_give_a_loss_that_is_none_and_no_error(name):
+    """The run is then recorded as diverged."""
+    method, _ = made(name)
+    model = network("gn")
+    method.build(model, 3, 12)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    step = step_on(model, method, SMALL)
+    method.refresh(lambda: step.target)
+    loss = sum(method.loss(step).values())
+    assert loss.requires_grad
+    if name != "fixmatch":  # no image is confident: its loss is 0, and that of the source is not a number
+        assert not loss.isfinite()
+
+
+WRONG = [
+    ("adabn", "alpha", 2, "a number from 0 to 1"),
+    ("afn", "step", 0, "a number above 0"),
+    ("cdan", "map_size", 0, "a whole number, 1 or more"),
+    ("cdan", "width", 16.0, "a whole number, 1 or more"),
+    ("cdan", "entropy", "no", "true or false"),
+    ("cdan", "unit_scale", 1, "true or false"),
+    ("coral", "unit_scale", "false", "true or false"),
+    ("dann", "width", 0, "a whole number, 1 or more"),
+    ("dann", "width", True, "a whole number, 1 or more"),
+    ("dann", "unit_scale", None, "true or false"),
+    ("fixmatch", "threshold", 90, "a number from 0 to 1"),
+    ("fixmatch", "relative", "yes", "true or false"),
+    ("fixmatch", "align", 0, "true or false"),
+    ("mcc", "temperature", 0, "a number above 0"),
+    ("mcc", "temperature", "hot", "a number above 0"),
+    ("mcc", "temperature", float("inf"), "a number above 0"),
+    ("mdd", "gamma", -4, "a number above 0"),
+    ("mdd", "reversal", 0, "a number above 0"),
+    ("mdd", "width", -1, "a whole number, 1 or more"),
+    ("sar", "lr", "1e-3", "a number above 0"),
+    ("sar", "momentum", 1, "a number, 0 or more and less than 1"),
+    ("sar", "share", 0, "a number above 0"),
+    ("sar", "share", 40, "a number from 0 to 1"),
+    ("sar", "rho", -1, "a number, 0 or more"),
+    ("sar", "reset_below", float("nan"), "a number, 0 or more"),
+    ("sar", "decay", 1.5, "a number, 0 or more and less than 1"),
+    ("shot", "pseudo", -1, "a number, 0 or more"),
+    ("tent", "lr", 0, "a number above 0"),
+    ("tent", "momentum", -0.9, "a number, 0 or more and less than 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "option", "value", "said"), WRONG)
+def test_an_option_that_is_not_allowed_is_named(name, option, value, said):
+    node = method_nodes([name], [], {}, folders())[name]
+    with pytest.raises(ConfigError, match=rf"^{option}={value} must be {said}$"):
+        make({**node["build"], option: value})
+
+
+def test_every_option_of_a_method_is_checked():
+    options = {(name, key) for name in METHODS for key in inspect.signature(type(made(name)[0])).parameters}
+    assert options == {(name, option) for name, option, *_ in WRONG}
+
+
 def test_the_gradient_of_a_discriminator_is_reversed_for_the_features_only(small_source):
     """A step against the gradient improves the discriminator and makes the features harder to tell apart."""
     method, _ = made("dann")
@@ -450,6 +513,31 @@ class Breaks(Method):
 
     def calibrate(self, backbone, batches):
         backbone.head.bias.fill_(torch.nan)
+
+
+class Early(Method):
+    phase = "target"
+
+    def loss(self, step):
+        if step.progress < 0.5:
+            self.watched = {"early": torch.tensor(step.progress)}
+        return {"total": step.target.logits.sum()}
+
+
+def test_what_a_step_does_not_log_is_not_logged_again(small_source, tmp_path):
+    """In the second of two epochs nothing is logged."""
+    ran = run(tmp_path, SMALL, start(Early(), "gn", small_source), Early(), epochs=2, lr=1e-9)
+    assert ["early" in row["terms"] for row in ran.trained.curve] == [True, False]
+    assert ran.trained.curve[0]["terms"]["early"] == pytest.approx(0.125)  # two steps of four
+
+
+class Mute(Method):
+    phase = "target"
+
+
+def test_a_method_without_a_loss_is_told_how_to_do_without(small_source, tmp_path):
+    with pytest.raises(ConfigError, match=r"set `trains = False` and override `calibrate`"):
+        run(tmp_path, SMALL, start(Mute(), "gn", small_source), Mute())
 
 
 def test_a_calibration_after_which_logits_are_not_finite_is_a_divergence(small_source, tmp_path):

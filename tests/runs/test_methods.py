@@ -23,6 +23,7 @@ from da_wa.runs.execute import execute
 from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import Done, Ready, UnitJob, Waiting
 from da_wa.runs.plan import plan
+from da_wa.runs.preflight import preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -32,6 +33,9 @@ TINY = [
     "trainer.precision=32-true", "trainer.save_every_s=0", "launcher.workers=1", "launcher.threads=1",
     "report.images=false",
 ]  # fmt: skip
+
+
+AUTO = "trainer.accelerator=auto"
 
 
 def domains() -> list[DecodedDomain]:
@@ -179,7 +183,7 @@ def command(tmp_path, monkeypatch):
     mine = tmp_path / "mine"
     (mine / "method").mkdir(parents=True)
     (mine / "own_methods.py").write_text(OWN)
-    for name in ("Cheat", "Broken"):
+    for name in ("Cheat", "Broken", "Looks", "Counts"):
         (mine / "method" / f"{name.lower()}.yaml").write_text(
             f"label: {name}\nphase: joint\nstatistics: joint\nweight: 1.0\nbuild: {{_target_: own_methods.{name}}}\n"
         )
@@ -216,6 +220,22 @@ class Broken(Method):
 
     def loss(self, step):
         return {"broken": step.target.logits.sum() * float("nan")}
+
+
+class Looks(Method):
+    """Reads a value of the network where it is built."""
+
+    phase = "joint"
+
+    def build(self, backbone, classes, images):
+        self.scale = backbone.head.weight.abs().max().item()
+
+
+class Counts(Method):
+    phase = "joint"
+
+    def build(self, backbone, classes, images):
+        raise ValueError(f"classes: {classes} {backbone.head.out_features}")
 '''
 
 
@@ -263,12 +283,38 @@ def test_a_source_unit_that_diverged_fails_what_starts_from_it_by_name(command, 
         (["methods=[tent]", "norms=[bn]"], "method.tent.recipe.batch_size="),
         (["methods=[shot]", "norms=[gn]", "method.shot.recipe.batch_size=1000"], "batch"),
         (["methods=[mcc]", "norms=[gn]", "method.weight=-1"], "weight"),
+        (["methods=[dann]", "norms=[gn]", "method.dann.build.width=0"], "method.dann.build: width=0 must be a whole"),
+        (
+            ["methods=[tent]", "norms=[bn]", "method.tent.recipe.batch_size=1"],
+            "method.tent.recipe.batch_size=1: norm bn",
+        ),
+        (["methods=[shot]", "norms=[brn]", "method.shot.recipe.batch_size=1"], "method.shot.recipe.batch_size=1: norm"),
+        (["methods=[coral]", "norms=[gn]", "finetune.batch_size=1"], "finetune.batch_size=1: method coral needs 2"),
+        (
+            ["methods=[sar]", "norms=[gn]", "method.recipe.batch_size=10", "trainer.precision=16-mixed", AUTO],
+            "the steps of method sar do not scale them",
+        ),
+        (["methods=[looks]", "norms=[gn]"], "method looks cannot be built with norm gn before the first run"),
+        (["methods=[counts]", "norms=[gn]"], "classes: 10 10"),
     ],
 )
 def test_bad_input_ends_before_the_first_run(command, capsys, options, said):
     assert command(*options) == 2
     assert said in capsys.readouterr().err
     assert not list(Path("out").glob("runs/*/record.json"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["methods=[tent]", "norms=[gn]", "method.tent.recipe.batch_size=1"],
+        ["methods=[adabn]", "norms=[bn]", "method.adabn.recipe.batch_size=1"],
+        ["methods=[coral]", "norms=[gn]", "finetune.batch_size=2"],
+        ["methods=[shot]", "norms=[gn]", "trainer.precision=16-mixed", AUTO],
+    ],
+)
+def test_small_batches_and_half_precision_are_allowed_where_they_work(words):
+    preflight(compose([*TINY, *words]), [], [])
 
 
 def test_domains_of_one_class_are_refused(tmp_path, monkeypatch, capsys):
@@ -296,7 +342,7 @@ def test_kill_9_in_a_unit_and_the_same_command_gives_the_same_bytes(command, tmp
     """Joint, target, stream: killed while it runs; a stream leaves no state and starts anew."""
     options = [
         *TINY, "cache_dir=cache", "norms=[bn]", f"methods=[none,{method}]", "finetune.epochs=6",
-        "finetune.evaluations=2", *(["method.tent.recipe.batch_size=1"] if method == "tent" else []),
+        "finetune.evaluations=2", *(["method.tent.recipe.batch_size=2"] if method == "tent" else []),
     ]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "run_office31.py"), *options, "out=out"],

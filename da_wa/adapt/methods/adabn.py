@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from da_wa.adapt.domain_norm import has_running_statistics
 from da_wa.adapt.method import Method, Phase
 from da_wa.adapt.moments import Moments, blend, merge_moments, moments
-from da_wa.errors import ConfigError
+from da_wa.adapt.options import fraction
 from da_wa.models.backbone import Backbone
 
 
@@ -31,9 +31,7 @@ class AdaBN(Method):
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= alpha <= 1:
-            raise ConfigError(f"alpha={alpha} must be a number from 0 to 1")
-        self.alpha = alpha
+        self.alpha = fraction("alpha", alpha)
 
     def calibrate(self, backbone: Backbone, batches: Callable[[], Iterable[Tensor]]) -> None:
         for layer in _in_order(backbone, next(iter(batches()))):

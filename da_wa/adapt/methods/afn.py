@@ -8,6 +8,7 @@ from torch import Tensor
 
 from da_wa.adapt.alignment import afn
 from da_wa.adapt.method import Method, Phase, Step
+from da_wa.adapt.options import positive
 
 
 class AFN(Method):
@@ -21,7 +22,7 @@ class AFN(Method):
 
     def __init__(self, step: float = 1.0) -> None:
         super().__init__()
-        self.step = step
+        self.step = positive("step", step)
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         source, target = step.pair

@@ -20,6 +20,7 @@ from da_wa.adapt.alignment import (
 from da_wa.adapt.heads import mlp
 from da_wa.adapt.method import Method, Phase, Seen, Step
 from da_wa.adapt.methods.dann import domain_accuracy
+from da_wa.adapt.options import flag, whole
 from da_wa.models.backbone import Backbone
 
 
@@ -38,23 +39,20 @@ class CDAN(Method):
     phase: ClassVar[Phase] = "joint"
 
     discriminator: nn.Sequential
+    of_features: Tensor | None
+    of_classes: Tensor | None
 
     def __init__(self, entropy: bool = True, width: int = 1024, map_size: int = 1024, unit_scale: bool = True) -> None:
         super().__init__()
-        self.entropy, self.width, self.map_size, self.unit_scale = entropy, width, map_size, unit_scale
+        self.entropy, self.unit_scale = flag("entropy", entropy), flag("unit_scale", unit_scale)
+        self.width, self.map_size = whole("width", width), whole("map_size", map_size)
 
     def build(self, backbone: Backbone, classes: int, images: int) -> None:
         inputs = backbone.num_features * classes
-        self.of_features: Tensor | None = None
-        self.of_classes: Tensor | None = None
+        self.register_buffer("of_features", None)
+        self.register_buffer("of_classes", None)
         if inputs > LARGEST_PRODUCT:
-            for name, fixed in zip(
-                ("of_features", "of_classes"),
-                random_maps(backbone.num_features, classes, self.map_size),
-                strict=True,
-            ):
-                delattr(self, name)
-                self.register_buffer(name, fixed)
+            self.of_features, self.of_classes = random_maps(backbone.num_features, classes, self.map_size)
             inputs = self.map_size
         self.discriminator = mlp(inputs, 1, self.width)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from da_wa.adapt.alignment import coral, unit_scale
 from da_wa.adapt.method import Method, Phase, Step
+from da_wa.adapt.options import flag
 
 
 class CORAL(Method):
@@ -19,10 +20,11 @@ class CORAL(Method):
     """
 
     phase: ClassVar[Phase] = "joint"
+    least_images: ClassVar[int] = 2
 
     def __init__(self, unit_scale: bool = True) -> None:
         super().__init__()
-        self.unit_scale = unit_scale
+        self.unit_scale = flag("unit_scale", unit_scale)
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         source, target = step.pair

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from da_wa.adapt.alignment import domain_bce, ramp, reverse_gradient, unit_scale
 from da_wa.adapt.heads import mlp
 from da_wa.adapt.method import Method, Phase, Step
+from da_wa.adapt.options import flag, whole
 from da_wa.models.backbone import Backbone
 
 
@@ -29,7 +30,7 @@ class DANN(Method):
 
     def __init__(self, width: int = 1024, unit_scale: bool = True) -> None:
         super().__init__()
-        self.width, self.unit_scale = width, unit_scale
+        self.width, self.unit_scale = whole("width", width), flag("unit_scale", unit_scale)
 
     def build(self, backbone: Backbone, classes: int, images: int) -> None:
         self.discriminator = mlp(backbone.num_features, 1, self.width)

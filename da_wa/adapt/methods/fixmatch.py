@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from da_wa.adapt.method import Method, Phase, Step
+from da_wa.adapt.options import flag, fraction
 from da_wa.adapt.pseudo_labels import align_distribution, confident, fixmatch, relative_threshold
 
 
@@ -27,7 +28,8 @@ class FixMatch(Method):
 
     def __init__(self, threshold: float = 0.9, relative: bool = False, align: bool = False) -> None:
         super().__init__()
-        self.threshold, self.relative, self.align = threshold, relative, align
+        self.threshold = fraction("threshold", threshold)
+        self.relative, self.align = flag("relative", relative), flag("align", align)
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         source, target = step.pair

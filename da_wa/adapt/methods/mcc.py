@@ -8,6 +8,7 @@ from torch import Tensor
 
 from da_wa.adapt.losses import mcc
 from da_wa.adapt.method import Method, Phase, Step
+from da_wa.adapt.options import positive
 
 
 class MCC(Method):
@@ -21,7 +22,7 @@ class MCC(Method):
 
     def __init__(self, temperature: float = 2.5) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature = positive("temperature", temperature)
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         return {"mcc": mcc(step.target.logits, self.temperature)}

@@ -11,6 +11,7 @@ from da_wa.adapt.alignment import ramp, reverse_gradient
 from da_wa.adapt.heads import mlp
 from da_wa.adapt.losses import mdd
 from da_wa.adapt.method import Method, Phase, Step
+from da_wa.adapt.options import positive, whole
 from da_wa.models.backbone import Backbone
 
 
@@ -29,7 +30,8 @@ class MDD(Method):
 
     def __init__(self, gamma: float = 4.0, reversal: float = 0.1, width: int = 1024) -> None:
         super().__init__()
-        self.gamma, self.reversal, self.width = gamma, reversal, width
+        self.gamma, self.reversal = positive("gamma", gamma), positive("reversal", reversal)
+        self.width = whole("width", width)
 
     def build(self, backbone: Backbone, classes: int, images: int) -> None:
         self.adversary = mlp(backbone.num_features, classes, self.width, hidden=1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from da_wa.adapt.losses import entropy, masked_mean, reliable, sharpness_step
 from da_wa.adapt.method import Method, Phase
+from da_wa.adapt.options import below_1, fraction, not_negative, positive
 from da_wa.adapt.streams import affine_parameters, batch_statistics, frozen_statistics
 from da_wa.models.backbone import Backbone
 
@@ -41,8 +42,9 @@ class SAR(Method):
         decay: float = 0.9,
     ) -> None:
         super().__init__()
-        self.lr, self.momentum, self.share, self.rho = lr, momentum, share, rho
-        self.reset_below, self.decay = reset_below, decay
+        self.lr, self.momentum = positive("lr", lr), below_1("momentum", momentum)
+        self.share, self.rho = positive("share", fraction("share", share)), not_negative("rho", rho)
+        self.reset_below, self.decay = not_negative("reset_below", reset_below), below_1("decay", decay)
         self._stream: _Stream | None = None
 
     def build(self, backbone: Backbone, classes: int, images: int) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from da_wa.adapt.losses import information_maximization
 from da_wa.adapt.method import Method, Phase, Seen, Step
+from da_wa.adapt.options import not_negative
 from da_wa.adapt.pseudo_labels import centroid_labels
 from da_wa.models.backbone import Backbone
 
@@ -31,7 +32,7 @@ class SHOT(Method):
 
     def __init__(self, pseudo: float = 0.3) -> None:
         super().__init__()
-        self.pseudo = pseudo
+        self.pseudo = not_negative("pseudo", pseudo)
 
     def build(self, backbone: Backbone, classes: int, images: int) -> None:
         self.register_buffer("labels", torch.zeros(images, dtype=torch.int64))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from da_wa.adapt.losses import entropy
 from da_wa.adapt.method import Method, Phase
+from da_wa.adapt.options import below_1, positive
 from da_wa.adapt.streams import affine_parameters, batch_statistics
 from da_wa.models.backbone import Backbone
 
@@ -27,7 +28,7 @@ class TENT(Method):
 
     def __init__(self, lr: float = 1e-3, momentum: float = 0.9) -> None:
         super().__init__()
-        self.lr, self.momentum = lr, momentum
+        self.lr, self.momentum = positive("lr", lr), below_1("momentum", momentum)
         self._optimizer: torch.optim.Optimizer | None = None
 
     def build(self, backbone: Backbone, classes: int, images: int) -> None:
