@@ -1,8 +1,8 @@
 """Reference implementations of the losses: explicit loops in NumPy, float64, no torch, written from the formulas.
 
-Arguments in the name of a detached quantity (``variance``, ``weights``, ``norms``) freeze it at given
-values, so that finite differences of an oracle give the gradient that a loss should have. Formulas and sources are in
-the docstrings of the losses.
+Arguments in the name of a detached quantity (``variance``, ``weights``, ``norms``) freeze it at given values, so that
+finite differences of an oracle give the gradient that a loss should have. Formulas and sources are in the docstrings of
+the losses.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import pairwise
 from mmap import mmap
 from typing import TypeGuard
 
@@ -63,12 +62,12 @@ class ResidentBatches:
         self.order, self.batch_size, self.drop_last, self.least = order, batch_size, drop_last, least
 
     def __len__(self) -> int:
-        return len(bounds(self.length, self.batch_size, self.drop_last, self.least))
+        return number_of_batches(self.length, self.batch_size, self.drop_last, self.least)
 
     def __iter__(self) -> Iterator[Batch]:
         order = self.order().to(self.images.device)
-        for start, end in bounds(len(order), self.batch_size, self.drop_last, self.least):
-            picked = order[start:end]
+        for batch in _slices(len(order), self.batch_size, self.drop_last, self.least):
+            picked = order[batch]
             yield self.images[picked], self.labels[picked], self.numbers[picked]
 
 
@@ -113,11 +112,11 @@ class StreamedBatches:
         self.length = len(numbers) if length is None else length
 
     def __len__(self) -> int:
-        return len(bounds(self.length, self.batch_size, self.drop_last, self.least))
+        return number_of_batches(self.length, self.batch_size, self.drop_last, self.least)
 
     def __iter__(self) -> Iterator[Batch]:
         order = self.order()
-        positions = (order[a:b] for a, b in bounds(len(order), self.batch_size, self.drop_last, self.least))
+        positions = (order[batch] for batch in _slices(len(order), self.batch_size, self.drop_last, self.least))
         with closing(in_order(self._read, positions, READERS, AHEAD)) as batches:
             for _, batch in batches:
                 yield batch
@@ -148,8 +147,8 @@ def _read_rows(images: np.memmap, numbers: Tensor) -> Tensor:
     return found[torch.from_numpy(places)]
 
 
-def bounds(images: int, batch_size: int, drop_last: bool, least: int = 1) -> list[tuple[int, int]]:
-    """The first position of every batch, and that after its last.
+def number_of_batches(images: int, batch_size: int, drop_last: bool, least: int = 1) -> int:
+    """Batches in a pass.
 
     Args:
         images: positions in all.
@@ -157,11 +156,17 @@ def bounds(images: int, batch_size: int, drop_last: bool, least: int = 1) -> lis
         drop_last: leave out a last, smaller batch.
         least: a last batch of fewer images is merged into the one before, if there is one.
 
-    >>> bounds(5, 2, drop_last=False), bounds(5, 2, drop_last=False, least=2)
-    ([(0, 2), (2, 4), (4, 5)], [(0, 2), (2, 5)])
+    >>> number_of_batches(5, 2, drop_last=False), number_of_batches(5, 2, drop_last=False, least=2)
+    (3, 2)
     """
-    ends = list(range(batch_size, images + 1, batch_size))
-    rest = images % batch_size
-    if rest and not drop_last:
-        ends = [*(ends[:-1] if rest < least else ends), images]
-    return list(pairwise([0, *ends]))
+    full, rest = divmod(images, batch_size)
+    merged = full > 0 and rest < least
+    return full + (rest > 0 and not drop_last and not merged)
+
+
+def _slices(images: int, batch_size: int, drop_last: bool, least: int) -> Iterator[slice]:
+    """The positions of every batch."""
+    count = number_of_batches(images, batch_size, drop_last, least)
+    for k in range(count):
+        rest = k == count - 1 and not drop_last
+        yield slice(k * batch_size, images if rest else (k + 1) * batch_size)

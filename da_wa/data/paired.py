@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from da_wa.data.datamodule import DomainDataModule, Subset, epoch_seed, passes, unchanged
-from da_wa.data.loader import Batch, bounds
+from da_wa.data.loader import Batch, number_of_batches
 from da_wa.data.splits import check_batch
 
 Order = Literal["shuffled", "sorted"]
@@ -106,7 +106,7 @@ class PairedDataModule(DomainDataModule):
     def steps_per_epoch(self) -> int:
         if self.with_source:
             return super().steps_per_epoch
-        return len(bounds(len(self.target), self.batch_size, drop_last=False, least=self._least))
+        return number_of_batches(len(self.target), self.batch_size, drop_last=False, least=self._least)
 
     @property
     def _least(self) -> int:

@@ -144,7 +144,7 @@ class Conversion(_Frozen):
 
 
 class Divergence(_Frozen):
-    """In which epoch a training loss stopped being finite."""
+    """In which epoch the training loss or the logits stopped being finite."""
 
     epoch: int
     message: str

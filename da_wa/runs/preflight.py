@@ -131,7 +131,7 @@ def _check_method(
         )
     if node["phase"] == "stream" and cfg["trainer"].get("precision") == "16-mixed":
         raise ConfigError(
-            f"trainer.precision=16-mixed: small gradients are 0 in this type unless they are scaled, and the steps of "
+            "trainer.precision=16-mixed: small gradients are 0 in this type unless they are scaled, and the steps of "
             f"method {name} do not scale them; use bf16-mixed or 32-true"
         )
     try:
