@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from da_wa.adapt.method import Method
 from da_wa.config.compose import Experiment
 from da_wa.config.make import make
 from da_wa.data.manifest import DomainManifest
@@ -23,7 +22,7 @@ from da_wa.models.pretrained import activation_level
 from da_wa.records.identity import norm_facts
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.runs.units import acts, levels, trains
-from da_wa.train.recipe import AnyRecipe, make_recipe
+from da_wa.train.recipe import AnyRecipe, make_recipe, too_few_images
 
 
 def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: Sequence[Job]) -> None:
@@ -159,28 +158,14 @@ def _check_method(
             raise ConfigError(f"method {name}: its class has phase {method.phase!r}, its file says {node['phase']!r}")
         if method.trains and not trained and not list(method.parameters()):
             raise ConfigError(f"method {name} trains no parameters of {model_node['name']} with norm {norm}")
-        _check_step(name, node, norm, method, backbone, recipe)
+        if reason := too_few_images(recipe, method, backbone):
+            key = f"method.{name}.recipe.batch_size" if "recipe" in node else "finetune.batch_size"
+            raise ConfigError(
+                f"{key}={recipe.batch_size}: method {name} with norm {norm} {reason}. Choose a larger batch size, or "
+                "leave one of them out."
+            )
     if "recipe" in node:
         _check_recipe(f"method {name}: recipe", node["recipe"])
-
-
-def _check_step(
-    name: str, node: Mapping[str, Any], norm: str, method: Method, backbone: Backbone, recipe: AnyRecipe
-) -> None:
-    """Refuse batches too small for a method, or for the norm of what it trains."""
-    size = getattr(recipe, "batch_size", None)
-    if size is None or not method.trains:
-        return
-    key = f"method.{name}.recipe.batch_size" if "recipe" in node else "finetune.batch_size"
-    if size < method.least_images:
-        raise ConfigError(
-            f"{key}={size}: method {name} needs {method.least_images} images of a domain in every batch, or more."
-        )
-    if size == 1 and backbone.needs_batch and not getattr(recipe, "frozen_statistics", False):
-        raise ConfigError(
-            f"{key}=1: norm {norm} uses statistics over the images of a batch, and one image has none. "
-            "Choose a larger batch size, or leave the norm or the method out."
-        )
 
 
 def _least_images(recipe: AnyRecipe) -> int:

@@ -151,6 +151,18 @@ class Recipe(AnyRecipe):
         return math.ceil(self.epochs / self.evaluations)
 
 
+def too_few_images(recipe: AnyRecipe, method: Method, backbone: Backbone) -> str:
+    """Why the batches of a recipe are too small for a method and the network that it trains; empty if they are not."""
+    size = getattr(recipe, "batch_size", None)
+    if size is None or not method.trains:
+        return ""
+    if size < method.least_images:
+        return f"needs {method.least_images} images of a domain in every batch"
+    if size == 1 and backbone.needs_batch and not getattr(recipe, "frozen_statistics", False):
+        return "uses statistics over the images of a batch, and one image has none"
+    return ""
+
+
 def make_recipe(node: Mapping[str, Any]) -> Any:
     """The recipe that a configuration node (``finetune``, ``pretrain.recipe``) describes.
 

@@ -286,10 +286,16 @@ def test_a_source_unit_that_diverged_fails_what_starts_from_it_by_name(command, 
         (["methods=[dann]", "norms=[gn]", "method.dann.build.width=0"], "method.dann.build: width=0 must be a whole"),
         (
             ["methods=[tent]", "norms=[bn]", "method.tent.recipe.batch_size=1"],
-            "method.tent.recipe.batch_size=1: norm bn",
+            "method.tent.recipe.batch_size=1: method tent with norm bn uses statistics over",
         ),
-        (["methods=[shot]", "norms=[brn]", "method.shot.recipe.batch_size=1"], "method.shot.recipe.batch_size=1: norm"),
-        (["methods=[coral]", "norms=[gn]", "finetune.batch_size=1"], "finetune.batch_size=1: method coral needs 2"),
+        (
+            ["methods=[shot]", "norms=[brn]", "method.shot.recipe.batch_size=1"],
+            "method.shot.recipe.batch_size=1: method shot with norm brn uses",
+        ),
+        (
+            ["methods=[coral]", "norms=[gn]", "finetune.batch_size=1"],
+            "finetune.batch_size=1: method coral with norm gn needs 2",
+        ),
         (
             ["methods=[sar]", "norms=[gn]", "method.recipe.batch_size=10", "trainer.precision=16-mixed", AUTO],
             "the steps of method sar do not scale them",
