@@ -64,7 +64,8 @@ class Family:
         index: (n,) numbers of the target images.
         truth: (n,) their classes.
         candidates: of equally good ones the first is chosen: middle weight first, late epochs first.
-        source_only: accuracy without adaptation after the last epoch, a fraction; ``None`` if there is no such run.
+        without_method: what it has in common with training on the source alone: pair, seeds, row of the table.
+        source_only: accuracy of that after the last epoch, a fraction; ``None`` if there is no such run.
     """
 
     label: str
@@ -72,6 +73,7 @@ class Family:
     index: Array
     truth: Array
     candidates: Sequence[Candidate]
+    without_method: tuple[object, ...]
     source_only: float | None = None
 
     @property
@@ -130,9 +132,9 @@ def families(facts: Facts) -> list[Family]:
                 factors = record.factors
                 key = (rows.label(record), record.source, target, factors.pretraining_seed, factors.seed)
                 grouped.setdefault(key, []).append((record, small))
-    found = [_family(str(label), (str(s), str(t)), units) for (label, s, t, *_), units in grouped.items()]
-    reference = {without_method(f): f.candidates[0].accuracy for f in found if f.factors.method == "none"}
-    return [replace(family, source_only=reference.get(without_method(family))) for family in found]
+    found = [_family(str(label), (str(s), str(t)), units, rows.key) for (label, s, t, *_), units in grouped.items()]
+    reference = {f.without_method: f.candidates[0].accuracy for f in found if f.factors.method == "none"}
+    return [replace(family, source_only=reference.get(family.without_method)) for family in found]
 
 
 def without_weight(rows: Rows) -> Rows:
@@ -140,7 +142,11 @@ def without_weight(rows: Rows) -> Rows:
     return replace(rows, key=[factor for factor in rows.key if factor != WEIGHT])
 
 
-def _family(label: str, pair: Pair, units: Sequence[tuple[Record, Outputs]]) -> Family:
+def _family(label: str, pair: Pair, units: Sequence[tuple[Record, Outputs]], key: Sequence[str]) -> Family:
+    """Candidates of one pair and seed; ``key``: the factors that identify a row of the table.
+
+    Factors outside of it may differ from those of training on the source alone: a method may have a recipe of its own.
+    """
     source, target = pair
     weights = sorted(w for record, _ in units if (w := weight_of(record.factors)) is not None)
     middle = weights[(len(weights) - 1) // 2] if weights else None
@@ -155,16 +161,12 @@ def _family(label: str, pair: Pair, units: Sequence[tuple[Record, Outputs]]) -> 
             candidates.append(
                 Candidate(record, epoch, predicted, float(accuracies[k]), known, largest_share(predicted))
             )
-    domain = units[0][1].domains[target]
-    return Family(label, pair, domain.index, domain.labels, candidates)
+    domain, factors = units[0][1].domains[target], candidates[0].record.factors
+    shared = [getattr(factors, factor) for factor in key if factor != "method"]
+    alone = (pair, factors.pretraining_seed, factors.seed, *shared)
+    return Family(label, pair, domain.index, domain.labels, candidates, alone)
 
 
 def _preference(record: Record, middle: float | None) -> tuple[bool, float]:
     weight = weight_of(record.factors)
     return (weight != middle, weight or 0.0)
-
-
-def without_method(family: Family) -> tuple[object, ...]:
-    """What identifies the run on the source alone that a family is compared with."""
-    levels = {**family.factors.model_dump(), "method": None, WEIGHT: None}
-    return (family.pair, *levels.values())

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from da_wa.records.schema import Factors
-from da_wa.report.candidates import LAST, ORACLE, Family, without_method, without_weight
+from da_wa.report.candidates import LAST, ORACLE, Family, without_weight
 from da_wa.report.choices import Choices, Rule
 from da_wa.report.content import Plot, Section, Table
 from da_wa.report.facts import Facts
@@ -185,8 +185,8 @@ def _changes_nothing(of_label: Sequence[Family], families: Sequence[Family]) -> 
     """Whether the last predictions of a method are those of training on the source alone, wherever both exist."""
     if not of_label or of_label[0].factors.method == "none":
         return False
-    reference = {without_method(f): f for f in families if f.factors.method == "none"}
-    shared = [(f, reference[without_method(f)]) for f in of_label if without_method(f) in reference]
+    reference = {f.without_method: f for f in families if f.factors.method == "none"}
+    shared = [(f, reference[f.without_method]) for f in of_label if f.without_method in reference]
     return bool(shared) and all(np.array_equal(f.candidates[0].predicted, r.candidates[0].predicted) for f, r in shared)
 
 

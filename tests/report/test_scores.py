@@ -191,6 +191,17 @@ def test_below_source_only_compares_with_the_run_without_the_method(runs: Any) -
         assert row["source_only"] == last.loc[(norm, "none", *rest), "accuracy"]
 
 
+def test_a_method_with_a_recipe_of_its_own_is_compared_with_the_run_without_it(experiment: Any) -> None:
+    experiment.images = {"A": 60, "W": 40}
+    add(experiment, "bn", "A", lambda domain, k: right(SMALL[domain], 10 + k, 1.0))
+    add(
+        experiment, "bn", "A", lambda domain, k: right(SMALL[domain], 20 + k, 1.0), method="tent", target="W",
+        epochs=1, batch_size=16, lr=0.001,
+    )  # fmt: skip
+    (of_method,) = (family for family in made(experiment).families if family.factors.method == "tent")
+    assert of_method.source_only == 12 / 40
+
+
 def test_rules_of_records_are_chosen_as_in_records(runs: Any) -> None:
     facts = load_facts(runs.out)
     each = scores.section(facts, made(runs)).data["choices"]
