@@ -96,12 +96,13 @@ def _frozen(recipe: Frozen, task: Task) -> Trained:
     settings = replace(extract.settings, precision="32-true", compile=None)
     trained = _train(recipe.on_features(), task, model.on_features(), subsets, unchanged, settings)
     image, cost = extract.shape(task.subsets.evaluate[0].domain), trained.cost
+    known = None if cost.flops is None else cost.flops + computed * count_flops(model, image).prediction
     with_features = replace(
         cost,
         settings=extract.settings,
         eval_s=cost.eval_s + seconds,
         total_s=cost.total_s + seconds,
-        flops=cost.flops + computed * count_flops(model, image).prediction,
+        flops=known,
     )
     return replace(trained, cost=with_features)
 

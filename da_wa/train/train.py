@@ -41,7 +41,8 @@ class Cost:
         total_s: seconds in all.
         images_per_s: training images per second.
         peak_memory_mb: of the GPU, else of the process.
-        flops: operations of training and evaluation.
+        flops: operations of training and evaluation; None for an adaptation, whose method may look at images more often
+            than a step and an evaluation do.
         matrix_rate: operations per second of the device, see ``flops.py``.
     """
 
@@ -52,18 +53,20 @@ class Cost:
     total_s: float
     images_per_s: float
     peak_memory_mb: float
-    flops: int
+    flops: int | None
     matrix_rate: float
 
     @property
-    def compute_bound_s(self) -> float:
-        """Lower bound of the seconds for training and evaluation on this device."""
-        return self.flops / self.matrix_rate
+    def arithmetic(self) -> dict[str, float]:
+        """Operations, the lower bound of the seconds that they take on this device, and MFU; nothing if not known.
 
-    @property
-    def mfu(self) -> float:
-        """Model-FLOPs utilisation: this lower bound over the measured seconds."""
-        return self.compute_bound_s / max(self.train_s + self.eval_s, 1e-9)
+        MFU, model-FLOPs utilisation, is this bound over the measured seconds.
+        """
+        if self.flops is None:
+            return {}
+        bound = self.flops / self.matrix_rate
+        mfu = bound / max(self.train_s + self.eval_s, 1e-9)
+        return {"flops": self.flops, "compute_bound_s": round(bound, 4), "mfu": round(mfu, 5)}
 
     def values(self) -> dict[str, float]:
         """Plain values for a record."""
@@ -72,10 +75,8 @@ class Cost:
             "train_s": round(self.train_s, 2),
             "eval_s": round(self.eval_s, 2),
             "images_per_s": round(self.images_per_s, 1),
-            "flops": self.flops,
+            **self.arithmetic,
             "matrix_rate": round(self.matrix_rate),
-            "compute_bound_s": round(self.compute_bound_s, 4),
-            "mfu": round(self.mfu, 5),
             "peak_memory_mb": round(self.peak_memory_mb, 1),
         }
 
@@ -191,7 +192,7 @@ def train(
         total_s=clock.total_s,
         images_per_s=trained / clock.train_s if clock.train_s else 0.0,
         peak_memory_mb=peak_memory_mb(settings.accelerator),
-        flops=trained * flops.training + evaluated * flops.prediction,
+        flops=None if adaptation else trained * flops.training + evaluated * flops.prediction,
         matrix_rate=matrix_rate(
             trainer.strategy.root_device.type, matrix_type(settings.precision), torch.get_num_threads()
         ),

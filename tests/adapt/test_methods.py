@@ -229,6 +229,7 @@ def test_interrupted_and_resumed_is_undisturbed(undisturbed, small_source, tmp_p
     again, _ = made(name)
     resumed = run(tmp_path, SMALL, start(again, norm, small_source), again, **options)
     assert resumed.trained.resumed_from == 1
+    assert resumed.trained.cost.flops is None  # methods look at images more often than steps do
     assert resumed.same_weights(whole)
     assert resumed.trained.curve == whole.trained.curve
     assert (resumed.trained.outputs.domains["T"].logits == whole.trained.outputs.domains["T"].logits).all()
