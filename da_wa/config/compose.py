@@ -238,7 +238,8 @@ def _explain(error: Exception, words: Sequence[str], where: Sequence[Path]) -> s
     if key:
         name = next(found for found in key.groups() if found)
         wrong = next((w.lstrip("+~").split("=")[0] for w in words if name in w), name)
-        return _unknown_or_new(getattr(error.__cause__, "full_key", None) or wrong, wrong, _chosen(words, where))
+        within = str(getattr(error.__cause__, "full_key", None))  # of a mapping: launcher.sbatch={nice: 100}
+        return _unknown_or_new(within if within.startswith(f"{wrong}.") else wrong, wrong, _chosen(words, where))
     return f"{message}\nin the options: {' '.join(words)}"
 
 

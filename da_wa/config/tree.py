@@ -52,8 +52,8 @@ def available(group: str, extra_dir: Path | None = None) -> list[tuple[str, str]
 
     The description is the first comment of the file, else its ``label``, else empty.
 
-    >>> dict(available("norm"))["bn_wa"]
-    'BN + WA'
+    >>> dict(available("norm"))["bn"]
+    'BatchNorm (Ioffe & Szegedy 2015).'
     >>> [name for name, _ in available("protocol")]
     ['full', 'paper', 'whole']
 

@@ -216,7 +216,7 @@ def test_a_study_that_was_submitted_is_not_out_of_time(tmp_path, images, cache, 
     [
         (["study=table1", "methods=[none,mcc]"], "methods=[none,mcc]: study=table1 needs one method per"),
         (["study=table1", "models=[resnet18,resnet20]"], "Its factors: norm. Choose one model"),
-        (["study=table3", "norms=[wa,bn]"], "Its factors: model, batch_size. Choose one norm"),
+        (["study=table3", "methods=[none,mcc]"], "Its factors: norm, model, batch_size. Choose one method"),
         (["study=table4", "models=[resnet18,resnet20]"], "It chooses vgg16, resnet18 itself. Leave models out"),
         (["study=table1", "sources=all"], "sources=all: study=table1 needs one source"),
     ],
