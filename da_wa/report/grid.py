@@ -252,7 +252,9 @@ def _notes(cells: Cells) -> list[str]:
     seeds = [len(cell.seeds) for cell in cells.cells.values() if cell.seeds]
     images = max((cell.images for cell in cells.cells.values()), default=0)
     notes = [f"Scope {design.scope}. {design.caption}".strip(), *interval_notes(seeds, images)]
-    notes.append(f"Small: the paper's number and the difference. Bold: the best of a column. {NONE}: no result.")
+    beside = any(_theirs(cells, cell, m) is not None for cell in cells.cells.values() for m in design.measures)
+    notes += ["Small: the paper's number and the difference."] if beside else []
+    notes.append(f"Bold: the best of a column. {NONE}: no result.")
     notes += sorted({f"{NONE}: {cell.refused}" for cell in cells.cells.values() if cell.refused})
     notes += _top_notes(cells)
     if paper := printed().get(design.study):

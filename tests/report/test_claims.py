@@ -272,6 +272,7 @@ def test_the_table_has_ours_the_papers_and_what_was_refused(tmp_path: Path) -> N
     assert table.rows[0][2] == "–\npaper 6.61"
     assert table.rows[1][2] == "–\npaper –"
     assert "–: one image has no statistics." in table.notes
+    assert "Small: the paper's number and the difference." in table.notes
     cells = frame(read_cells(out)).set_index(["norm", "batch_size"])
     assert cells.at[("wa", "64"), "error"] == pytest.approx(6.0)
     assert cells.at[("wa", "64"), "difference"] == pytest.approx(6.0 - 6.21)
@@ -324,6 +325,7 @@ def test_top_5_of_four_classes_says_nothing_and_accuracy_has_no_number_of_the_pa
     table = study_table(cells)
     assert table.rows[0][1].startswith("90.10 ± ")
     assert "paper" not in table.rows[0][1]
+    assert "Small: the paper's number and the difference." not in table.notes
     assert "Of 4 classes, the true one always is: top-5 says nothing." in table.notes
     assert cells.chance(5) == 0.0
 
