@@ -297,11 +297,11 @@ def _model(config: Mapping[str, Any], num_classes: int, seed: int) -> Backbone:
 
 
 def _settings(config: Mapping[str, Any], model: Backbone, stored: int, recipe: AnyRecipe) -> Settings:
-    """The trainer's settings, with the precision that is faster for this network on this device."""
+    """The trainer's settings, with the precision that is faster for this backbone on this device."""
     side = recipe.view.side(stored)
     batch = getattr(recipe, "batch_size", EXTRACTED)
     folder = Path(config["cache_dir"]) / "precision"
-    return decided(make(config["trainer"]), model, (batch, 3, side, side), folder)
+    return decided(make(config["trainer"]), model, (batch, 3, side, side), folder, config["facts"]["model"])
 
 
 def _normalize(model: Backbone, otherwise: Mapping[str, Any]) -> Normalize:

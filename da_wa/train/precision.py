@@ -1,7 +1,8 @@
-"""Which precision is faster for a network on this device: measured once, then kept beside the pixel cache.
+"""Which precision is faster for a backbone on this device: measured once, then kept beside the pixel cache.
 
 Two measurements of one network may differ, and results of two precisions differ in rounding. So the first process that
-needs a decision measures under a lock and writes it down; others, and resumed runs, read it.
+needs a decision measures under a lock and writes it down; others, and resumed runs, read it. The decision holds for
+every norm of the backbone, because norms are compared with one another: it is measured with the norm that comes first.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +31,9 @@ STEPS = 2
 """Timed training steps of each precision, after one that sets up the libraries."""
 
 
-def decided(settings: Settings, model: nn.Module, images: Sequence[int], folder: Path) -> Settings:
+def decided(
+    settings: Settings, model: nn.Module, images: Sequence[int], folder: Path, backbone: Mapping[str, Any]
+) -> Settings:
     """Settings with ``precision=auto`` replaced by the faster one.
 
     Where the device has no bfloat16 units, it is float32 without a measurement.
@@ -39,6 +43,7 @@ def decided(settings: Settings, model: nn.Module, images: Sequence[int], folder:
         model: images -> logits; unchanged.
         images: the shape of a batch, (n, c, h, w).
         folder: where decisions are kept, one small file each.
+        backbone: plain facts about the network that do not depend on its norm; equal ones share a decision.
 
     Raises:
         DataError: the folder cannot be written.
@@ -46,7 +51,7 @@ def decided(settings: Settings, model: nn.Module, images: Sequence[int], folder:
     resolved = settings.resolve(model)
     if settings.precision != "auto" or resolved.precision == "32-true":
         return settings
-    path = folder / f"{_key(resolved, model, images)}.json"
+    path = folder / f"{_key(resolved, images, backbone)}.json"
     with locked(path, advice=_ADVICE):
         try:
             seconds = json.loads(path.read_text())["seconds"]
@@ -84,16 +89,14 @@ def step_seconds(model: nn.Module, images: Sequence[int], settings: Settings, pr
     return min(taken[1:])
 
 
-def _key(settings: Settings, model: nn.Module, images: Sequence[int]) -> str:
-    """The device, the settings and the layers with their options (strides, padding and so on)."""
+def _key(settings: Settings, images: Sequence[int], backbone: Mapping[str, Any]) -> str:
+    """The device, the threads and the backbone."""
     gpu = settings.accelerator == "gpu"
     told = {
         "device": torch.cuda.get_device_name() if gpu else f"{settings.accelerator}: {cpu()}",
         "torch": torch.__version__,
         "threads": None if gpu else torch.get_num_threads(),
-        "layout": settings.channels_last,
-        "network": [(name, type(module).__name__, module.extra_repr()) for name, module in model.named_modules()],
-        "shapes": [tuple(parameter.shape) for parameter in model.parameters()],
+        "backbone": backbone,
         "images": list(images),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]

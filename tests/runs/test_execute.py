@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from da_wa.config.compose import compose
 from da_wa.models.checkpoint import read_header
@@ -10,6 +12,7 @@ from da_wa.runs.execute import execute
 from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import Diverged, Done, PretrainJob, UnitJob
 from da_wa.runs.plan import plan
+from da_wa.train import precision
 
 
 def planned(folder, cifar_root, *options):
@@ -68,3 +71,23 @@ def test_trainings_that_diverge_say_so_and_leave_nothing_to_resume(tmp_path, cif
     record = unit.directory.record()
     assert (record.status, record.evaluations, record.error.epoch) == ("diverged", [], 1)
     assert not (unit.directory.path / "last.ckpt").exists()
+
+
+@pytest.mark.timeout(600)
+def test_all_norms_of_a_backbone_have_one_precision(tmp_path, cifar_root, monkeypatch):
+    """Also those with another memory layout, for which the other precision is faster."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    measured = []
+
+    def seconds(model, images, settings, name):
+        measured.append(name)
+        grouped = any(isinstance(layer, nn.GroupNorm) for layer in model.modules())
+        return float((name == "32-true") is not grouped)
+
+    monkeypatch.setattr(precision, "step_seconds", seconds)
+    jobs = planned(tmp_path, cifar_root, "norms=[wa,gn,bn]", "trainer.precision=auto")
+    for job in jobs:
+        execute(job, silent)
+    records = [job.directory.record() for job in jobs if isinstance(job, UnitJob)]
+    assert [record.provenance["precision"] for record in records] == ["bf16-mixed"] * 3
+    assert measured == ["32-true", "bf16-mixed"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -13,6 +11,7 @@ from da_wa.train.precision import decided, step_seconds
 from da_wa.train.settings import Settings
 
 BATCH = (2, 3, 8, 8)
+BACKBONE = {"name": "resnet20", "build": {"depths": [3, 3, 3]}}
 
 
 @pytest.fixture
@@ -35,28 +34,31 @@ def times(monkeypatch, single: float, half: float) -> list[str]:
 
 def test_the_faster_precision_is_chosen_and_the_decision_stays(network, monkeypatch, tmp_path):
     measured = times(monkeypatch, single=1.0, half=2.0)
-    assert decided(Settings("cpu"), network, BATCH, tmp_path).precision == "32-true"
+
+    def choice(images=BATCH, backbone=BACKBONE) -> str:
+        return decided(Settings("cpu"), network, images, tmp_path, backbone).precision
+
+    assert choice() == "32-true"
     assert measured == ["32-true", "bf16-mixed"]
     again = times(monkeypatch, single=2.0, half=1.0)  # another worker would measure something else
-    assert decided(Settings("cpu"), network, BATCH, tmp_path).precision == "32-true"
+    assert choice() == "32-true"
     assert not again
-    assert decided(Settings("cpu"), network, (4, 3, 8, 8), tmp_path).precision == "bf16-mixed"  # another batch
-    strided = copy.deepcopy(network)
-    strided[0].padding, strided[0].dilation = (2, 2), (3, 3)
-    assert decided(Settings("cpu"), strided, BATCH, tmp_path).precision == "bf16-mixed"
+    assert choice(images=(4, 3, 8, 8)) == "bf16-mixed"  # another batch
+    assert choice(backbone={"name": "resnet20", "build": {"depths": [9, 9, 9]}}) == "bf16-mixed"
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(precision, "cpu", lambda: "another processor")
-        assert decided(Settings("cpu"), network, BATCH, tmp_path).precision == "bf16-mixed"
+        assert choice() == "bf16-mixed"
     (kept,) = (path for path in tmp_path.glob("*.json") if '"seconds": {"32-true": 1.0' in path.read_text())
     kept.write_text("torn")
-    assert decided(Settings("cpu"), network, BATCH, tmp_path).precision == "bf16-mixed"
+    assert choice() == "bf16-mixed"
 
 
 def test_nothing_is_measured_where_there_is_nothing_to_decide(network, monkeypatch, tmp_path):
     measured = times(monkeypatch, 1.0, 1.0)
-    assert decided(Settings("cpu", precision="bf16-mixed"), network, BATCH, tmp_path).precision == "bf16-mixed"
+    told = Settings("cpu", precision="bf16-mixed")
+    assert decided(told, network, BATCH, tmp_path, BACKBONE) == told
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    assert decided(Settings("cpu"), network, BATCH, tmp_path).precision == "auto"
+    assert decided(Settings("cpu"), network, BATCH, tmp_path, BACKBONE).precision == "auto"
     assert not measured
     assert not list(tmp_path.iterdir())
 
