@@ -187,6 +187,19 @@ def _refuse_other_settings(store: Store, planned: Sequence[UnitJob]) -> None:
             same = now.get(old.get("name"), old)
             if old != same:
                 raise _not_comparable(store, f"{kind} {old['name']}: {_differences(old, same)}")
+    cells = {_cell(job.config): job.config["facts"] for job in planned}
+    for run in store.runs():  # one cell of a table is one run
+        if run.id in ids or not (run.path / "record.json").exists():
+            continue
+        config = run.config()
+        if "unit" in config and (twin := cells.get(_cell(config))):
+            raise _not_comparable(store, f"run {run.id}: {_differences(config['facts'], twin)}")
+
+
+def _cell(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The results that a unit gives: numbers of a table, with their seeds."""
+    unit = config["unit"]
+    return (unit["source"], unit["target"], *sorted(unit["factors"].items()))
 
 
 def _comparable(facts: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -206,7 +219,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     differ = [
         f"{k}: {before.get(k)} there, {now.get(k)} now"
         for k in dict.fromkeys([*before, *now])
-        if before.get(k) != now.get(k)
+        if identity.digest(before.get(k)) != identity.digest(now.get(k))  # 1 and 1.0 have two names
     ]
     return "; ".join(differ[:5])
 

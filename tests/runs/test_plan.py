@@ -121,28 +121,50 @@ def test_only_a_norm_that_keeps_the_network_has_its_levels(tmp_path):
     ("key", "value", "said"),
     [
         ("finetune.epochs", 31, "finetune.epochs: 30 there, 31 now"),
+        ("finetune.label_smoothing", 0, "finetune.label_smoothing: 0.0 there, 0 now"),
         ("model.gain_init", "fixup", "gain_init: one there, fixup now"),
     ],
 )
 def test_a_folder_holds_runs_of_one_experiment_and_one_network_a_name(composed, tmp_path, key, value, said):
-    first = next(job for job in planned(composed, tmp_path) if isinstance(job, UnitJob))
-    first.register()
-    plan_ = first.directory.planned()
-    record = Record(
-        id=first.id,
-        status="diverged",
-        **plan_.model_dump(),
-        classes=["a", "b"],
-        images={},
-        experiment=first.config["experiment"],
-        evaluations=[],
-        error=Divergence(epoch=1, message="nan"),
-    )
-    first.directory.finish(record, Outputs(np.array([], np.int32)))
+    ended(next(job for job in planned(composed, tmp_path) if isinstance(job, UnitJob)))
     planned(composed, tmp_path)
     with pytest.raises(ConfigError, match="not comparable") as caught:
         planned(changed(composed, key, value), tmp_path)
     assert said in str(caught.value)
+
+
+def test_a_folder_holds_one_run_of_a_cell(tmp_path):
+    networks = [tmp_path / f"{k}.safetensors" for k in (1, 2)]
+    first, second = ([f"pretrain.checkpoint={network}", "norms=[bn]"] for network in networks)
+    for network in networks:
+        network.write_bytes(network.name.encode())
+    ended(planned(compose(first), tmp_path)[0])
+    with pytest.raises(ConfigError, match=r"not comparable \(run bn-A-s0-\w+: start: \w+ there, \w+ now\)"):
+        planned(compose(second), tmp_path)
+
+    def weighted(weight: str) -> list:
+        return planned(compose([*second, "methods=[mcc]", f"method.weight={weight}"]), tmp_path / "other")
+
+    ended(weighted("1.0")[0])
+    with pytest.raises(ConfigError, match=r"method.weight: 1.0 there, 1 now"):
+        weighted("1")
+    weighted("2")  # another row
+
+
+def ended(job: UnitJob) -> None:
+    """Write the record of a unit that diverged."""
+    job.register()
+    record = Record(
+        id=job.id,
+        status="diverged",
+        **job.directory.planned().model_dump(),
+        classes=["a", "b"],
+        images={},
+        experiment=job.config["experiment"],
+        evaluations=[],
+        error=Divergence(epoch=1, message="nan"),
+    )
+    job.directory.finish(record, Outputs(np.array([], np.int32)))
 
 
 def test_other_images_are_other_runs(composed, tmp_path):
