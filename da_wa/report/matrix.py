@@ -11,6 +11,9 @@ AVERAGE = "Avg"
 HEADLINE = "last"
 """The selection rule of tables and figures: the last epoch, which uses no target labels."""
 
+BOUNDS = ("low", "high")
+"""Of an interval; the words that follow a column's name where each has its own column."""
+
 Pair = tuple[str, str]
 """(source, target)."""
 
@@ -120,13 +123,16 @@ class Matrix:
 
 
 def column_names(pairs: Sequence[Pair]) -> list[str]:
-    """Unique column names, ``A->W``; quoted where names with ``->`` in them would coincide.
+    """Unique column names, ``A->W``; quoted where names with ``->`` in them would coincide, or one with a bound.
 
     >>> column_names([("A", "W"), ("W", "A")])
     ['A->W', 'W->A']
     >>> column_names([("A->B", "C"), ("A", "B->C")])
     ["'A->B'->'C'", "'A'->'B->C'"]
+    >>> column_names([("A", "W"), ("A", "W low")])  # matrix.csv has a column "A->W low": the bound of A->W
+    ["'A'->'W'", "'A'->'W low'"]
     """
     plain = [f"{source}->{target}" for source, target in pairs]
-    clear = len(set(plain)) == len(plain) and AVERAGE not in plain
+    bounds = [f"{name} {bound}" for name in plain for bound in BOUNDS]
+    clear = len({*plain, *bounds}) == len([*plain, *bounds]) and AVERAGE not in plain
     return plain if clear else [f"{source!r}->{target!r}" for source, target in pairs]

@@ -14,7 +14,7 @@ import pandas as pd
 from da_wa.errors import printable
 from da_wa.report.content import NONE, Table
 from da_wa.report.latex import table_latex
-from da_wa.report.matrix import AVERAGE, Matrix, Missing
+from da_wa.report.matrix import AVERAGE, BOUNDS, Matrix, Missing
 from da_wa.report.wording import arrow, counted, number
 
 Spread = Literal["interval", "std", "sem", "none"]
@@ -35,9 +35,12 @@ def accuracy_csv(frame: pd.DataFrame) -> str:
     """One row per result; ``accuracy`` is a fraction. Equal runs give equal bytes.
 
     Args:
-        frame: see :class:`da_wa.report.facts.Facts`. Method, model and pre-training seed are written where they vary.
+        frame: see :class:`da_wa.report.facts.Facts`. Method, model and pre-training seed are written where they vary,
+            the weight of a method where one method has several.
     """
     varying = [name for name in _OPTIONAL_FACTORS if frame[name].nunique(dropna=False) > 1]
+    if frame.groupby("method")["method_weight"].nunique(dropna=False).gt(1).any():
+        varying.append("method_weight")
     columns = ["norm", *varying, "source", "target", "seed", "selection", "correct", "n", "accuracy", "run_id"]
     return csv(frame[columns], "%.6f")
 
@@ -47,7 +50,7 @@ def matrix_csv(matrix: Matrix) -> str:
     columns = {}
     for name in matrix.mean.columns:
         columns[name] = matrix.mean[name]
-        columns[f"{name} low"], columns[f"{name} high"] = matrix.low[name], matrix.high[name]
+        columns |= {f"{name} {bound}": getattr(matrix, bound)[name] for bound in BOUNDS}
     return csv(pd.DataFrame(columns, index=matrix.mean.index).rename_axis("label").reset_index(), "%.2f")
 
 

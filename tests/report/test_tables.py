@@ -77,6 +77,29 @@ def test_accuracy_csv_is_the_documented_table(experiment: Any) -> None:
     assert first_of_each_run == [(n, s, seed) for n in ("bn", "bn_wa") for s in "AWD" for seed in (0, 2, 10)]
 
 
+def test_accuracy_csv_tells_the_weights_of_a_method_apart(experiment: Any) -> None:
+    experiment.images = {"W": 40, "D": 40}
+    experiment.correct = lambda norm, source, target, seed: 20
+    for weight in (0.1, 1.0):
+        run = experiment.record("bn", "W", target="D", method="dann", method_weight=weight)
+        experiment.finish(run | {"id": f"dann-{weight}"}, [30], dict.fromkeys("WD", ([0, 1], [[0, 1]])))
+    experiment.add("bn", "W")
+    rows = list(csv.DictReader(io.StringIO(tables.accuracy_csv(load_facts(experiment.out).frame))))
+    weights = {row["run_id"]: row["method_weight"] for row in rows}
+    assert weights == {"dann-0.1": "0.100000", "dann-1.0": "1.000000", "bn-W-s0p0-resnet20": ""}
+
+
+def test_a_domain_that_is_called_like_a_bound_has_its_own_column(experiment: Any) -> None:
+    experiment.images = {"D": 40, "W": 40, "W low": 40}
+    experiment.correct = lambda norm, source, target, seed: 30 if target == "W low" else 20
+    experiment.fill(["bn"])
+    matrix = matrix_of(experiment)
+    (row,) = csv.DictReader(io.StringIO(tables.matrix_csv(matrix)))
+    assert len(row) == 1 + 3 * 7
+    assert row["'D'->'W low'"] == "75.00"
+    assert row["'D'->'W' low"] == f"{matrix.low.iloc[0, matrix.pairs.index(('D', 'W'))]:.2f}"
+
+
 def test_matrix_csv_has_the_interval_beside_the_value_and_leaves_holes_empty(experiment: Any) -> None:
     experiment.correct = lambda norm, source, target, seed: 100
     experiment.fill(["bn"])
