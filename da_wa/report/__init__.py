@@ -42,6 +42,8 @@ from da_wa.report.wording import counted, spanned
 from da_wa.report.writing import inputs_digest, is_current, write_files
 from da_wa.select.catalogue import Score, load
 
+pd.set_option("mode.string_storage", "python")  # pyarrow's strings, where it is installed, refuse undecodable names
+
 __all__ = ["Facts", "Report", "load_facts", "sections_of", "write_report"]
 
 SPREADS: tuple[Spread, ...] = ("interval", "std", "sem", "none")
