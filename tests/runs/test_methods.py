@@ -154,6 +154,19 @@ def test_weights_live_from_the_source_unit_until_the_last_that_starts_from_them(
     assert [job.state() for job in (source, first, second)] == [Done()] * 3
 
 
+def test_weights_that_a_unit_of_another_command_starts_from_are_not_released(planned):
+    source, *others = planned("norms=[bn]", "methods=[none,adabn]")
+    for job in (source, *others):
+        execute(job, silent)
+    _, *elsewhere = planned("norms=[bn]", "methods=[none,tent]", "method.recipe.batch_size=10")
+    source.release()
+    assert all(job.state() == Ready() for job in elsewhere)
+    for job in elsewhere:
+        execute(job, silent)
+    source.release()
+    assert not source.weights.exists()
+
+
 def test_weights_that_give_other_numbers_are_refused(planned, monkeypatch):
     source, *_ = planned("norms=[bn]", "methods=[none,adabn]")
     execute(source, silent)
