@@ -12,14 +12,14 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from da_wa.config.choices import OPTIMIZERS, SCHEDULES
 from da_wa.config.methods import method_nodes
 from da_wa.config.tree import folders, groups, options, read_node
-from da_wa.config.validate import keys, shown, unknown, validate
+from da_wa.config.validate import keys, shown, unknown, unreadable, validate
 from da_wa.errors import ConfigError, nearest
 from da_wa.select.catalogue import chosen
 
@@ -224,7 +224,11 @@ def _refuse_lists(words: Sequence[str], where: Sequence[Path]) -> None:
 
 def _explain(error: Exception, words: Sequence[str], where: Sequence[Path]) -> str:
     """Hydra's message in terms of the command line, with the nearest names."""
+    if isinstance(error, OverrideParseException):
+        return unreadable(error.override)
     message = str(error)
+    if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", message):
+        return unreadable(sweep[1])
     option = re.search(r"(?:Could not find|In '.*?': Could not find) '([\w/-]+)/([^'/]+)'", message)
     key = re.search(
         r"Key '([^']+)' is not in struct|Could not override '([^']+)'|Could not delete.*?'([^']+)'", message

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from da_wa.config.tree import read_node
-from da_wa.config.validate import keys, unknown
+from da_wa.config.validate import keys, unknown, unreadable
 from da_wa.errors import ConfigError
 
 CALLABLES = ("optimizer", "schedule", "augment")
@@ -46,7 +47,12 @@ def method_nodes(
 
 
 def _override(nodes: Mapping[str, DictConfig], word: str) -> None:
-    override = OverridesParser.create().parse_override(word)
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        raise ConfigError(unreadable(word)) from error
+    if override.is_sweep_override():
+        raise ConfigError(unreadable(word))
     key = override.key_or_group.removeprefix("method.")
     name, _, rest = key.partition(".")
     chosen, key = ({name: nodes[name]}, rest) if rest and name in nodes else (nodes, key)

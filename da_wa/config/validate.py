@@ -112,6 +112,21 @@ def unknown(option: str, known: Sequence[str]) -> str:
     return f"there is no option {option!r}. `--cfg` prints all of them."
 
 
+def unreadable(word: str) -> str:
+    """Message for a word of the command line that does not give one value to one option.
+
+    >>> print(unreadable("out=a(b)"))
+    out=a(b) cannot be read. A list is out=[a,b]; text with special letters needs two pairs of quotes, "out='…'".
+    """
+    key, equals, _ = word.partition("=")
+    if not (key and equals):
+        return f"{word!r} cannot be read; write option=value."
+    return (
+        f"{word} cannot be read. A list is {key}=[a,b]; text with special letters needs two pairs of quotes, "
+        f"\"{key}='…'\"."
+    )
+
+
 def keys(node: Any, prefix: str = "") -> list[str]:
     """The dotted names of all options of a composed configuration.
 

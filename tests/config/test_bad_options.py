@@ -242,6 +242,15 @@ CASES: list[tuple[str, str]] = [
     ("+foo=1", "foo"),
     ("foo", "foo"),
     ("=1", "=1"),
+    ("sources=[é]", "text with special letters needs two pairs of quotes, \"sources='…'\""),
+    ("cache_dir=~/cache", "cache_dir=~/cache cannot be read"),
+    ("out=a,b", "out=a,b cannot be read. A list is out=[a,b]"),
+    ("out=a(b)", "out=a(b) cannot be read"),
+    ("seeds=range(3)", "seeds=range(3) cannot be read. A list is seeds=[a,b]"),
+    ("norms=[bn", "norms=[bn cannot be read"),
+    ("methods=[mcc] method.weight=1,2", "method.weight=1,2 cannot be read. A list is method.weight=[a,b]"),
+    ("methods=[mcc] method.weight=[1", "method.weight=[1 cannot be read"),
+    ("methods=[mcc] method.weight", "'method.weight' cannot be read; write option=value."),
 ]
 
 
