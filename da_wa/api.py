@@ -142,7 +142,7 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
     if isinstance(overrides, str):
         raise ConfigError(f"overrides is one text; write a list of them: [{overrides!r}].")
     experiment = compose(overrides, None if config_dir is None else Path(config_dir))
-    console = Console(soft_wrap=True, quiet=quiet)
+    console = Console(soft_wrap=True, quiet=quiet, markup=False)
     planned = prepare(experiment, console)
     launch(planned, console)
     if planned.inputs is not None and not (planned.detached and planned.unfinished):

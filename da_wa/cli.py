@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("da_wa").setLevel(logging.INFO)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)  # names of files may have brackets
     try:
         if not words:
             return _preview(console)

@@ -108,7 +108,7 @@ def _lines(tally: Tally, console: Console) -> Emit:
 
 @contextmanager
 def _live(tally: Tally, console: Console) -> Iterator[Emit]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=console) as progress:
         overall = progress.add_task("all jobs", total=tally.total, completed=tally.finished, note="")
         rows: dict[str, TaskID] = {}
@@ -149,7 +149,7 @@ def phase(console: Console, text: str) -> Iterator[Callable[[str], None]]:
 def steps(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """Yields the callback for steps that come before the first job, such as ``Decoding A``: (step, done, total)."""
     rows: dict[str, TaskID] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
         def show(step: str, done: int, total: int) -> None:

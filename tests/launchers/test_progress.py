@@ -9,7 +9,7 @@ from rich.console import Console
 
 from da_wa.launchers import progress
 from da_wa.launchers.events import Event
-from da_wa.launchers.progress import Tally, duration, shown
+from da_wa.launchers.progress import Tally, duration, shown, steps
 
 
 class Job:
@@ -64,6 +64,16 @@ def test_lines_where_output_is_no_terminal(clock):
     assert lines[-1] == "[2/2] bn-A-s0: done, nothing left"
     assert len(lines) <= 5  # thirty epochs in no time are not thirty lines
     assert not any("\x1b" in line for line in lines)
+
+
+def test_names_in_brackets_are_shown_as_they_are():
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120)
+    with steps(console) as show:
+        show("Decoding [b] [/x]", 1, 2)
+    with shown([Job("bn-[/x]-s0", 10)], console) as emit:
+        emit(Event("start", "bn-[/x]-s0"))
+    assert "Decoding [b] [/x]" in out.getvalue() and "bn-[/x]-s0" in out.getvalue()
 
 
 def test_a_terminal_shows_the_job_and_its_epoch():
