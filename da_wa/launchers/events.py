@@ -114,7 +114,7 @@ class Reader:
         whole = content[: content.rfind(b"\n") + 1]  # the last line may be half written
         self._read[path] = start + len(whole)
         for line in whole.splitlines():
-            with suppress(ValueError, TypeError):
+            with suppress(ValueError, TypeError, AttributeError):
                 row: dict[str, Any] = json.loads(line)
                 yield Event(**{key: value for key, value in row.items() if key in _KNOWN})
 

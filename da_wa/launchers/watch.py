@@ -68,7 +68,7 @@ class Watch:
         """The state of the experiment now: a summary, then what runs, then what failed.
 
         Raises:
-            DataError: there are no runs, or a file cannot be read.
+            DataError: there are no runs.
         """
         self.status = status(self.out, self.status)
         self._update(self._reader.read())
@@ -116,7 +116,7 @@ def watch(out: Path, console: Console, refresh_s: float = REFRESH_S) -> None:
     """Show the state of an experiment until all of its units are finished or failed.
 
     Raises:
-        DataError: there are no runs, or a file cannot be read.
+        DataError: there are no runs.
     """
     found = Watch(out)
     lines = found.lines()

@@ -61,8 +61,10 @@ def status(out: Path, before: Status | None = None) -> Status:
         out: the folder of the experiment.
         before: an earlier status; units that were finished then are not read again.
 
+    A unit whose files cannot be read counts as failed.
+
     Raises:
-        DataError: there are none, or a file cannot be read.
+        DataError: there are none.
     """
     store, states, networks = Store(out), dict[str, State](), dict[str, State]()
     known = {} if before is None else before.states
@@ -71,7 +73,10 @@ def status(out: Path, before: Status | None = None) -> Status:
             states[run.id] = ended
             continue
         job = UnitJob(run.id, {}, 0.0, run, None)
-        state: State = job.outcome() or _state(job, run)
+        try:
+            state: State = job.outcome() or _state(job, run)
+        except DataError as error:
+            state = Failed(str(error))
         states[run.id] = state
         if not isinstance(state, Waiting) or state.job in networks or run.config().get("needs"):
             continue

@@ -76,6 +76,14 @@ def test_a_pretraining_that_units_wait_for_is_shown(tmp_path):
     assert Watch(tmp_path).lines() == ["2 units: 2 waiting", "failed  net: no memory"]
 
 
+def test_a_unit_whose_plan_cannot_be_read_is_shown_beside_the_others(tmp_path):
+    unit(tmp_path, "a")
+    (unit(tmp_path, "b").directory.path / "config.yaml").write_text("start: [")
+    summary, line = Watch(tmp_path).lines()
+    assert summary == "2 units: 1 ready, 1 failed"
+    assert line.startswith("failed  b: ") and "config.yaml is not valid YAML" in line
+
+
 def test_watch_ends_with_the_last_unit_and_leaves_the_final_state(tmp_path):
     job = unit(tmp_path, "a")
     console = Console(file=io.StringIO(), width=200)
@@ -101,7 +109,7 @@ def test_events_are_read_once_and_torn_lines_later(tmp_path):
     assert [event.job for event in reader.read()] == ["a"]
     assert reader.read() == fresh.read() == []
     other = tmp_path / "events" / "host-1.jsonl"
-    other.write_bytes(b'{"kind": "done", "job": "b", "unknown": 1}\nnot json\n{"kind": "sta')
+    other.write_bytes(b'{"kind": "done", "job": "b", "unknown": 1}\nnot json\n[]\n{"kind": "sta')
     assert [event.job for event in reader.read()] == ["b"]
     with other.open("ab") as file:
         file.write(b'rt", "job": "c"}\n')
