@@ -29,4 +29,4 @@ def make(node: Any, **made: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        raise ConfigError(f"{str(error).splitlines()[0]}{f': {cause}' if cause else ''}") from error
+        raise ConfigError(f"{str(error).splitlines()[0].rstrip(':')}{f': {cause}' if cause else ''}") from error

@@ -48,7 +48,8 @@ class Local:
         if not isinstance(self.units_per_gpu, int) or self.units_per_gpu < 1:
             raise ConfigError(f"launcher.units_per_gpu is {self.units_per_gpu!r}; it must be a whole number, 1 or more")
         numbers: Any = self.gpus
-        if numbers != "auto" and not (numbers and all(isinstance(gpu, int) and gpu >= 0 for gpu in numbers)):
+        listed = isinstance(numbers, Sequence) and len(numbers) > 0
+        if numbers != "auto" and not (listed and all(isinstance(gpu, int) and gpu >= 0 for gpu in numbers)):
             raise ConfigError(f"launcher.gpus is {self.gpus!r}; it must be `auto` or a list of numbers, such as [0,1]")
 
     def __call__(self, launch: Launch) -> None:

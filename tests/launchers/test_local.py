@@ -165,7 +165,8 @@ def test_what_stops_a_worker_reaches_the_command(tmp_path):
     [
         {"workers": 0}, {"workers": "two"}, {"workers": True}, {"threads": -1}, {"threads": False},
         {"deadline_s": -1}, {"deadline_s": "soon"}, {"deadline_s": True}, {"deadline_s": float("nan")},
-        {"lease_s": 0}, {"lease_s": True}, {"gpus": []}, {"gpus": [-1]}, {"gpus": "all"}, {"units_per_gpu": 0},
+        {"lease_s": 0}, {"lease_s": True}, {"gpus": []}, {"gpus": [-1]}, {"gpus": "all"}, {"gpus": 1},
+        {"units_per_gpu": 0},
     ],
 )  # fmt: skip
 def test_senseless_options_are_refused(options):
