@@ -255,7 +255,7 @@ def _given(pretrain: Mapping[str, Any], norm: str) -> Path | None:
     """The checkpoint of ``norm`` at the path that the user gave: that file, or the one such file in a folder."""
     if pretrain["checkpoint"] is None:
         return None
-    path = Path(pretrain["checkpoint"])
+    path = Path(pretrain["checkpoint"]).expanduser()
     if not path.is_dir():
         return path
     found = sorted(path.glob(f"*-{norm}-*.safetensors"))

@@ -194,6 +194,13 @@ def test_a_folder_of_checkpoints_needs_one_for_each_norm(composed, tmp_path):
         planned(changed(composed, "pretrain.checkpoint", str(tmp_path)), tmp_path)
 
 
+def test_a_checkpoint_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+    (tmp_path / "network.safetensors").write_bytes(b"x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (job, *_) = planned(compose(["pretrain.checkpoint='~/network.safetensors'", "norms=[bn]"]), tmp_path)
+    assert job.start == tmp_path / "network.safetensors"
+
+
 def test_the_shipped_networks_are_those_of_the_quick_recipe(tmp_path):
     quick = compose(["experiment=quick"])
     pretraining = [job for job in planned(quick, tmp_path) if isinstance(job, PretrainJob)]
