@@ -136,7 +136,9 @@ def _report(words: Sequence[str], console: Console) -> int:
     from da_wa.report import write_report  # imports matplotlib
 
     words, folders = _own_folder(rejoin(words))
-    known = {"out": None, "compare": "[]", "spread": "interval", "select": "null", "guard": "true"}
+    known = {
+        "out": None, "compare": "[]", "spread": "interval", "select": "null", "guard": "true", "contrasts": "null"
+    }  # fmt: skip
     given = _options(words, known)
     if given["guard"] not in ("true", "false"):
         raise ConfigError(f"guard={given['guard']}: must be true or false")
@@ -146,6 +148,7 @@ def _report(words: Sequence[str], console: Console) -> int:
         spread=given["spread"],  # type: ignore[arg-type]
         select=load(None if given["select"] == "null" else _names(given["select"]), folders),
         guard=given["guard"] == "true",
+        contrasts=None if given["contrasts"] == "null" else _names(given["contrasts"]),
     )
     console.print(report.summary(), highlight=False, markup=False)
     console.print(f"The report is in {given['out']}", highlight=False, markup=False)

@@ -29,6 +29,10 @@ class DataError(UserError):
     """A dataset, an image or a cache that cannot be used."""
 
 
+class NewerVersion(DataError):
+    """A file of a later version of da_wa, which this one can neither read nor may replace."""
+
+
 class DiskFull(DataError):
     """No space is left where results are written."""
 

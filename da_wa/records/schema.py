@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from da_wa.errors import DataError
+from da_wa.errors import DataError, NewerVersion
 
 SCHEMA = 2
 """The version of ``record.json``, raised when a field changes its meaning; see ``migrate.py`` for older ones."""
@@ -330,10 +330,14 @@ def parse(raw: Any, where: str) -> Record:
     """A record from plain values of schema 2.
 
     Raises:
+        NewerVersion: it has a later schema.
         DataError: it is not a valid record; names the field.
     """
-    if isinstance(raw, dict) and raw.get("schema") != SCHEMA:
-        raise DataError(f"{where} has schema {raw.get('schema')!r}; this version of da_wa reads 1 and {SCHEMA}.")
+    if isinstance(raw, dict) and (schema := raw.get("schema")) != SCHEMA:
+        told = f"{where} has schema {schema!r}; this version of da_wa reads 1 and {SCHEMA}."
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise NewerVersion(f"{told} Use the later version that wrote it, or another out=DIR.")
+        raise DataError(told)
     return validated(Record, raw, f"{where} is not a valid record")
 
 

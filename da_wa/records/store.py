@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from da_wa.errors import ConfigError, DataError
+from da_wa.errors import ConfigError, DataError, NewerVersion
 from da_wa.records import lease, migrate
 from da_wa.records.files import MAKE_ROOM, read_bytes, remove_drafts, write_bytes, write_json
 from da_wa.records.outputs import Outputs, pack, unpack
@@ -118,9 +118,15 @@ class RunDir:
         return self.record() is not None
 
     def record(self) -> Record | None:
-        """The record, or None where there is none; one that cannot be trusted gives a warning and None."""
+        """The record, or None where there is none; one that cannot be trusted gives a warning and None.
+
+        Raises:
+            NewerVersion: a later version of da_wa has written it.
+        """
         try:
             return self.verified()
+        except NewerVersion:
+            raise
         except DataError as error:
             warnings.warn(f"{error} The run counts as unfinished.", stacklevel=2)
             return None

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from da_wa.records.contrasts import Cell, by_seed, of_interest
+from da_wa.errors import nearest
+from da_wa.records.contrasts import BASES, Cell, by_seed, of_interest
 from da_wa.report.content import Section, Table
 from da_wa.report.facts import Facts
 from da_wa.report.matrix import HEADLINE
@@ -24,6 +25,10 @@ def section(facts: Facts, wanted: Sequence[str] | None = None) -> Section:
         facts: of the runs.
         wanted: levels that are compared with their base; see :func:`da_wa.records.contrasts.of_interest`.
     """
+    known = {row[factor] for factor in BASES for row in facts.levels.values()}
+    absent = [
+        f"No row has the level {level!r}. {nearest(level, known)}" for level in wanted or () if level not in known
+    ]
     found = of_interest(facts.levels, wanted)
     accuracies = _accuracies(facts.frame)
     differences = [list(by_seed(contrast, facts.matrix.pairs, accuracies).values()) for contrast in found]
@@ -45,9 +50,10 @@ def section(facts: Facts, wanted: Sequence[str] | None = None) -> Section:
     )
     most = max(map(len, differences), default=0)
     if most < 2:
-        return Section(TITLE, ["A decision needs several seeds of two rows that are compared; seeds=auto adds them."])
+        few = "A decision needs several seeds of two rows that are compared; seeds=auto adds them."
+        return Section(TITLE, [*absent, few])
     words = _words(frame)
-    return Section(TITLE, [words, _table(frame), _population(facts)], {"decisions": frame}, words)
+    return Section(TITLE, [*absent, words, _table(frame), _population(facts)], {"decisions": frame}, words)
 
 
 def _words(frame: pd.DataFrame) -> str:

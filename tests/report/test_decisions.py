@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from da_wa.cli import main
 from da_wa.report import decisions, write_report
 from da_wa.report.facts import load_facts
 from da_wa.select import decided_after, e_process
@@ -65,6 +66,15 @@ def test_no_pretraining_has_its_own_words(experiment: Any) -> None:
 def test_levels_of_interest(runs: Any) -> None:
     assert decisions.section(load_facts(runs.out), ["dann"]).data == {}
     assert len(decisions.section(load_facts(runs.out), ["align"]).data["decisions"]) == 2
+
+
+def test_the_command_takes_the_levels_and_an_unknown_one_is_named(runs: Any) -> None:
+    assert main(["report", str(runs.out), "contrasts=[aling]"]) == 0
+    page = (runs.out / "page.html").read_text()
+    assert (
+        "No row has the level &#x27;aling&#x27;. Did you mean Did you mean &#x27;align&#x27;?" in page
+    )  # x27;alignDid you mean &#x27;align&#x27;?" in page#x27; or" in page
+    assert not (runs.out / "tables" / "decisions.csv").exists()
 
 
 def test_one_seed_decides_nothing(experiment: Any) -> None:
