@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from da_wa.errors import ConfigError, nearest
+from da_wa.norm.batch_renorm import BatchRenorm2d
 from da_wa.norm.folding import absorb_batch_norms, batch_norm_affine
 from da_wa.norm.normalized_conv import GainConv2d, NormalizedConv2d
 from da_wa.norm.spec import ActivationFactory, ConvFactory, InstanceNorm2d, Norm
@@ -301,8 +302,7 @@ def _new_norm(norm: nn.Module, make: ActivationFactory | None, like: Tensor) -> 
             return in_series(affine, *after), "the affine that it computes in evaluation"
         return in_series(*after), _lost(state)
     new = make(channels(norm)).to(like.device, like.dtype).train(norm.training)
-    same_groups = getattr(norm, "num_groups", None) == getattr(new, "num_groups", None)
-    if isinstance(norm, SAME.get(type(new), (type(new),))) and same_groups:
+    if _same_kind(norm, new):
         return None, ALREADY
     kept = {name for name, tensor in new.state_dict().items() if name in state and tensor.shape == state[name].shape}
     for name in kept:
@@ -310,6 +310,12 @@ def _new_norm(norm: nn.Module, make: ActivationFactory | None, like: Tensor) -> 
     if isinstance(new, BATCH_NORMS) and isinstance(norm, BATCH_NORMS):
         new.eps = norm.eps
     return in_series(new, *after), _lost(state.keys() - kept)
+
+
+def _same_kind(norm: nn.Module, new: nn.Module) -> bool:
+    same_groups = getattr(norm, "num_groups", None) == getattr(new, "num_groups", None)
+    same_training = isinstance(norm, BatchRenorm2d) == isinstance(new, BatchRenorm2d)  # it is a BatchNorm otherwise
+    return isinstance(norm, SAME.get(type(new), (type(new),))) and same_groups and same_training
 
 
 def _lost(names: Collection[str]) -> str:

@@ -301,6 +301,17 @@ def test_the_kind_of_norm_decides_whether_it_is_replaced() -> None:
     assert kept.eps == 1e-3 and torch.equal(kept.running_mean, batch[1].running_mean)
 
 
+def test_batch_renorm_becomes_batch_norm() -> None:
+    """They agree in evaluation, but not in training."""
+    model = shuffle(network(BatchRenorm2d)).eval()
+    plain = convert(model, named("bn"))
+    assert type(plain[1]) is nn.BatchNorm2d
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(plain(x), model(x))
+    (same,) = (change for change in survey(model, named("brn")).changes if change.path == "1")
+    assert same.after is None and same.reached
+
+
 def test_survey_lists_every_layer() -> None:
     changes = survey(network(), named("gn_wa"))
     by_path = {change.path: change for change in changes.changes}
