@@ -45,6 +45,8 @@ class Inputs:
             UserError: the data is wrong; the message says what and where.
         """
         domains: DomainSet = make(self.data["domains"])
+        if self.data["classes"] == "common":  # CIFAR and index files do not take the rule
+            domains = domains.only_common_classes()
         for name, path in self.data["extra"].items():
             domains = domains.with_folder(name, path)
         if len(domains.domains) < 2:

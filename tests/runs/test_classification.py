@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from da_wa.config.compose import compose
-from da_wa.errors import ConfigError
+from da_wa.data.cifar import cifar100
+from da_wa.data.decoded import save_index
+from da_wa.errors import ConfigError, DataError
 from da_wa.launchers.launch import launch, prepare
 from da_wa.records.store import Store
+from da_wa.runs.inputs import Inputs
 from da_wa.runs.preflight import preflight, refused
 
 SMALL = [
@@ -30,6 +34,23 @@ def test_it_trains_on_every_training_image_and_evaluates_every_test_image(tmp_pa
     seen = record.cost["images_per_s"] * record.cost["train_s"]
     assert seen == pytest.approx(48, rel=0.2)  # every image once, none held out; both numbers are rounded
     assert record.pretraining is None
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_one_more_domain_has_some_of_the_classes(indexed, tmp_path, cifar_root, draw_tree):
+    root = cifar_root
+    if indexed:
+        root = tmp_path / "index.json"
+        save_index(cifar100(cifar_root, verify=False), root)
+    extra = draw_tree(tmp_path, domains=("extra",), classes=("bear", "clock"), per_class=3, side=32) / "extra"
+    words = [*SMALL, f"data.root={root}", f"+data.extra.C={extra}"]
+    with pytest.raises(DataError, match="C lacks apple, dolphin"):
+        _ = Inputs(compose(words).cfg["data"], tmp_path).domains
+    domains = Inputs(compose([*words, "data.classes=common"]).cfg["data"], tmp_path).domains
+    assert (domains.names, domains.classes) == (("train", "test", "C"), ("bear", "clock"))
+    assert [np.bincount(domain.labels).tolist() for domain in domains.domains] == [[12, 12], [4, 4], [3, 3]]
+    names = [domains["test"].images.name(i) for i in range(8)]
+    assert [name.split("/")[0] for name in names] == ["bear"] * 4 + ["clock"] * 4
 
 
 @pytest.mark.parametrize("norm", ["bn", "bn_wa", "brn"])
