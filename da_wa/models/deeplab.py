@@ -60,7 +60,7 @@ def deeplabv3_resnet50(
         multi_grid: relative dilations of the three blocks of the last stage.
 
     Raises:
-        ConfigError: an unknown output stride, or a multi-grid that does not have three whole numbers.
+        ConfigError: an unknown output stride, or a multi-grid that does not have three whole numbers, 1 or more.
         WeightsError: ``weights`` is missing or belongs to another network.
 
     >>> import torch
@@ -72,8 +72,9 @@ def deeplabv3_resnet50(
     """
     if output_stride not in ATROUS:
         raise ConfigError(f"model.output_stride={output_stride}: must be 8 or 16")
-    if len(multi_grid) != 3:
-        raise ConfigError(f"model.multi_grid={list(multi_grid)} must have three whole numbers, e.g. [1,1,1]")
+    whole = isinstance(multi_grid, Sequence) and all(type(factor) is int and factor >= 1 for factor in multi_grid)
+    if not whole or len(multi_grid) != 3:
+        raise ConfigError(f"model.multi_grid={multi_grid} must have three whole numbers, 1 or more, e.g. [1,1,1]")
     dilated = [False, output_stride == 8, True]
     library = Torchvision("resnet50", {"replace_stride_with_dilation": dilated})
     network = library.build(None) if weights is None else trained(library, weights_file(weights))

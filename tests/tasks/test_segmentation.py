@@ -495,6 +495,14 @@ def test_deeplab_has_the_output_stride_the_dilations_and_the_norm_of_the_paper()
         deeplabv3_resnet50(named("bn"), 21, output_stride=32)
 
 
+@pytest.mark.parametrize("multi_grid", [[1, 2], [1, 1.5, 1], [0, 1, 1], 1, "124"])
+def test_a_multi_grid_has_three_whole_numbers(multi_grid):
+    with pytest.raises(ConfigError, match=r"model\.multi_grid=.* must have three whole numbers"), torch.device("meta"):
+        deeplabv3_resnet50(named("bn"), 21, multi_grid=multi_grid)
+    with torch.device("meta"):
+        assert dilations(deeplabv3_resnet50(named("bn"), 21, multi_grid=(1, 2, 4)).trunk[7]) == [(2, 2), (4, 4), (8, 8)]
+
+
 def test_the_full_scope_composes_and_its_networks_can_be_made():
     options = study().chosen("full")
     assert (options.recipe.epochs, options.recipe.batch_size, options.recipe.lr) == (50, 4, 0.007)  # of the paper
