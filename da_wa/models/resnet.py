@@ -138,8 +138,8 @@ class ResNet(Backbone):
             stride 2 (He et al. 2016).
 
     Raises:
-        ConfigError: an unknown ``block``, ``gain_init`` or ``stem``, or ``depths`` and ``widths`` that are not lists of
-            whole numbers of one length, 1 or more each.
+        ConfigError: an unknown ``block``, ``gain_init`` or ``stem``, ``depths`` and ``widths`` that are not lists of
+            whole numbers of one length, 1 or more each, or a norm without activation norm but with a non-linearity.
 
     >>> import torch
     >>> from da_wa.norm import named
@@ -176,6 +176,11 @@ class ResNet(Backbone):
         if self.normalized:
             self.stem = nn.Sequential(*conv_norm(3, widths[0], kernel, stride, norm), norm.nonlinearity(widths[0]))
         else:
+            if not isinstance(norm.nonlinearity(widths[0]), nn.ReLU):
+                raise ConfigError(
+                    f"{norm.label}: residual networks without activation norm are Fixup's, which have ReLUs; leave out "
+                    "`nonlinearity`, or choose another network, e.g. model=vgg16"
+                )
             conv = norm.conv(3, widths[0], kernel, stride=stride, padding=kernel // 2, bias=False)
             self.stem = nn.Sequential(conv, Bias(), nn.ReLU(inplace=True))
         if pooling:

@@ -43,7 +43,7 @@ class Norm:
         activation: makes the layer after a convolution, or ``None`` for networks without activation norms
             (residual networks then use Fixup blocks, see ``models/fixup.py``).
         nonlinearity: makes the non-linearity of a network instead of its ReLUs. Filter Response Norm uses the TLU;
-            EvoNorm-S0 needs none, since it contains a gate.
+            EvoNorm-S0 needs none, since it contains a gate. Fixup blocks refuse any but the ReLU.
         factors: the levels that tables and contrasts compare, e.g. ``{"weight": "align", "activation": "bn"}``.
             Norms with the same ``weight`` (or ``activation``) are grouped, whatever their labels.
         version: part of the identity of a run. Raise it when the code of the norm changes its results.

@@ -213,6 +213,13 @@ def test_blocks_have_a_name_or_are_classes():
     assert type(tiny(BN, Own).stages[0][0]) is Own
 
 
+def test_a_nonlinearity_that_fixup_blocks_would_ignore_is_refused():
+    own = Norm("WA + GELU", WeightAlignConv2d, nonlinearity=lambda channels: nn.GELU())
+    with pytest.raises(ConfigError, match=r"WA \+ GELU: .*Fixup"):
+        tiny(own)
+    assert any(isinstance(layer, nn.GELU) for layer in VGG16(own, 5, width=1, hidden=4).modules())
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"depths": [0, 0, 0]}, r"model\.build\.depths=\[0, 0, 0\] .*1 or more.*model\.build\.depths=\[3,3,3\]"),
     ({"depths": [3, 0, 3]}, r"model\.build\.depths=\[3, 0, 3\]"),
