@@ -260,6 +260,19 @@ def test_what_can_be_known_is_told_before_anything_runs(experiment, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("holdout", "batch"), [("0.0", 49), ("0.5", 25)])
+def test_a_pretraining_without_a_batch_is_told_before_anything_runs(
+    experiment, cifar_root, tmp_path, capsys, holdout, batch
+):
+    """4 classes of 12 training images."""
+    words = ["pretrain=cifar100", f"pretrain.holdout={holdout}", "norms=[bn]"]
+    assert main([*pretraining(experiment, cifar_root, *words), f"pretrain.recipe.batch_size={batch}"]) == 2
+    told = capsys.readouterr().err
+    assert f"train has {batch - 1} pre-training images, fewer than one batch of {batch}" in told
+    assert "(pretrain.recipe.batch_size=" in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_own_options_from_a_folder(experiment, tmp_path):
     (tmp_path / "mine" / "norm").mkdir(parents=True)
     own = {

@@ -14,7 +14,7 @@ import torch
 from da_wa.config.compose import Experiment
 from da_wa.config.make import make
 from da_wa.data.manifest import DomainManifest
-from da_wa.data.splits import check_batch
+from da_wa.data.splits import check_batch, stratified_holdout
 from da_wa.errors import ConfigError, DataError, UserError, printable
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import CheckpointError, read_header
@@ -70,7 +70,7 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
         if isinstance(job, UnitJob) and job.start is not None and job.needs is None and job.start.exists():
             _check_checkpoint(job.start, job.config)
     if any(isinstance(job, PretrainJob) and not job.done for job in jobs):
-        make(cfg["pretrain"]["data"])
+        _check_pretraining(cfg["pretrain"])
 
 
 def refused(experiment: Experiment) -> dict[str, str]:
@@ -255,6 +255,15 @@ def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], job
             own = f"method.{unit['factors']['method']}.recipe.batch_size" if "recipe" in config["method"] else None
             least = _least_images(make_recipe(config["finetune"]))
             check_batch(domain.name, len(images), least, "target", own or "finetune.batch_size")
+
+
+def _check_pretraining(pretrain: Mapping[str, Any]) -> None:
+    """Find the images for pre-training, and split them as the job will."""
+    train, batch_size = make(pretrain["data"]).domains[0], pretrain["recipe"]["batch_size"]
+    images, holdout = len(train.labels), pretrain["holdout"]
+    if holdout:
+        images = len(stratified_holdout(train.labels, holdout, seed=0).train)
+    check_batch(train.name, images, batch_size, "pre-training", "pretrain.recipe.batch_size")
 
 
 def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
