@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as tv
 
-from da_wa.data.augment import Augment, Normalize, random_crop, random_erase, random_flip
+from da_wa.data.augment import Augment, Normalize, color_jitter, random_crop, random_erase, random_flip
 
 
 def batch(n: int = 64, size: int = 8) -> torch.Tensor:
@@ -33,6 +34,7 @@ def test_a_crop_is_one_of_the_shifts_of_its_image():
         assert len(shifts) == 1
         seen.add(shifts[0])
     assert len(seen) > 15  # of 25: rows and columns are drawn apart, an image at a time
+    assert all({shift[axis] for shift in seen} == set(range(2 * padding + 1)) for axis in (0, 1))
 
 
 def test_about_half_are_mirrored():
@@ -61,6 +63,18 @@ def test_erasing_blanks_one_rectangle_of_the_right_size():
         assert torch.equal(after[:, ~blank], before[:, ~blank])
         assert blank.sum() <= 0.33 * 32 * 32 * 1.2  # sides are rounded
     assert 100 < last_modified < 200
+
+
+def test_jitter_is_torchvisions_brightness_contrast_and_saturation():
+    images, strength = batch(20), 0.5
+    torch.manual_seed(1)
+    jittered = color_jitter(images, strength)
+    torch.manual_seed(1)
+    factors = 1 + strength * (2 * torch.rand(3, len(images)) - 1)
+    for image, ours, (brightness, contrast, saturation) in zip(images, jittered, factors.T.tolist(), strict=True):
+        theirs = tv.adjust_contrast(tv.adjust_brightness(image.float() / 255, brightness), contrast)
+        theirs = 255 * tv.adjust_saturation(theirs, saturation)
+        assert (ours.float() - theirs).abs().max() < 0.6  # rounding, and theirs has other digits of the grey
 
 
 def test_every_part_can_be_switched_off():

@@ -43,10 +43,11 @@ def test_random_boxes_have_the_shares_and_ratios_that_were_asked_for():
     assert ratio.log().std() == pytest.approx(2 * np.log(4 / 3) / np.sqrt(12), rel=0.15)
 
 
-def test_the_plain_view_is_torchvisions_resize_and_centre_crop():
+@pytest.mark.parametrize("interpolation", [v2.InterpolationMode.BILINEAR, v2.InterpolationMode.BICUBIC])
+def test_the_plain_view_is_torchvisions_resize_and_centre_crop(interpolation):
     batch = images(2, 40)
-    theirs = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(28)])(batch)
-    assert (Crops(28).plain(batch).int() - theirs.int()).abs().max() <= 1
+    theirs = v2.Compose([v2.Resize(32, interpolation, antialias=True), v2.CenterCrop(28)])(batch)
+    assert (Crops(28, interpolation=interpolation.value).plain(batch).int() - theirs.int()).abs().max() <= 1
     stored = images(2, 32)
     assert torch.equal(Crops(28).plain(stored), v2.CenterCrop(28)(stored))  # nothing is resized
 
@@ -60,6 +61,15 @@ def test_a_random_crop_is_a_part_of_its_image():
         for image, crop in zip(batch, found, strict=True)
     ]
     assert len(set(places)) > 10
+
+
+def test_random_crops_are_of_resized_images():
+    view, batch = Crops(28, flip=False), images(20, 40)
+    resized = v2.Resize(32, antialias=True)(batch).int()
+    torch.manual_seed(0)
+    for image, crop in zip(resized, view(batch).int(), strict=True):
+        windows = image.unfold(1, 28, 1).unfold(2, 28, 1).permute(1, 2, 0, 3, 4)
+        assert (windows - crop).abs().amax((2, 3, 4)).min() <= 1
 
 
 def test_images_smaller_than_a_crop_are_refused():

@@ -28,8 +28,8 @@ def paired(source=20, target=9, *, batch=4, seed=0, epoch=0, name="T", index=Non
     seen = Subset(of, np.arange(target) if index is None else np.asarray(index))
     same = Normalize([0.0] * 3, [1.0] * 3)
     data = PairedDataModule(
-        train, seen, [], seed=seed, batch_size=batch, augment=lambda x: x, strong=lambda x: 255 - x, normalize=same,
-        **options,
+        train, seen, [], seed=seed, batch_size=batch, strong=lambda x: 255 - x, normalize=same,
+        **{"augment": lambda x: x} | options,
     )  # fmt: skip
     data.trainer = SimpleNamespace(current_epoch=epoch, strategy=SimpleNamespace(root_device=torch.device("cpu")))
     return data
@@ -128,6 +128,16 @@ def test_views_and_order_of_all_images():
     torch.testing.assert_close(data.strong_view(moved.target.raw), 1 - moved.target.images)
     everything = torch.cat(list(data.target_in_order()))
     torch.testing.assert_close(everything[:, 0, 0, 0] * 255, torch.tensor([1.0, 4, 7, 30]))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_only_images_to_train_on_are_augmented(stream):
+    data = paired(source=None, target=8, augment=lambda x: x + 100, plain=lambda x: x + 1, stream=stream)
+    (batch, *_) = batches(data)
+    target = data.on_after_batch_transfer(batch, 0).target
+    torch.testing.assert_close(target.images, (target.raw + (1 if stream else 100)).float() / 255)
+    everything = torch.cat(list(data.target_in_order()))
+    torch.testing.assert_close(everything[:, 0, 0, 0] * 255, torch.arange(8.0) + 1)
 
 
 @pytest.mark.parametrize("target", [0, 3])

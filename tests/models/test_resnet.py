@@ -151,6 +151,24 @@ def test_a_fixup_network_starts_as_its_stem_and_shortcuts(block):
     assert model(x).abs().max() == 0  # zero head
 
 
+@pytest.mark.parametrize("kind", [FixupBasicBlock, FixupBottleneck])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_fixup_block_is_that_of_the_authors_code(kind, stride):
+    """A convolutional shortcut sees the input with the first bias, an identity the input itself."""
+    width = 8 if kind is FixupBasicBlock else 2
+    block, x = kind(8, width, stride, NONE), torch.randn(2, 8, 6, 6)
+    for number, scalar in enumerate(scalar_parameters(block)):
+        nn.init.constant_(scalar, 0.3 + 0.1 * number)
+    before, after = ([bias.value for bias in biases] for biases in (block.before, block.after))
+    out = x
+    for conv, b, a in zip(block.branch[:-1], before, after, strict=False):
+        out = torch.relu(conv(out + b) + a)
+    out = block.branch[-1](out + before[-1]) * block.multiplier.value + after[-1]
+    identity = x if isinstance(block.shortcut, nn.Identity) else block.shortcut(x + before[0])
+    assert (identity is x) == (stride == 1)
+    torch.testing.assert_close(block(x), torch.relu(out + identity))
+
+
 @pytest.mark.parametrize(("block", "m"), [(FixupBasicBlock, 2), (FixupBottleneck, 3)])
 def test_fixup_scales_the_branch_by_depth(block, m):
     """std = sqrt(2/(k·k·c_out)) · L^(-1/(2m-2)), the official code's initialisation."""

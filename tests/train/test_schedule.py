@@ -32,6 +32,8 @@ def rates(make, total: int = 10, **kwargs) -> list[tuple[float, float]]:
         (schedule.multi_step, lambda t: 1.0 if t < 5 else 0.1 if t < 7.5 else 0.01),
         (schedule.poly, lambda t: (1 - t / 10) ** 0.9),
         (partial(schedule.poly, power=2.0), lambda t: (1 - t / 10) ** 2),
+        (schedule.inverse, lambda t: 1 / (1 + 0.001 * t) ** 0.75),
+        (partial(schedule.inverse, gamma=10.0, power=1.0), lambda t: 1 / (1 + 10 * t)),
     ],
 )
 def test_factor_on_each_groups_rate(make, factor):
