@@ -189,7 +189,7 @@ class Classifier(LightningModule):
     def _diverged(self, what: str, epoch: int) -> Diverged:
         return Diverged(
             f"{what} in epoch {epoch}; "
-            "try a lower learning rate (…lr=), or model.gain_init=fixup for a network without activation norm",
+            "try a lower learning rate (…lr=), or model.gain_init=fixup for a ResNet without activation norm",
             epoch,
             self.curve,
         )
