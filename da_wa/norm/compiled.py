@@ -3,8 +3,9 @@
 torch's kernel for several groups is slow on maps in ``channels_last``, the layout that convolutions prefer, and the
 compiler's own decomposition of it reads such maps with large strides. Here every pass over a map is a sum over its
 pixels, or ``a·x + b`` with coefficients per channel: both read the memory in order, 16 channels at a time. The
-statistics are float32, as in torch's kernels; results agree up to rounding. Without the compiler this is slower than
-torch's kernels, so layers use it only while they are compiled.
+statistics are float32, as in torch's kernels. The variance is E[x²] - mean², in one pass: its rounding error grows with
+(mean/std)², so results agree with torch's up to rounding unless means are much larger than standard deviations. Without
+the compiler this is slower than torch's kernels, so layers use it only while they are compiled.
 """
 
 from __future__ import annotations
