@@ -37,6 +37,8 @@ from da_wa.records.schema import Checksum, Plan, Record, parse, parse_plan
 
 OUTPUTS = "outputs.npz"
 
+_AWAY = "Restore it, or move its folder away to run the unit again."
+
 _FastLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is installed
 _FastDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -197,9 +199,9 @@ class RunDir:
         try:
             config = _load_yaml(content)
         except (ValueError, RecursionError, yaml.YAMLError) as error:
-            raise DataError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
+            raise DataError(f"{path} is not valid YAML ({' '.join(str(error).split())}). {_AWAY}") from error
         if not isinstance(config, dict):
-            raise DataError(f"{path} holds no configuration.")
+            raise DataError(f"{path} holds no configuration. {_AWAY}")
         return config
 
     def planned(self) -> Plan:
@@ -315,7 +317,7 @@ def failure(path: Path) -> Failure | None:
         return None
     try:
         known = json.loads(content)
-        return Failure(str(known["message"]), list(known.get("launches", [])))
+        return Failure(str(known["message"]) or "it failed without a message", list(known.get("launches", [])))
     except (ValueError, TypeError, KeyError, AttributeError):
         return Failure("it failed, and failure.json cannot be read", [])
 

@@ -135,7 +135,7 @@ def study_table(cells: Cells) -> Table:
     text = {place: _text(cells, *shown) for place, shown in by_place.items()}
     best = _best(cells, by_place, columns)
     shown = [[row, *(text.get((row, column), NONE) for column in columns)] for row in rows]
-    bold = frozenset((i, j) for i, row in enumerate(rows) for j, column in enumerate(columns, 1) if best[column] == row)
+    bold = frozenset((i, j) for i, row in enumerate(rows) for j, column in enumerate(columns, 1) if row in best[column])
     corner = " · ".join(factor.replace("_", " ") for factor in design.rows)
     measures = listed([MEASURES[measure].title for measure in design.measures])
     caption = f"{design.title}: {measures} on test images (%)"
@@ -234,16 +234,19 @@ def _text(cells: Cells, key: Key, measure: Measure) -> str:
     return f"{ours}\npaper {theirs}" + (f" ({signed(value - float(theirs), 2)})" if known else "")
 
 
-def _best(cells: Cells, by_place: Mapping[Place, tuple[Key, Measure]], columns: Sequence[str]) -> dict[str, str | None]:
-    """The row with the best value of every column that has two or more."""
-    best: dict[str, str | None] = {}
+def _best(
+    cells: Cells, by_place: Mapping[Place, tuple[Key, Measure]], columns: Sequence[str]
+) -> dict[str, Collection[str]]:
+    """The rows with the best value of every column that has two or more."""
+    best: dict[str, Collection[str]] = {}
     for column in columns:
         known = {
             row: value if MEASURES[measure].accuracy else -value
             for (row, place), (key, measure) in by_place.items()
             if place == column and not math.isnan(value := _value(cells, key, measure)[0])
         }
-        best[column] = max(known, key=known.__getitem__) if len(known) > 1 else None
+        top = max(known.values(), default=0.0)
+        best[column] = [row for row, value in known.items() if value == top] if len(known) > 1 else []
     return best
 
 

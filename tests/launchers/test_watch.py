@@ -82,6 +82,7 @@ def test_a_unit_whose_plan_cannot_be_read_is_shown_beside_the_others(tmp_path):
     summary, line = Watch(tmp_path).lines()
     assert summary == "2 units: 1 ready, 1 failed"
     assert line.startswith("failed  b: ") and "config.yaml is not valid YAML" in line
+    assert line.endswith("Restore it, or move its folder away to run the unit again.")
 
 
 def test_watch_ends_with_the_last_unit_and_leaves_the_final_state(tmp_path):

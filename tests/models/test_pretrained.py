@@ -307,7 +307,8 @@ def test_frozen_statistics_are_those_of_the_start_in_every_step(frozen, tmp_path
 
     model.register_forward_hook(look)
     train(
-        model, transfer(domains, "A", Full(0.2), 0), cross_entropy(), recipe, Settings(accelerator="cpu", precision="32-true"),
+        model, transfer(domains, "A", Full(0.2), 0), cross_entropy(), recipe,
+        Settings(accelerator="cpu", precision="32-true"),
         normalize=Normalize(model.expects.mean, model.expects.std), seed=0, state=tmp_path / "last.ckpt",
     )  # fmt: skip
     assert len(steps) == 4  # of both epochs, with an evaluation in between

@@ -489,6 +489,8 @@ def test_a_failure_is_read(run: RunDir) -> None:
     for text in ("{", "[]", "{}", "3"):
         (run.path / "failure.json").write_text(text)
         assert "cannot be read" in str(run.failure())
+    write_json(run.path / "failure.json", {"message": ""})
+    assert run.failure() == "it failed without a message"
 
 
 # Claims

@@ -271,6 +271,7 @@ def test_the_table_has_ours_the_papers_and_what_was_refused(tmp_path: Path) -> N
     assert table.rows[0][1].startswith("6.00 ± ")
     assert table.rows[0][2] == "–\npaper 6.61"
     assert table.rows[1][2] == "–\npaper –"
+    assert table.bold == {(0, 1), (1, 1)}  # equally good
     assert "–: one image has no statistics." in table.notes
     assert "Small: the paper's number and the difference." in table.notes
     cells = frame(read_cells(out)).set_index(["norm", "batch_size"])
