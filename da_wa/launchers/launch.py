@@ -18,6 +18,7 @@ from da_wa.launchers.events import following
 from da_wa.launchers.launcher import Launcher
 from da_wa.launchers.progress import phase, shown, steps
 from da_wa.launchers.worker import Launch
+from da_wa.records.store import Store
 from da_wa.runs.inputs import Inputs, forget, load_pretraining
 from da_wa.runs.jobs import Done, Job, PretrainJob, UnitJob
 from da_wa.runs.plan import chosen_sources, plan
@@ -147,9 +148,11 @@ def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str
         return
     with shown(jobs, console) as emit, following(planned.out, emit):
         launcher(work)
-    for job in planned.jobs:
-        if isinstance(job, UnitJob):
-            job.release()
+    for part in planned.merged or [planned]:
+        if sources := [job for job in part.jobs if isinstance(job, UnitJob) and job.dependents]:
+            awaited = Store(part.out).awaited()
+            for job in sources:
+                job.release(awaited)
 
 
 def _common(own: Sequence[Job], jobs: Sequence[Job]) -> list[Job]:

@@ -63,6 +63,16 @@ class Store:
         """Every planned unit, ordered by id."""
         return [RunDir(config.parent) for config in sorted(self.path.glob("*/config.yaml"))]
 
+    def awaited(self) -> set[str]:
+        """Ids of the units whose weights an unfinished unit starts from."""
+        found = set()
+        for run in self.runs():
+            if not (run.path / "record.json").exists():
+                with suppress(DataError):
+                    if name := run.config().get("needs"):
+                        found.add(str(name))
+        return found
+
 
 @dataclass(frozen=True)
 class Ended:

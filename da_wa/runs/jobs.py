@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from da_wa.errors import DataError
 from da_wa.records.files import read_bytes, write_json
 from da_wa.records.lease import STALE_S, Holder, holder
-from da_wa.records.store import RunDir, Store, claimed, failure
+from da_wa.records.store import RunDir, claimed, failure
 
 PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints"
 """Pre-trained networks that are shipped with the package."""
@@ -287,19 +287,14 @@ class UnitJob(Job):
     def _owes_weights(self) -> bool:
         return bool(self.dependents) and not self.weights.exists() and self._awaited
 
-    @property
-    def _awaited_elsewhere(self) -> bool:
-        """Whether another command planned a unit that starts from this one."""
-        for run in Store(self.directory.path.parents[1]).runs():
-            if not (run.path / "record.json").exists():
-                with suppress(DataError):
-                    if run.config().get("needs") == self.id:
-                        return True
-        return False
+    def release(self, awaited: Container[str] = ()) -> None:
+        """Delete weights that no planned unit needs any more, unless the user asked for them.
 
-    def release(self) -> None:
-        """Delete weights that no planned unit needs any more, unless the user asked for them."""
-        if not self.dependents or not self.weights.exists() or self._awaited or self._awaited_elsewhere:
+        Args:
+            awaited: ids of units that others start from, which another command may have planned;
+                :meth:`da_wa.records.store.Store.awaited`.
+        """
+        if not self.dependents or not self.weights.exists() or self._awaited or self.id in awaited:
             return
         if "weights" not in (self.directory.config().get("keep") or ()):
             self.weights.unlink(missing_ok=True)

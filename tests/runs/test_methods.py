@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from da_wa.cli import main
 from da_wa.config.compose import compose
 from da_wa.data.cache import DecodedDomain
 from da_wa.errors import DataError
+from da_wa.launchers.launch import launch, prepare
 from da_wa.records.store import Store
 from da_wa.runs import execute as executing
 from da_wa.runs.execute import execute
@@ -159,11 +161,26 @@ def test_weights_that_a_unit_of_another_command_starts_from_are_not_released(pla
     for job in (source, *others):
         execute(job, silent)
     _, *elsewhere = planned("norms=[bn]", "methods=[none,tent]", "method.recipe.batch_size=10")
-    source.release()
+    store = Store(source.directory.path.parents[1])
+    source.release(store.awaited())
     assert all(job.state() == Ready() for job in elsewhere)
     for job in elsewhere:
         execute(job, silent)
-    source.release()
+    source.release(store.awaited())
+    assert not source.weights.exists()
+
+
+def test_a_command_leaves_weights_that_another_one_waits_for(tmp_path):
+    console = Console(quiet=True)
+    words = [*TINY, f"out={tmp_path / 'out'}", f"cache_dir={tmp_path / 'cache'}", "norms=[bn]"]
+    other = prepare(compose([*words, "methods=[none,tent]", "method.recipe.batch_size=10"]), console)
+    first = prepare(compose([*words, "methods=[none,adabn]"]), console)
+    for job in other.jobs:
+        job.register()
+    launch(first, console)
+    (source,) = (job for job in first.jobs if isinstance(job, UnitJob) and job.dependents)
+    assert source.weights.exists()
+    launch(other, console)
     assert not source.weights.exists()
 
 
