@@ -125,11 +125,14 @@ class PairedDataModule(DomainDataModule):
         n = len(self.target)
         if self.stream and self.order == "sorted":
             return torch.arange(n)
+        return self._random_order(n if self.stream else self.steps_per_epoch * self.batch_size)
+
+    def _random_order(self, images: int) -> Tensor:
+        """Positions in the target subset, again and again: a function of seed, epoch and domain."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         stream = TARGET_ORDER + (zlib.crc32(self.target.domain.name.encode()) << 8)
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch, stream))
-        wanted = n if self.stream else self.steps_per_epoch * self.batch_size
-        return passes(n, wanted, generator)
+        return passes(len(self.target), images, generator)
 
     def train_dataloader(self) -> Any:
         source = super().train_dataloader() if self.with_source else None
@@ -140,8 +143,18 @@ class PairedDataModule(DomainDataModule):
 
     def target_in_order(self) -> Iterator[Tensor]:
         """All target images without augmentation, normalised, in the order of the subset, on the device."""
+        return self._plain(self._in_order(self.target))
+
+    def target_shuffled(self) -> Iterator[Tensor]:
+        """Likewise, in the random order of the seed; no batch is smaller than half of the others."""
+        n, size = len(self.target), self.eval_batch_size
+        return self._plain(
+            self._batches(self.target, lambda: self._random_order(n), size, n, drop_last=False, least=(size + 1) // 2)
+        )
+
+    def _plain(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        for images, _, _ in self._in_order(self.target):
+        for images, _, _ in batches:
             yield self.normalize(self.plain(images.to(device)))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -86,12 +86,16 @@ def method_facts(name: str, node: Mapping[str, Any]) -> Facts:
     found = {k: v for k, v in node.items() if k not in ("phase", "changes", "recipe")}
     recipe = recipe_facts(node.get("recipe"))
     facts: Facts = {"name": name, **parameters(found)}
+    if isinstance(build := facts.get("build"), Mapping):
+        facts["build"] = {k: v for k, v in build.items() if v != _NEW_IN_METHODS.get(k, _ABSENT)}
     return facts | ({"recipe": recipe} if recipe else {})
 
 
 _ABSENT = object()
 _NEW_IN_RECIPES = {"backbone_rate": 1.0, "epoch_steps": None, "frozen_statistics": False}
 """Options that recipes did not always have, and the values that change nothing: these are not facts."""
+_NEW_IN_METHODS = {"exact": True}
+"""Likewise for what builds a method."""
 
 
 def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:

@@ -156,10 +156,7 @@ class Calibrator(Adapter):
 
     def on_validation_start(self) -> None:
         with self._looking():
-            self.method.calibrate(self.model, self._batches_of_target)
-
-    def _batches_of_target(self) -> Iterable[Tensor]:
-        return self._data.target_in_order()
+            self.method.calibrate(self.model, lambda: self._data.target_shuffled())
 
 
 class Stream(Adapter):

@@ -332,6 +332,7 @@ def test_logits_that_are_not_numbers_give_a_loss_that_is_none_and_no_error(name)
 
 WRONG = [
     ("adabn", "alpha", 2, "a number from 0 to 1"),
+    ("adabn", "exact", "no", "true or false"),
     ("afn", "step", 0, "a number above 0"),
     ("cdan", "map_size", 0, "a whole number, 1 or more"),
     ("cdan", "width", 16.0, "a whole number, 1 or more"),
@@ -576,6 +577,61 @@ def test_adabn_predicts_as_one_batch_of_all_images_in_training_mode(small_source
         torch.testing.assert_close(adapted(seen), expected, rtol=1e-4, atol=1e-4)
         source.load_state_dict(small_source(norm))
         assert (source.eval()(seen) - expected).abs().max() > 0.1
+
+
+class OwnStatistics(nn.Module):
+    """BatchNorm with (1 - α) · running + α · batch statistics; keeps its inputs."""
+
+    def __init__(self, norm: nn.BatchNorm2d, alpha: float) -> None:
+        super().__init__()
+        self.norm, self.alpha, self.inputs = norm, alpha, []
+
+    def expected(self, x):
+        var, mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+        running = (self.norm.running_mean.double(), self.norm.running_var.double())
+        return [(1 - self.alpha) * old + self.alpha * new for old, new in zip(running, (mean, var), strict=True)]
+
+    def forward(self, x):
+        self.inputs.append(x)
+        mean, var = (value[:, None, None] for value in self.expected(x))
+        weight, bias = self.norm.weight[:, None, None], self.norm.bias[:, None, None]
+        return ((x - mean) / (var + self.norm.eps).sqrt() * weight + bias).float()
+
+
+@pytest.mark.parametrize("norm", ["bn", "bn_wa"])
+@pytest.mark.parametrize("sizes", [[24], [12, 12], [7, 7, 10]])
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_adabn_in_one_pass_merges_the_statistics_of_batches(small_source, norm, sizes, alpha):
+    """Every layer normalizes a batch with the batch's own until the end."""
+    method, _ = made("adabn", exact=False, alpha=alpha)
+    model, reference = (start(method, norm, small_source).eval() for _ in range(2))
+    own = {}
+    for name, layer in list(reference.named_modules()):
+        if isinstance(layer, nn.BatchNorm2d):
+            own[name] = OwnStatistics(layer, alpha)
+            reference.set_submodule(name, own[name])
+    seen = images(SMALL[1], n=24).split(sizes)
+    shown = []
+    method.calibrate(model, lambda: (shown.append(len(batch)) or batch for batch in seen))
+    assert shown == [sizes[0], *sizes]  # the first for the order of the layers, then one pass
+    with torch.no_grad():
+        for batch in seen:
+            reference(batch)
+    assert len(own) > 4
+    for name, layer in own.items():
+        mean, var = layer.expected(torch.cat(layer.inputs))
+        changed = model.get_submodule(name)
+        torch.testing.assert_close(changed.running_mean.double(), mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(changed.running_var.double(), var, rtol=1e-4, atol=1e-5)
+
+
+def test_one_batch_of_all_images_makes_both_kinds_of_adabn_equal(small_source):
+    (exact, _), (once, _) = made("adabn"), made("adabn", exact=False)
+    one, other = (start(exact, "bn", small_source).eval() for _ in range(2))
+    exact.calibrate(one, lambda: [images(SMALL[1], n=24)])
+    once.calibrate(other, lambda: [images(SMALL[1], n=24)])
+    for key, value in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[key], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["bn", "bn_wa"])

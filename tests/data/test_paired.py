@@ -130,6 +130,21 @@ def test_views_and_order_of_all_images():
     torch.testing.assert_close(everything[:, 0, 0, 0] * 255, torch.tensor([1.0, 4, 7, 30]))
 
 
+def test_all_images_in_random_order_for_methods_that_read_batches():
+    """Files are sorted by class, which would make every batch one class; a small rest goes into the batch before."""
+
+    def shown(images: int, **options) -> list[list[int]]:
+        data = paired(source=None, target=images, plain=lambda x: x + 1, **options)
+        data.eval_batch_size = 4
+        return [(batch[:, 0, 0, 0] * 255 - 1).round().int().tolist() for batch in data.target_shuffled()]
+
+    first = shown(21)
+    assert [len(batch) for batch in first] == [4, 4, 4, 4, 5]
+    assert [len(batch) for batch in shown(22)] == [4, 4, 4, 4, 4, 2]
+    assert sorted(sum(first, [])) == list(range(21)) != sum(first, [])
+    assert shown(21) == first != shown(21, seed=1)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_only_images_to_train_on_are_augmented(stream):
     data = paired(source=None, target=8, augment=lambda x: x + 100, plain=lambda x: x + 1, stream=stream)

@@ -215,6 +215,13 @@ def test_absent_parameters_do_not_count() -> None:
     assert identity.recipe_facts(None) is None
 
 
+def test_an_option_that_methods_did_not_always_have_is_no_fact_until_it_changes_something() -> None:
+    node = {"label": "AdaBN", "phase": "target", "build": {"_target_": "x.AdaBN", "alpha": 1.0}}
+    earlier = identity.method_facts("adabn", node)
+    assert identity.method_facts("adabn", node | {"build": node["build"] | {"exact": True}}) == earlier
+    assert identity.method_facts("adabn", node | {"build": node["build"] | {"exact": False}}) != earlier
+
+
 def test_names_can_be_read() -> None:
     assert unit(experiment()).startswith("gn_wa-A-s0-")
     assert unit(changed("target", "W")).startswith("gn_wa-A-W-s0-")
