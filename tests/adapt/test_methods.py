@@ -542,6 +542,21 @@ def test_a_method_without_a_loss_is_told_how_to_do_without(small_source, tmp_pat
         run(tmp_path, SMALL, start(Mute(), "gn", small_source), Mute())
 
 
+class Sees(Method):
+    phase, trains = "target", False
+
+    def calibrate(self, backbone, batches):
+        self.seen = torch.cat(list(batches()))
+
+
+def test_a_calibration_sees_all_target_images_in_random_order(small_source, tmp_path):
+    """In the order of the files every batch would be one class."""
+    method = Sees()
+    run(tmp_path, SMALL, start(method, "gn", small_source), method)
+    order = [(method.seen == image).flatten(1).all(1).nonzero().item() for image in images(SMALL[1], n=24)]
+    assert sorted(order) == list(range(24)) != order
+
+
 def test_a_calibration_after_which_logits_are_not_finite_is_a_divergence(small_source, tmp_path):
     with pytest.raises(Diverged, match="logits of S were not finite"):
         run(tmp_path, SMALL, start(Breaks(), "gn", small_source), Breaks())
