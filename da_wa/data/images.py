@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from da_wa.errors import DataError, printable
 
@@ -104,8 +104,7 @@ class ImageFiles:
         try:
             with Image.open(path, formats=FORMATS) as image:
                 image.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 where that suffices
-                ImageOps.exif_transpose(image, in_place=True)
-                return (resize or resized)(as_rgb(image), size)
+                return (resize or resized)(as_rgb(upright(image)), size)
         except MemoryError:
             raise
         except Exception as error:  # PIL's plug-ins raise almost anything on a broken file
@@ -202,6 +201,37 @@ def resized(
     """
     square = image.resize((size, size), resample, box=box, reducing_gap=3.0)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of an EXIF orientation upright."""
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF orientation says; as it is stored if its EXIF block cannot be read.
+
+    ``ImageOps.exif_transpose`` also writes the block anew, which fails for odd entries of readable images.
+
+    >>> image = Image.new("RGB", (3, 2))
+    >>> image.getexif()[ExifTags.Base.Orientation] = 6
+    >>> upright(image).size
+    (2, 3)
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except MemoryError:
+        raise
+    except Exception:  # PIL raises almost anything on a broken block
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,27 @@ def test_exif_orientation_is_respected(tmp_path: Path, orientation: int, suffix:
     Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, quality=95)
     Image.fromarray(upright).save(tmp_path / "upright.png")
     difference = np.abs(decode(path, 24).astype(int) - decode(tmp_path / "upright.png", 24))
+    assert difference.mean() < 3.0
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (0x0103, 2, 1, 0),  # a number as text
+        (0x0111, 1, 4, 0),  # a number as bytes
+        (0x8769, 4, 1, 2**32 - 1),  # a block of entries beyond the end
+        (0x9999, 77, 1, 0),  # an unknown type
+    ],
+)
+def test_odd_entries_beside_the_orientation_do_no_harm(tmp_path: Path, suffix: str, entry: tuple[int, ...]) -> None:
+    """Pixels are readable, whatever else a camera or an editor wrote."""
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHII", *entry)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    upright = smooth(64, 48)
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(tmp_path / f"odd{suffix}", exif=exif, quality=95)
+    Image.fromarray(upright).save(tmp_path / "upright.png")
+    difference = np.abs(decode(tmp_path / f"odd{suffix}", 24).astype(int) - decode(tmp_path / "upright.png", 24))
     assert difference.mean() < 3.0
 
 
