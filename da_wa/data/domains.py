@@ -171,7 +171,8 @@ def from_folders(
     """Any tree ``root/<domain>/<class>/…`` or ``root/<domain>/images/<class>/…``.
 
     Every file with a known image suffix below a class folder is an image of that class. Hidden files and
-    :data:`SYSTEM_FOLDERS` are ignored, other files are named in a warning. Classes are in alphabetical order.
+    :data:`SYSTEM_FOLDERS` are ignored. A warning names other files, and links to folders within a class, which are
+    not followed. Classes are in alphabetical order.
 
     Args:
         root: the folder.
@@ -297,7 +298,7 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def _files(folder: Path, scan: _Scan) -> list[str]:
-    """The visible files below a folder, relative to it, sorted."""
+    """The visible files below a folder, relative to it, sorted; also links to folders, which are not followed."""
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from error
@@ -307,7 +308,8 @@ def _files(folder: Path, scan: _Scan) -> list[str]:
         folders[:] = [name for name in folders if not ignored(name)]
         below = Path(here).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        visible = [prefix + name for name in files if not name.startswith(".")]
+        links = [f"{name}/" for name in folders if os.path.islink(os.path.join(here, name))]
+        visible = [prefix + name for name in (*files, *links) if not name.startswith(".")]
         found += visible
         scan.add(len(visible))
     return sorted(found)

@@ -68,6 +68,20 @@ def test_hidden_files_are_ignored_and_others_named(
     assert ".hidden" not in caplog.text
 
 
+def test_links_to_folders_within_a_class_are_named(
+    tmp_path: Path, draw_tree: DrawTree, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A class folder itself may be a link; within it one could lead back to where it is."""
+    root = draw_tree(tmp_path / "root", domains=("a",), per_class=1)
+    (root / "a" / "pen").rename(tmp_path / "pens")
+    (root / "a" / "pen").symlink_to(tmp_path / "pens")
+    (root / "a" / "mug" / "more.png").symlink_to(tmp_path / "pens")
+    (root / "a" / "mug" / "same").symlink_to(root / "a" / "mug")
+    domains = from_folders(root)
+    assert domains["a"].images.paths == ("mug/000.png", "pen/000.png", "ruler/000.png")
+    assert "2 files are not images of a class and are ignored: mug/more.png/, mug/same/" in caplog.text
+
+
 def empty(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
