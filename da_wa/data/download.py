@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import re
@@ -149,7 +150,7 @@ def unpack(archive: Path, folder: Path) -> None:
             _unzip(archive, folder)
         else:
             _untar(archive, folder)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{archive.name} is damaged or not an archive: {error}") from error
 
 
@@ -159,6 +160,8 @@ def _untar(archive: Path, folder: Path) -> None:
             _refuse_outside(archive, member.name)
             if not (member.isfile() or member.isdir()):
                 raise DataError(f"{archive.name}: {member.name!r} is neither a file nor a folder; refused")
+        while tar.fileobj is not None and tar.fileobj.read(2**20):
+            pass  # to the checksum of gzip, which comes after the end of the tar file
         tar.extractall(folder, filter="data")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import logging
@@ -327,7 +328,16 @@ def test_members_outside_and_links_are_refused(tmp_path: Path, content: bytes) -
     assert [path.name for path in tmp_path.rglob("*")] in (["archive", "into"], ["into", "archive"])
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>no archive</html>", zip_with("good.txt")[:40]])
+def damaged_tar_gz() -> bytes:
+    """One bit of a file's content is wrong, which only the checksum of gzip can tell."""
+    member = tarfile.TarInfo("good.txt")
+    member.size = 1000
+    content = bytearray(gzip.compress(tar_with(member), compresslevel=0))
+    content[content.index(b"xxx") + 500] ^= 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>no archive</html>", zip_with("good.txt")[:40], damaged_tar_gz()])
 def test_what_is_no_archive_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "archive").write_bytes(content)
     with pytest.raises(DataError, match="archive is damaged or not an archive"):
