@@ -153,7 +153,7 @@ def read_pair(pair: Pair, classes: int, void: int) -> tuple[npt.NDArray[np.uint8
         void: the label of pixels without a class in the file.
 
     Raises:
-        DataError: a file cannot be read, the mask has colours, another size or an unknown label.
+        DataError: a file cannot be read, the mask is a JPEG, has colours, another size or an unknown label.
     """
     with _opened(pair.image) as file:
         image = np.asarray(as_rgb(file))
@@ -163,6 +163,8 @@ def read_pair(pair: Pair, classes: int, void: int) -> tuple[npt.NDArray[np.uint8
                 f"{printable(pair.mask)} is no mask: its mode is {file.mode}; "
                 "labels need one 8-bit channel or a palette."
             )
+        if file.format == "JPEG":
+            raise DataError(f"{printable(pair.mask)} is no mask: JPEG changes labels. Save masks as PNG.")
         labels = np.array(file)
     if labels.shape != image.shape[:2]:
         (h, w), (height, width) = labels.shape, image.shape[:2]

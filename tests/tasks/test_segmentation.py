@@ -364,6 +364,8 @@ def test_faults_of_files_are_named(camvid, tmp_path):
     refused(r"masks/a.png has the label 3; known are 0 to 2, and data.void=11")
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(pair.mask)
     refused(r"masks/a.png is no mask: its mode is RGB")
+    Image.fromarray(labels).save(pair.mask, "JPEG")
+    refused(r"masks/a.png is no mask: JPEG changes labels. Save masks as PNG")
     pair.mask.write_bytes(b"no image")
     refused(r"masks/a.png: not a JPEG, PNG, WebP or BMP image")
     pair.mask.write_bytes(b"")
