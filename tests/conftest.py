@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -22,6 +23,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the workers
     os.environ.setdefault("OMP_NUM_THREADS", str(max(share, 1)))
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # before Ray is imported; see da_wa/launchers/ray.py
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15: its tasks would wait for all other tests
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # else a busy one fails the first example
+hypothesis.settings.load_profile("any machine")
 
 DOMAINS = ("blueprint", "paper", "sunset")
 CLASSES = ("mug", "pen", "ruler")
