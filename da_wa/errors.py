@@ -33,6 +33,10 @@ class NewerVersion(DataError):
     """A file of a later version of da_wa, which this one can neither read nor may replace."""
 
 
+class ReadFailed(DataError):
+    """A file that the system cannot read now: a fault of a disk, a network or a limit, not of the file."""
+
+
 class DiskFull(DataError):
     """No space is left where results are written."""
 

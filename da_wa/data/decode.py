@@ -21,7 +21,7 @@ import numpy as np
 from da_wa.data.ahead import in_order
 from da_wa.data.files import checksum, sync
 from da_wa.data.images import Images, Progress
-from da_wa.errors import DataError
+from da_wa.errors import DataError, ReadFailed
 
 PIXELS = "pixels.npy"
 JOURNAL = "journal.jsonl"
@@ -65,6 +65,7 @@ def decode_to(
 
     Raises:
         OSError: the file cannot be written.
+        ReadFailed: the system cannot read an image now.
     """
     n, workers = len(images), os.cpu_count() or 1
     row = 3 * size**2
@@ -78,6 +79,8 @@ def decode_to(
                 break
             try:
                 pixels.append(images.decode(index, size).tobytes())
+            except ReadFailed:  # says nothing about the image
+                raise
             except DataError as error:
                 refused[index] = str(error)
         return b"".join(pixels), refused

@@ -5,6 +5,7 @@ A digest of their content identifies them; :mod:`da_wa.data.cache` decodes each 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from da_wa.errors import DataError, printable
+from da_wa.errors import DataError, ReadFailed, printable
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -24,6 +25,7 @@ Resize = Callable[[Image.Image, int], np.ndarray]
 """An RGB image and a side -> (3, side, side) uint8."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_MAY_PASS = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 _REPORT_EVERY = 64  # files hashed between two calls of a progress callback
 
 
@@ -81,13 +83,19 @@ class ImageFiles:
         return found.hexdigest()
 
     def digest(self, progress: Progress | None = None) -> str:
-        """A hash of every byte of every file. An unreadable file is hashed as such; :meth:`decode` reports it."""
+        """A hash of every byte of every file. An unreadable file is hashed as such; :meth:`decode` reports it.
+
+        Raises:
+            ReadFailed: the system cannot read a file now.
+        """
         found = hashlib.blake2b(digest_size=16)
         for done, path in enumerate(self.paths, start=1):
             try:
                 with open(os.path.join(self.root, path), "rb") as file:
                     content = hashlib.blake2b(file.read(), digest_size=16).hexdigest()
-            except OSError:
+            except OSError as error:
+                if error.errno in _MAY_PASS:
+                    raise _failed(self.root / path, error) from error
                 content = "unreadable"
             found.update(f"\n{path}\0{content}".encode(errors="surrogateescape"))
             if progress is not None and (done % _REPORT_EVERY == 0 or done == len(self.paths)):
@@ -99,6 +107,7 @@ class ImageFiles:
 
         Raises:
             DataError: names the file and what is wrong with it.
+            ReadFailed: the system cannot read it now.
         """
         path = self.root / self.paths[index]
         try:
@@ -108,6 +117,8 @@ class ImageFiles:
         except MemoryError:
             raise
         except Exception as error:  # PIL's plug-ins raise almost anything on a broken file
+            if isinstance(error, OSError) and error.errno in _MAY_PASS:
+                raise _failed(path, error) from error
             raise DataError(f"{printable(path)}: {reason(path, error)}") from error
 
 
@@ -239,6 +250,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # PIL would clip: keep the high byte instead
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
+
+
+def _failed(path: Path, error: OSError) -> ReadFailed:
+    return ReadFailed(f"{printable(path)}: {reason(path, error)}. Rerun the command when the file can be read.")
 
 
 def reason(path: Path, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -19,7 +20,7 @@ from PIL import Image
 from da_wa.data.cache import DecodedDomain, load_decoded
 from da_wa.data.domains import Domain, DomainSet, from_folders
 from da_wa.data.images import ImageArray, ImageFiles
-from da_wa.errors import ConfigError, DataError
+from da_wa.errors import ConfigError, DataError, ReadFailed
 
 SIZE = 16
 
@@ -281,6 +282,27 @@ def test_what_was_decoded_stays_when_bad_images_are_refused(
         load(root, cache_dir)
     monkeypatch.setattr(ImageFiles, "decode", lambda *_: pytest.fail("decoded again"))
     assert len(load(root, cache_dir, on_bad="skip")) == 11
+
+
+@pytest.mark.parametrize("step", ["open", "Image.open"])  # hashing, decoding
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_a_fault_of_disk_or_network_is_not_one_of_the_image(
+    root: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, on_bad: str, step: str
+) -> None:
+    opened = {"open": open, "Image.open": Image.open}[step]
+
+    def failing(path: str | Path, *args: object, **options: object) -> object:
+        if Path(path).name == "002.png":
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(path, *args, **options)  # type: ignore[operator]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"da_wa.data.images.{step}", failing, raising=False)
+        with pytest.raises(ReadFailed, match=r"mug/002.png: input/output error. Rerun the command"):
+            load(root, cache_dir, on_bad=on_bad)
+    later = load(root, cache_dir, on_bad=on_bad)
+    assert len(later) == 12
+    assert later.digest == load(root, cache_dir / "other").digest
 
 
 def test_a_class_without_a_readable_image_is_reported(root: Path, cache_dir: Path) -> None:
