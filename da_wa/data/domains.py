@@ -351,9 +351,15 @@ def _lines(path: Path) -> list[str]:
 
 def _read_class_names(path: Path) -> list[str]:
     """The lines of a class file, label 0 first."""
-    names = [line.strip() for line in _lines(path) if line.strip()]
+    names = [line.strip() for line in _lines(path)]
+    while names and not names[-1]:
+        names.pop()
     if not names:
         raise DataError(f"{path} is empty. Expected one class name per line, label 0 first.")
+    if "" in names:
+        raise DataError(
+            f"{path}: line {names.index('') + 1} is empty, so its label has no class. Remove it, or name the class."
+        )
     if repeated := sorted(name for name, times in Counter(names).items() if times > 1):
         raise DataError(f"{path} names these classes more than once: {some(repeated)}. Give each class one line.")
     return names

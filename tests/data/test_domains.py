@@ -222,7 +222,7 @@ def test_one_more_domain_obeys_the_class_rule(tmp_path: Path, domains_root: Path
 def listed(tmp_path: Path, draw_tree: DrawTree) -> Path:
     """Two domains with list files, a path with spaces and labels that are not alphabetical."""
     root = draw_tree(tmp_path, domains=("a", "b"), classes=("back pack", "mug"), per_class=1)
-    (root / "classes.txt").write_text("mug\nback pack\n")
+    (root / "classes.txt").write_text("mug\nback pack\n\n")
     for domain in "ab":
         (root / f"{domain}.txt").write_text(f"{domain}/back pack/000.png 1\n\n{domain}/mug/000.png\t0\r\n")
     return root
@@ -272,6 +272,7 @@ def test_bad_lines_are_all_named_by_number(listed: Path) -> None:
         ("a.txt", b"a/mug/000.png 0\n", "A lacks back pack"),
         ("classes.txt", b"", "classes.txt is empty"),
         ("classes.txt", b"mug\nmug\n", "more than once: mug"),
+        ("classes.txt", b"\nmug\nback pack\n", "classes.txt: line 1 is empty"),
     ],
 )
 def test_unusable_lists_are_reported(listed: Path, file: str, content: bytes | None, reported: str) -> None:
