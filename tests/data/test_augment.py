@@ -51,18 +51,25 @@ def test_erasing_blanks_one_rectangle_of_the_right_size():
     images = batch(300, 32)
     torch.manual_seed(1)
     erased = random_erase(images, 0.5)
-    last_modified = 0
+    boxes = []  # top, left, height, width
     for before, after in zip(images, erased, strict=True):
         blank = (after == 0).all(0)
         if not blank.any():
             assert torch.equal(before, after)
             continue
-        last_modified += 1
         rows, cols = blank.any(1), blank.any(0)
+        boxes.append([*(int(side.int().argmax()) for side in (rows, cols)), int(rows.sum()), int(cols.sum())])
         assert torch.equal(blank, rows[:, None] & cols[None, :])  # a rectangle
         assert torch.equal(after[:, ~blank], before[:, ~blank])
-        assert blank.sum() <= 0.33 * 32 * 32 * 1.2  # sides are rounded
-    assert 100 < last_modified < 200
+    assert 100 < len(boxes) < 200
+    top, left, tall, wide = torch.tensor(boxes, dtype=torch.float64).unbind(1)
+    inner = (tall < 32) & (wide < 32)  # else clipped
+    share, ratio = (tall * wide / 32**2)[inner], (tall / wide)[inner]
+    assert 0.01 < share.min() < 0.06 and 0.28 < share.max() < 0.36  # sides are rounded
+    assert 0.2 < ratio.min() < 0.5 and 2 < ratio.max() < 4.2 and abs(ratio.log().mean()) < 0.3
+    for start, free in (top, 32 - tall), (left, 32 - wide):
+        assert (start == 0).any() and (start == free)[free > 0].any()
+        assert abs((start / free)[free > 0].mean() - 0.5) < 0.1
 
 
 def test_jitter_is_torchvisions_brightness_contrast_and_saturation():
@@ -75,6 +82,14 @@ def test_jitter_is_torchvisions_brightness_contrast_and_saturation():
         theirs = tv.adjust_contrast(tv.adjust_brightness(image.float() / 255, brightness), contrast)
         theirs = 255 * tv.adjust_saturation(theirs, saturation)
         assert (ours.float() - theirs).abs().max() < 0.6  # rounding, and theirs has other digits of the grey
+
+
+def test_a_strong_view_is_the_weak_one_with_other_colours_and_a_blank():
+    images, view = batch(), Augment()
+    torch.manual_seed(1)
+    strong = view.strong(images)
+    torch.manual_seed(1)
+    assert torch.equal(strong, random_erase(color_jitter(view(images), 0.5), 1.0))
 
 
 def test_every_part_can_be_switched_off():

@@ -27,20 +27,34 @@ def test_a_box_at_a_new_size_is_torchvisions_resized_crop():
         assert (found.int() - theirs.int()).abs().max() <= 1  # rounding
 
 
-def test_random_boxes_have_the_shares_and_ratios_that_were_asked_for():
-    """A map of coordinates shows which box was drawn."""
-    n, side = 4000, 64
+def drawn(n: int, side: int, scale: tuple[float, float], ratio: tuple[float, float]) -> torch.Tensor:
+    """Left, top, width and height of random boxes, (4, n): a map of coordinates shows which were drawn."""
     across = torch.arange(side).expand(side, side)
     batch = torch.stack([across, across.T, across]).to(torch.uint8).expand(n, -1, -1, -1)
     torch.manual_seed(0)
-    found = random_resized_crop(batch, 16, (0.25, 0.64), (3 / 4, 4 / 3)).float()
-    wide = (found[:, 0].amax((1, 2)) - found[:, 0].amin((1, 2))) * 16 / 15  # between the centres of outer pixels
-    tall = (found[:, 1].amax((1, 2)) - found[:, 1].amin((1, 2))) * 16 / 15
+    found = random_resized_crop(batch, 16, scale, ratio)[:, :2].double()
+    low, high = found.amin((2, 3)).T, found.amax((2, 3)).T  # at the centres of outer pixels
+    sides = (high - low) * 16 / 15
+    return torch.cat([low + 0.5 - sides / 32, sides])
+
+
+def test_random_boxes_have_the_shares_and_ratios_that_were_asked_for():
+    n, side = 4000, 64
+    left, top, wide, tall = drawn(n, side, (0.25, 0.64), (3 / 4, 4 / 3))
     share, ratio = wide * tall / side**2, wide / tall
+    for place in left / (side - wide), top / (side - tall):
+        assert place.mean() == pytest.approx(0.5, abs=0.02)
+        assert place.std() == pytest.approx(1 / np.sqrt(12), rel=0.1)  # uniform
     assert share.min() > 0.22 and share.max() < 0.69
     assert share.mean() == pytest.approx((0.25 + 0.64) / 2, abs=0.015)  # uniform
     assert ratio.log().mean() == pytest.approx(0, abs=0.02)  # log-uniform
     assert ratio.log().std() == pytest.approx(2 * np.log(4 / 3) / np.sqrt(12), rel=0.15)
+
+
+def test_boxes_that_do_not_fit_are_drawn_again_and_at_last_the_whole_image_is_shown():
+    _, _, wide, tall = drawn(500, 64, (0.8, 1.0), (1 / 2, 2.0))  # half of the first boxes are too long
+    assert (wide * tall).min() > 0.76 * 64**2
+    assert drawn(50, 64, (0.9, 1.0), (4.0, 5.0))[2:].min() >= 62
 
 
 @pytest.mark.parametrize("interpolation", [v2.InterpolationMode.BILINEAR, v2.InterpolationMode.BICUBIC])
@@ -87,9 +101,7 @@ def test_a_rectangle_is_squashed_or_cropped_in_the_middle():
 def test_another_way_of_resizing_is_another_data_set():
     domains = digits(per_class=1)
     assert fitted(domains) is domains
-    digests = {
-        fitted(domains, way, how)["H"].images.digest() for way in ("squash", "crop") for how in ("bilinear", "bicubic")
-    }
-    assert len(digests) == 4
+    ways = [fitted(domains, way, how)["H"].images for way in ("squash", "crop") for how in ("bilinear", "bicubic")]
+    assert len({images.digest() for images in ways}) == len({images.fingerprint() for images in ways}) == 4
     with pytest.raises(ConfigError, match="squash"):
         fitted(domains, "squish")
