@@ -36,9 +36,9 @@ class ImageConfusion(Metric):
     """A confusion matrix of pixels for every image; void pixels are not counted.
 
     >>> metric = ImageConfusion(2)
-    >>> metric.update(torch.tensor([[0, 1]]), torch.tensor([[0, 255]]))
+    >>> metric.update(predicted=torch.tensor([[0, 1, 1]]), truth=torch.tensor([[0, 0, 255]]))
     >>> metric.compute().tolist()
-    [[[1, 0], [0, 0]]]
+    [[[1, 1], [0, 0]]]
     """
 
     full_state_update = False
