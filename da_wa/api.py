@@ -19,7 +19,7 @@ import pandas as pd
 from rich.console import Console
 
 from da_wa.config.compose import compose
-from da_wa.errors import ConfigError, nearest
+from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.launchers.progress import phase
 from da_wa.report import sections_of, write_report
@@ -68,8 +68,14 @@ class Results:
 
         Raises:
             ConfigError: another factor or selection.
+            DataError: no run is finished.
         """
+        for name, factors in (("rows", rows), ("columns", columns)):
+            if isinstance(factors, str):
+                raise ConfigError(f"{name} is one text; write a list of it: [{factors!r}].")
         known = list(map(str, self.frame["selection"].unique()))
+        if not known:
+            raise DataError(f"No run in {self.out} is finished; `missing` has the reasons. Rerun the command.")
         if selection not in known:
             raise ConfigError(f"{selection!r} is not a selection. {nearest(selection, known)}")
         return pivot(self.facts.frame, tuple(rows), tuple(columns), selection=selection).mean / 100
@@ -141,6 +147,8 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
     """
     if isinstance(overrides, str):
         raise ConfigError(f"overrides is one text; write a list of them: [{overrides!r}].")
+    if any(override.startswith("study=") for override in overrides):
+        raise ConfigError("a study is not one experiment; run it on the command line: da-wa run study=NAME.")
     experiment = compose(overrides, None if config_dir is None else Path(config_dir))
     console = Console(soft_wrap=True, quiet=quiet, markup=False)
     planned = prepare(experiment, console)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from da_wa import api
-from da_wa.errors import ConfigError
+from da_wa.errors import ConfigError, DataError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "office31_resnet20"
 
@@ -36,3 +36,23 @@ def test_wrong_names_are_named(results):
         results.figure("efect")
     with pytest.raises(ConfigError, match="write a list"):
         api.run("experiment=demo")
+    with pytest.raises(ConfigError, match=r"rows is one text; write a list of it: \['weight'\]"):
+        results.matrix("weight")
+    with pytest.raises(ConfigError, match=r"columns is one text; write a list of it: \['activation'\]"):
+        results.matrix(["weight"], "activation")
+
+
+def test_a_study_is_for_the_command_line():
+    with pytest.raises(ConfigError, match=r"da-wa run study=NAME"):
+        api.run(["study=why", "scope=small"])
+
+
+def test_where_no_run_is_finished_there_is_no_matrix(results, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(results.out, out)
+    for record in out.glob("runs/*/record.json"):
+        record.unlink()
+    unfinished = api.load(out)
+    assert unfinished.missing
+    with pytest.raises(DataError, match=r"No run in .*out is finished.*`missing`"):
+        unfinished.matrix()
