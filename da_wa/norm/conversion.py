@@ -214,6 +214,8 @@ def survey(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_ini
 def _convert(model: nn.Module, norm: Norm, skip: Collection[str], gain_init: GainInit) -> tuple[nn.Module, Survey]:
     if gain_init not in ("match", "one"):
         raise ConfigError(f"unknown gain_init {gain_init!r}. {nearest(str(gain_init), ('match', 'one'))}")
+    if not isinstance(norm, Norm):
+        raise ConfigError(f"{norm!r} is not a Norm; write named('bn_wa') for one of da_wa, or make a Norm")
     if norm.keep:
         return model, Survey(())
     flow = trace(model)

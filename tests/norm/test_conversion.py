@@ -501,6 +501,12 @@ def test_converting_twice_is_refused() -> None:
     assert len(of_class(again, NormalizedConv2d)) == 2
 
 
+def test_a_name_in_place_of_a_norm_is_refused() -> None:
+    for function in (convert, survey):
+        with pytest.raises(ConfigError, match=r"'bn_wa' is not a Norm; write named\('bn_wa'\)"):
+            function(network(), "bn_wa")  # type: ignore[arg-type]
+
+
 def test_the_model_itself_is_not_changed() -> None:
     model = shuffle(network())
     before, shape = copy.deepcopy(model.state_dict()), repr(model)
