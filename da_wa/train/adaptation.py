@@ -85,6 +85,10 @@ class Adapter(Classifier):
         progress = self.global_step / self.trainer.estimated_stepping_batches
         self.method.watched = {}
         terms = self.method.loss(Step(source, labels, target, batch.target.position, progress, strong))
+        if not isinstance(terms, dict) or not all(isinstance(v, Tensor) and v.ndim == 0 for v in terms.values()):
+            raise ConfigError(
+                f"{type(self.method).__name__}: `loss` must return a dict of scalars, e.g. {{'gap': gap.mean()}}"
+            )
         if source is None and not terms:
             raise ConfigError(
                 f"{type(self.method).__name__} has phase `target` and its `loss` returned no terms. Return some, or "

@@ -542,6 +542,29 @@ def test_a_method_without_a_loss_is_told_how_to_do_without(small_source, tmp_pat
         run(tmp_path, SMALL, start(Mute(), "gn", small_source), Mute())
 
 
+class Returns(Method):
+    phase = "target"
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda step: step.target.logits.mean(),
+        lambda step: {"vector": step.target.logits.mean(0)},
+        lambda step: {"number": 1.0},
+        lambda step: None,
+    ],
+)
+def test_a_loss_of_another_form_is_told_which_one(loss, small_source, tmp_path):
+    method = Returns(loss)
+    with pytest.raises(ConfigError, match=r"Returns: `loss` must return a dict of scalars, e\.g\. \{'gap'"):
+        run(tmp_path, SMALL, start(method, "gn", small_source), method)
+
+
 class Sees(Method):
     phase, trains = "target", False
 
