@@ -63,6 +63,33 @@ def test_the_dataset(here):
     assert {image["n"] for record in records for image in record["images"].values()} == {20}
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("self.num_features = 4 * width", "built with norm bn: 'Plain' object has no attribute 'num_features'"),
+        ("self.head = self.make_head(num_classes)", "plain: Plain does not set head; see docs/extending.md"),
+        ("min_size = 8", "plain: Plain does not set min_size; see docs/extending.md"),
+    ],
+)
+def test_a_network_that_lacks_an_attribute(here, capsys, line, said):
+    module, code = f"lacks_{len(line)}", (here / "mine" / "layers.py").read_text()
+    assert line in code
+    (here / "mine" / f"{module}.py").write_text(code.replace(line, "pass"))
+    file = here / "mine" / "model" / "plain.yaml"
+    file.write_text(file.read_text().replace("layers.Plain", f"{module}.Plain"))
+    options = ["experiment=demo", "pretrain=none", "norms=[bn]", "model=plain", "data.per_class=20", "cache_dir=cache"]
+    assert main(["--config-dir", "mine", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_dataset_of_another_type(here, capsys):
+    (here / "mine" / "pairs.py").write_text("def flat(root, class_rule):\n    return {}\n")
+    file = here / "mine" / "data" / "flat.yaml"
+    file.write_text(file.read_text().replace("flat.flat", "pairs.flat"))
+    assert main(["--config-dir", "mine", "experiment=quick", "data=flat", "data.root=."]) == 2
+    assert "pairs.flat returned a dict, not a DomainSet; make one with" in capsys.readouterr().err
+
+
 def test_the_trained_network(here):
     (command,) = re.findall(r"run_office31.py (--config-dir mine .* model=trained .*)", PAGE)
     small = [

@@ -45,6 +45,11 @@ class Inputs:
             UserError: the data is wrong; the message says what and where.
         """
         domains: DomainSet = make(self.data["domains"])
+        if not isinstance(domains, DomainSet):
+            raise ConfigError(
+                f"data.domains: {self.data['domains']['_target_']} returned a {type(domains).__name__}, not a "
+                "DomainSet; make one with da_wa.data.domains.assemble, see docs/extending.md"
+            )
         if self.data["classes"] == "common":  # CIFAR and index files do not take the rule
             domains = domains.only_common_classes()
         for name, path in self.data["extra"].items():

@@ -110,8 +110,12 @@ def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any], clas
     with without_memory():
         try:
             made: Backbone = make(model["build"])(make(norm), classes)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"{model['name']} cannot be built with norm {name}: {error}") from error
+    if lacking := [each for each in ("num_features", "min_size", "head") if not hasattr(made, each)]:
+        raise ConfigError(
+            f"{model['name']}: {type(made).__name__} does not set {', '.join(lacking)}; see docs/extending.md"
+        )
     return made
 
 
@@ -154,8 +158,9 @@ def _check_method(
             ) from error
         except (TypeError, ValueError, UserError) as error:
             raise ConfigError(f"method {name} cannot be used with norm {norm}{named}: {error}") from error
-        if method.phase != node["phase"]:
-            raise ConfigError(f"method {name}: its class has phase {method.phase!r}, its file says {node['phase']!r}")
+        phase = getattr(method, "phase", None)
+        if phase != node["phase"]:
+            raise ConfigError(f"method {name}: its class has phase {phase!r}, its file says {node['phase']!r}")
         if method.trains and not trained and not list(method.parameters()):
             raise ConfigError(f"method {name} trains no parameters of {model_node['name']} with norm {norm}")
         if reason := too_few_images(recipe, method, backbone):

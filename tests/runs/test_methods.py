@@ -213,7 +213,7 @@ def command(tmp_path, monkeypatch):
     mine = tmp_path / "mine"
     (mine / "method").mkdir(parents=True)
     (mine / "own_methods.py").write_text(OWN)
-    for name in ("Cheat", "Broken", "Looks", "Counts"):
+    for name in ("Cheat", "Broken", "Looks", "Counts", "Phaseless"):
         (mine / "method" / f"{name.lower()}.yaml").write_text(
             f"label: {name}\nphase: joint\nstatistics: joint\nweight: 1.0\nbuild: {{_target_: own_methods.{name}}}\n"
         )
@@ -259,6 +259,11 @@ class Looks(Method):
 
     def build(self, backbone, classes, images):
         self.scale = backbone.head.weight.abs().max().item()
+
+
+class Phaseless(Method):
+    def loss(self, step):
+        return {}
 
 
 class Counts(Method):
@@ -332,6 +337,7 @@ def test_a_source_unit_that_diverged_fails_what_starts_from_it_by_name(command, 
         ),
         (["methods=[looks]", "norms=[gn]"], "method looks cannot be built with norm gn before the first run"),
         (["methods=[counts]", "norms=[gn]"], "classes: 10 10"),
+        (["methods=[phaseless]", "norms=[gn]"], "method phaseless: its class has phase None, its file says 'joint'"),
     ],
 )
 def test_bad_input_ends_before_the_first_run(command, capsys, options, said):
