@@ -214,6 +214,8 @@ def _migrate(words: Sequence[str], console: Console) -> int:
 def _conform(words: Sequence[str], console: Console) -> int:
     from da_wa.adapt.conformance import rows  # imports torch
 
+    if words:
+        raise ConfigError(f"conform has no options; leave out {words[0]!r}.")
     found = rows()
     for row in found:
         console.print(f"{row.difference:9.1e}  {row.name:<28} {row.oracle}", highlight=False, markup=False)

@@ -320,6 +320,8 @@ def test_words_that_are_no_command(tmp_path, capsys):
     assert "Did you mean 'report'" in capsys.readouterr().err
     assert main(["report", "one", "two"]) == 2
     assert "'two': write option=value" in capsys.readouterr().err
+    assert main(["conform", "mcc"]) == 2
+    assert "conform has no options; leave out 'mcc'" in capsys.readouterr().err
     for words, said in (
         ([], "needs the folder"),
         ([str(tmp_path / "none")], "There is no folder"),

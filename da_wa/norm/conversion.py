@@ -247,6 +247,8 @@ def _convert(model: nn.Module, norm: Norm, skip: Collection[str], gain_init: Gai
 
 def _left_alone(model: nn.Module, skip: Collection[str], flow: Flow) -> dict[nn.Module, str]:
     """The layers to leave unchanged, each with the reason."""
+    if isinstance(skip, str):
+        raise ConfigError(f"skip is one text; write a list of it: [{skip!r}]")
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in skip:
         if name not in modules:

@@ -33,7 +33,7 @@ def export(out: Path, to: Path, keep: Collection[str] = ()) -> list[RunDir]:
         The copies, ordered by id.
 
     Raises:
-        ConfigError: ``to`` lies in ``out``; ``keep`` has an unknown name; ``out`` has no finished unit.
+        ConfigError: ``to`` lies in ``out`` or is a file; ``keep`` has an unknown name; ``out`` has no finished unit.
         DataError: a unit cannot be trusted, or a file cannot be written.
     """
     if unknown := sorted(set(keep).difference(KEEP)):
@@ -41,6 +41,8 @@ def export(out: Path, to: Path, keep: Collection[str] = ()) -> list[RunDir]:
     source, target = Path(out).resolve(), Path(to).resolve()
     if target.is_relative_to(source):
         raise ConfigError(f"to={to} lies in out={out}. Choose a folder outside of it.")
+    if target.is_file():
+        raise ConfigError(f"to={to} is a file. Choose a folder; it is made where it is missing.")
     copies = [copy for run in Store(source).runs() if (copy := _export_unit(run, Store(target).run(run.id), keep))]
     if not copies:
         raise ConfigError(f"{out} has no finished runs to export. Check out=DIR.")

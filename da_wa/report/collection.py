@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from da_wa.errors import DataError
+from da_wa.errors import DataError, NewerVersion
 from da_wa.records.schema import Factors, Plan, Record
 from da_wa.records.store import RunDir, Store
 from da_wa.report import paper
@@ -140,6 +140,8 @@ def _checked(run: RunDir) -> tuple[Record | None, str]:
     """The record of a unit, if there is one, and why it cannot be used, if it cannot."""
     try:
         return run.verified(), ""
+    except NewerVersion as error:
+        return None, str(error)
     except DataError as error:
         return None, f"{error} Rerun the command."
 

@@ -397,6 +397,8 @@ def test_skip() -> None:
     assert type(converted[4]) is WeightAlignConv2d and type(converted[7]) is nn.Conv2d
     nested = convert(nn.Sequential(network(), nn.Flatten()), named("wa"), skip=["0"])
     assert not of_class(nested, NormalizedConv2d) and len(of_class(nested, nn.BatchNorm2d)) == 2
+    with pytest.raises(ConfigError, match=r"skip is one text; write a list of it: \['0'\]"):
+        convert(network(), named("wa"), skip="0")
     with pytest.raises(ConfigError, match="skip contains 'layer9'"):
         convert(network(), named("gn_wa"), skip=["layer9"])
 

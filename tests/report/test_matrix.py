@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 import statistics
@@ -187,6 +188,17 @@ def test_a_plan_that_cannot_be_read_is_named(experiment: Any) -> None:
     first, second = load_facts(experiment.out).unreadable
     assert "wa-A-s0p0-resnet20/config.yaml" in first
     assert second.startswith("wa-W-s0p0-resnet20: ")
+
+
+def test_a_record_of_a_later_version_does_not_ask_to_run_it_again(experiment: Any) -> None:
+    experiment.fill(["bn"])
+    path = experiment.out / "runs" / "bn-A-s0p0-resnet20" / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
+    (reason,) = {hole.reason for hole in load_facts(experiment.out).missing}
+    assert "has schema 99" in reason and "Rerun" not in reason
+    path.write_text("torn")
+    (reason,) = {hole.reason for hole in load_facts(experiment.out).missing}
+    assert "is damaged" in reason and reason.endswith("Rerun the command.")
 
 
 @pytest.mark.parametrize(
