@@ -72,9 +72,20 @@ def test_the_dataset(here):
     ],
 )
 def test_a_network_that_lacks_an_attribute(here, capsys, line, said):
+    network_is_refused(here, capsys, line, "pass", said)
+
+
+def test_a_network_whose_forward_pass_fails(here, capsys):
+    said = (
+        "data.size=32: plain fails on images of 32×32 pixels (AttributeError: 'Plain' object has no attribute 'boom')"
+    )
+    network_is_refused(here, capsys, "return self.layers(x).mean((2, 3))", "return self.boom", said)
+
+
+def network_is_refused(here, capsys, line, instead, said):
     module, code = f"lacks_{len(line)}", (here / "mine" / "layers.py").read_text()
     assert line in code
-    (here / "mine" / f"{module}.py").write_text(code.replace(line, "pass"))
+    (here / "mine" / f"{module}.py").write_text(code.replace(line, instead))
     file = here / "mine" / "model" / "plain.yaml"
     file.write_text(file.read_text().replace("layers.Plain", f"{module}.Plain"))
     options = ["experiment=demo", "pretrain=none", "norms=[bn]", "model=plain", "data.per_class=20", "cache_dir=cache"]

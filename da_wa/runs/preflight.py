@@ -226,9 +226,12 @@ def _check_size(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone
         try:
             with torch.no_grad():
                 model(torch.empty(2, 3, size, size, device="meta"))
-        except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        except Exception as error:  # anything, from a network of the user's own
             trained = "" if model.expects is None else f"; it was trained at {model.expects.size} pixels"
-            raise ConfigError(f"{key}={size}: {name} does not take images of this size{trained} ({error})") from error
+            raise ConfigError(
+                f"{key}={size}: {name} fails on images of {size}×{size} pixels{trained} "
+                f"({type(error).__name__}: {error})"
+            ) from error
 
 
 def _check_level(node: Mapping[str, Any], model: Backbone) -> None:

@@ -131,7 +131,7 @@ def test_a_folder_is_not_exported_into_itself(out: Path, tmp_path: Path, to: str
 
 def test_a_file_in_place_of_the_folder_is_named(out: Path, tmp_path: Path) -> None:
     (tmp_path / "to").write_text("mine")
-    with pytest.raises(ConfigError, match="to is a file. Choose a folder"):
+    with pytest.raises(ConfigError, match=r"to is a file\. Choose a folder"):
         export(out, tmp_path / "to")
     assert (tmp_path / "to").read_text() == "mine"
 

@@ -121,7 +121,7 @@ def test_a_transformer_of_another_image_size_is_refused(tmp_path):
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "weights.safetensors")
     words += ["data=digits", "model.factors.activation=ln", f"model.weights={tmp_path}/weights.safetensors"]
     preflight(compose([*words, "data.size=224"]), [], [])
-    said = r"data.size=192: vit_tiny_patch16_224 does not take images of this size; it was trained at 224 pixels"
+    said = r"data.size=192: vit_tiny_patch16_224 fails on images of 192×192 pixels; it was trained at 224 pixels"
     with pytest.raises(ConfigError, match=said):
         preflight(compose([*words, "data.size=192"]), [], [])
 
