@@ -153,7 +153,8 @@ def test_a_unit_that_cannot_be_trusted_is_not_exported(out: Path, tmp_path: Path
 
 
 def test_a_target_that_cannot_be_written_is_reported(out: Path, tmp_path: Path) -> None:
-    (tmp_path / "to").write_text("a file")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "runs").write_text("a file")
     with pytest.raises(DataError, match="Not a directory"):
         export(out, tmp_path / "to")
 
