@@ -16,6 +16,7 @@ from da_wa.data.fitting import fitted
 from da_wa.data.manifest import DomainManifest
 from da_wa.errors import ConfigError
 
+_found: dict[str, DomainSet] = {}
 _pretraining: dict[str, Sequence[DecodedDomain]] = {}
 
 
@@ -80,8 +81,21 @@ class Inputs:
 
 
 def forget() -> None:
-    """Clear the cache of pre-training images, which may change between two commands."""
+    """Clear the caches of pre-training images, which may change between two commands."""
+    _found.clear()
     _pretraining.clear()
+
+
+def find_pretraining(data: Mapping[str, Any]) -> DomainSet:
+    """The files and labels of a configuration's ``pretrain.data``; found once per process, not decoded.
+
+    Raises:
+        UserError: the data is wrong; the message says what and where.
+    """
+    key = json.dumps(data)
+    if key not in _found:
+        _found[key] = make(data)
+    return _found[key]
 
 
 def load_pretraining(
@@ -94,5 +108,5 @@ def load_pretraining(
     """
     key = json.dumps([data, size, str(cache_dir)])
     if key not in _pretraining:
-        _pretraining[key] = decode_domains(make(data), size, cache_dir, "error", progress)
+        _pretraining[key] = decode_domains(find_pretraining(data), size, cache_dir, "error", progress)
     return _pretraining[key]

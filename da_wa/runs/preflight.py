@@ -20,6 +20,7 @@ from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import CheckpointError, read_header
 from da_wa.models.pretrained import activation_level
 from da_wa.records.identity import norm_facts
+from da_wa.runs.inputs import find_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.runs.units import acts, levels, trains
 from da_wa.train.recipe import AnyRecipe, make_recipe, too_few_images
@@ -267,7 +268,7 @@ def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], job
 
 def _check_pretraining(pretrain: Mapping[str, Any]) -> None:
     """Find the images for pre-training, and split them as the job will."""
-    train, batch_size = make(pretrain["data"]).domains[0], pretrain["recipe"]["batch_size"]
+    train, batch_size = find_pretraining(pretrain["data"]).domains[0], pretrain["recipe"]["batch_size"]
     images, holdout = len(train.labels), pretrain["holdout"]
     if holdout:
         images = len(stratified_holdout(train.labels, holdout, seed=0).train)

@@ -12,6 +12,7 @@ import yaml
 
 from da_wa.cli import main
 from da_wa.config.tree import conf_dir
+from da_wa.data.domains import from_folders
 from da_wa.launchers.launch import Planned
 from da_wa.runs.jobs import Job
 
@@ -69,3 +70,17 @@ def test_a_report_needs_trained_networks(command, tmp_path, capsys):
     (tmp_path / "out" / "selected.json").write_text('{"bn": 0.1}')
     assert main([*command, "stage=report"]) == 2
     assert "no network is trained yet: run stage=train" in capsys.readouterr().err
+
+
+def test_images_are_looked_for_once_and_not_for_every_training(command, monkeypatch):
+    looked = []
+
+    def counted(*args, **options):
+        looked.append(args)
+        return from_folders(*args, **options)
+
+    monkeypatch.setattr("da_wa.data.cifar.from_folders", counted)
+    monkeypatch.setattr("da_wa.data.cifar._verified", lambda found, classes: found)
+    monkeypatch.setattr("da_wa.launchers.local.Local.__call__", lambda self, work: None)  # ends without a training
+    main([*command, "pretrain.verify=true", "stage=search"])
+    assert len(looked) == 1
