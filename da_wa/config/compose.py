@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,18 @@ def _experiment(tree: DictConfig, words: Sequence[str], of_methods: Sequence[str
     assert isinstance(cfg, dict)
     methods = method_nodes(_names(tree, "methods"), of_methods, cfg["finetune"], where)
     validate(cfg, norms, named, methods)  # type: ignore[arg-type]
+    _check_norms_of_pretraining(cfg["pretrain"], options("norm", where))
     scores = chosen(cfg["report"].get("select"), where[1:])
     if auto := cfg["seeds"] == "auto":
         cfg["seeds"] = list(range(cfg["seeds_max"]))
     return Experiment(cfg, norms, named, methods, scores, auto)  # type: ignore[arg-type]
+
+
+def _check_norms_of_pretraining(pretrain: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse a rate or a number of epochs for a norm that does not exist; without effect it would go unnoticed."""
+    for key in ("rates", "epochs"):
+        for name in set(pretrain.get(key, ())).difference(known):
+            raise ConfigError(f"pretrain.{key}.{name}: there is no norm {name!r}. {nearest(name, known)}")
 
 
 def _names(tree: DictConfig, key: str) -> list[str]:

@@ -32,6 +32,7 @@ from da_wa.config.types import (
     Epochs,
     Flag,
     Folder,
+    Lengths,
     Levels,
     Mean,
     MethodNames,
@@ -159,6 +160,7 @@ class Pretraining(Untrained):
     keep_head: Flag = False
     holdout: Below1 = 0.0
     rates: Rates = {}
+    epochs: Lengths = {}
     size: Pixels
     verify: Flag
     recipe: Recipe

@@ -138,6 +138,7 @@ Sources = Annotated[
 Paths = Annotated[dict[_Str, _Str], Allowed("names and paths, e.g. {C: data/caltech}; {} for none")]
 Sizes = Annotated[dict[_Str, _AtLeastOne], Allowed("a number of images for each domain, e.g. {A:415,D:73,W:130}")]
 Rates = Annotated[dict[_Str, Positive], Allowed("a learning rate for each of some norms, e.g. {wa: 0.05}")]
+Lengths = Annotated[dict[_Str, _AtLeastOne], Allowed("a number of epochs for each of some norms, e.g. {bn: 4}")]
 Folder = Annotated[
     _Str,
     AfterValidator(_usable_folder),

@@ -17,7 +17,7 @@ from da_wa.records.identity import Facts
 from da_wa.records.store import Store
 from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
-from da_wa.runs.units import Context, computing, started_with, trains, units
+from da_wa.runs.units import Context, computing, epochs_of, started_with, trains, units
 
 
 def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, checkpoint_dir: Path) -> list[Job]:
@@ -85,7 +85,7 @@ def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, i
     jobs = {}
     for seed, (model, model_node), norm in product(_seeds(pretrain), models.items(), norms):
         norm_node = experiment.norms[norm]
-        recipe = _at_rate(pretrain["recipe"], pretrain["rates"].get(norm))
+        recipe = _recipe(pretrain, norm)
         facts = identity.network_facts(
             norm=identity.norm_facts(norm, norm_node),
             model=identity.model_facts(model_node),
@@ -107,13 +107,14 @@ def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, i
             "data": pretrain["data"],
             **computing(cfg),
         }
-        cost = 50_000.0 * pretrain["recipe"]["epochs"]
+        cost = 50_000.0 * recipe["epochs"]
         jobs[model, norm, seed] = PretrainJob(name, config, cost, folder / f"{name}.safetensors")
     return jobs
 
 
-def _at_rate(recipe: Mapping[str, Any], rate: float | None) -> Mapping[str, Any]:
-    """A recipe with the learning rate of one norm."""
+def _recipe(pretrain: Mapping[str, Any], norm: str) -> Mapping[str, Any]:
+    """The recipe of the pre-training with the learning rate and the epochs of one norm."""
+    recipe, rate = {**pretrain["recipe"], "epochs": epochs_of(pretrain, norm)}, pretrain["rates"].get(norm)
     return recipe if rate is None else {**recipe, "optimizer": {**recipe["optimizer"], "lr": rate}}
 
 
@@ -152,7 +153,7 @@ def _shared(experiment: Experiment, domains: Sequence[DomainManifest]) -> Facts:
     if any(trains(pretrain, model) for model in experiment.models.values()):
         keys = ("name", "size", "dtype", "holdout")
         how = {**{k: pretrain[k] for k in keys}, "recipe": identity.recipe_facts(pretrain["recipe"])}
-        how |= {key: pretrain[key] for key in ("rates", "norm", "keep_head") if pretrain.get(key)}
+        how |= {key: pretrain[key] for key in ("rates", "epochs", "norm", "keep_head") if pretrain.get(key)}
     return identity.shared_facts(
         finetune=identity.recipe_facts(cfg["finetune"]) or {},
         protocol=cfg["protocol"],

@@ -181,7 +181,7 @@ def _unit(
             "lr": (recipe.get("optimizer") or {}).get("lr"),
             "seed": context.seed,
             "pretraining": _pretraining(context),
-            "pretraining_epochs": pretrain["recipe"]["epochs"] if trained else None,
+            "pretraining_epochs": epochs_of(pretrain, started_with(pretrain, norm)) if trained else None,
             "pretraining_seed": context.network_seed,
         },
         "labels": {"norm": norm_node.get("label", norm), "method": node["label"]},
@@ -208,6 +208,17 @@ def started_with(pretrain: Mapping[str, Any], norm: str) -> str:
     ('bn', 'bn_wa')
     """
     return pretrain.get("norm") or norm
+
+
+def epochs_of(pretrain: Mapping[str, Any], norm: str) -> int:
+    """The epochs of the pre-training of a norm.
+
+    >>> pretrain = {"epochs": {"bn": 4}, "recipe": {"epochs": 20}}
+    >>> epochs_of(pretrain, "bn"), epochs_of(pretrain, "gn")
+    (4, 20)
+    """
+    epochs: int = pretrain["epochs"].get(norm, pretrain["recipe"]["epochs"])
+    return epochs
 
 
 def _pretraining(context: Context) -> str | None:

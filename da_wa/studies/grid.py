@@ -122,7 +122,7 @@ class Grid:
         """What each stage does, in order."""
         return {"table": partial(self._table, scope=scope), "report": self._report}
 
-    def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
+    def extra_stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """None."""
         return {}
 

@@ -8,13 +8,21 @@ both sides. Then several seeds of every norm are trained at the selected rate. S
 ==========  =========================================================================
 search      every norm at several rates on most training images; ``rates.csv``
 train       every norm at its selected rate on all training images, several seeds
+match       every norm for as many epochs as it needs for the accuracy that all reach;
+            ``matched.csv``
 report      ``pretraining.csv`` (test accuracy), ``curves.csv``, ``curves.png``
+transfer    only on request: fine-tunes and reports in ``transfer`` and
+            ``transfer_matched``
 ==========  =========================================================================
+
+Networks of the same budget differ in accuracy, and so does what can be transferred. The networks of ``match`` have
+about the same accuracy, that of the worst norm; each has its own whole schedule, which is shorter.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +39,9 @@ from da_wa.records.files import write_bytes, write_json
 from da_wa.runs.jobs import PretrainJob
 from da_wa.studies.study import Bench, merged, scope_options
 
+RATES = "rates.csv"
 SELECTED = "selected.json"
+MATCHED = "matched.json"
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,8 @@ class Pretraining:
         rates: the learning rates that the search begins with, each twice the one before.
         limits: the smallest and the largest rate that it may go to.
         holdout: the fraction of training images that the search holds out.
+        tolerance: difference of accuracies (a fraction) at which networks count as equally accurate.
+        transfer: overrides that make an experiment of fine-tuning.
         scopes: plain values of :class:`Scope` by name.
     """
 
@@ -70,10 +82,13 @@ class Pretraining:
         rates: Sequence[float],
         limits: tuple[float, float],
         holdout: float,
+        tolerance: float,
+        transfer: Sequence[str],
         scopes: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self.experiment, self.norms, self.holdout = experiment, norms, holdout
         self.rates, self.limits = rates, limits
+        self.tolerance, self.transfer = tolerance, transfer
         self.scopes = {name: Scope(**node) for name, node in scopes.items()}
 
     def options(self, scope: str) -> list[str]:
@@ -94,12 +109,13 @@ class Pretraining:
         return {
             "search": partial(self._search, scope=chosen),
             "train": partial(self._train, scope=chosen),
+            "match": partial(self._match, scope=chosen),
             "report": partial(self._report, scope=chosen),
         }
 
-    def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
-        """None."""
-        return {}
+    def extra_stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
+        """Fine-tuning, which needs other data."""
+        return {"transfer": partial(self._transfer, scope=self.scopes[scope])}
 
     def _search(self, bench: Bench, scope: Scope) -> None:
         """Train every norm at several rates; of equally accurate rates the smaller is selected."""
@@ -114,7 +130,7 @@ class Pretraining:
                     "Rerun the command to try them again."
                 )
             found = self._trials(bench, scope, rates)
-            bench.write_csv("rates.csv", found)
+            bench.write_csv(RATES, found)
             for norm, of_norm in found.groupby("norm"):
                 accuracies[str(norm)] = {
                     r: None if pd.isna(a) else a for r, a in zip(of_norm["lr"], of_norm["accuracy"], strict=True)
@@ -147,9 +163,70 @@ class Pretraining:
 
     def _train(self, bench: Bench, scope: Scope) -> None:
         for seed in scope.seeds:
-            bench.run(merged([self._final(bench, scope, norm, seed) for norm in self.norms]))
+            bench.run(merged([self._trained(bench, norm, seed, scope.epochs) for norm in self.norms]))
 
-    def _final(self, bench: Bench, scope: Scope, norm: str, seed: int) -> Planned:
+    def _match(self, bench: Bench, scope: Scope) -> None:
+        """Find the epochs of every norm with the first seed, then train the other seeds for as many."""
+        full = {norm: self._accuracies(bench, scope, norm, scope.epochs) for norm in self.norms}
+        level = min(sum(reached.values()) / len(reached) for reached in full.values())
+        known = {norm: {scope.epochs: full[norm][scope.seeds[0]]} for norm in self.norms}
+        guesses = _searched(bench.out, scope)
+        while wanted := {
+            norm: epochs
+            for norm, reached in known.items()
+            if (epochs := next_epochs(reached, level, self.tolerance, guesses.get(norm, {}))) is not None
+        }:
+            bench.run(merged([self._trained(bench, norm, scope.seeds[0], n) for norm, n in wanted.items()]))
+            for norm, epochs in wanted.items():
+                known[norm][epochs] = self._accuracy(bench, norm, scope.seeds[0], epochs)
+        matched = {norm: nearest_epochs(reached, level) for norm, reached in known.items()}
+        write_json(bench.out / MATCHED, matched)
+        for seed in scope.seeds:
+            bench.run(merged([self._trained(bench, norm, seed, epochs) for norm, epochs in matched.items()]))
+        trained = [
+            {"norm": norm, "seed": seed, "level": level, "epochs": epochs, "accuracy": accuracy}
+            for norm, epochs in matched.items()
+            for seed, accuracy in self._accuracies(bench, scope, norm, epochs).items()
+        ]
+        bench.write_csv("matched.csv", pd.DataFrame(trained))
+
+    def _accuracies(self, bench: Bench, scope: Scope, norm: str, epochs: int) -> dict[int, float]:
+        return {seed: self._accuracy(bench, norm, seed, epochs) for seed in scope.seeds}
+
+    def _accuracy(self, bench: Bench, norm: str, seed: int, epochs: int) -> float:
+        """The test accuracy of a trained network.
+
+        Raises:
+            UserError: it is not trained, or its training diverged.
+        """
+        (job,) = _networks(self._trained(bench, norm, seed, epochs))
+        accuracy: float | None = _outcome(job)["accuracy"]
+        if accuracy is None:
+            raise UserError(
+                f"match: {job.id} ({epochs} epochs) is not trained, failed or diverged. Run stage=train and "
+                f"stage=match again; if it diverged, remove {norm} from `norms` in the file of the study."
+            )
+        return accuracy
+
+    def _transfer(self, bench: Bench, scope: Scope) -> None:
+        """Fine-tune the networks of all seeds."""
+        from da_wa.report import write_report  # imports matplotlib
+
+        rates, matched = _selected(bench.out), json.loads((bench.out / MATCHED).read_text())
+        starts = [
+            f"norms=[{','.join(self.norms)}]",
+            f"pretrain.seeds={list(scope.seeds)}".replace(" ", ""),
+            f"pretrain.recipe.epochs={scope.epochs}",
+            *(f"++pretrain.rates.{norm}={rates[norm]}" for norm in self.norms),
+            *self.transfer,
+        ]
+        shorter = [f"++pretrain.epochs.{norm}={epochs}" for norm, epochs in matched.items()]
+        for folder, options in ("transfer", starts), ("transfer_matched", [*starts, *shorter]):
+            planned = bench.prepare(folder, options)
+            bench.run(planned)
+            bench.console.print(write_report(planned.out).summary(), highlight=False, markup=False)
+
+    def _trained(self, bench: Bench, norm: str, seed: int, epochs: int) -> Planned:
         rates = _selected(bench.out)
         if norm not in rates:
             raise UserError(
@@ -160,7 +237,7 @@ class Pretraining:
             [
                 f"norms=[{norm}]",
                 f"pretrain.seeds=[{seed}]",
-                f"pretrain.recipe.epochs={scope.epochs}",
+                f"pretrain.recipe.epochs={epochs}",
                 f"++pretrain.rates.{norm}={rates[norm]}",
             ],
         )
@@ -172,7 +249,7 @@ class Pretraining:
         trained = [
             (norm, seed, job)
             for norm, seed in product(self.norms, scope.seeds)
-            for job in _networks(self._final(bench, scope, norm, seed))
+            for job in _networks(self._trained(bench, norm, seed, scope.epochs))
         ]
         if not any(job.done for _, _, job in trained):
             raise UserError(f"{bench.out}: no network is trained yet: run stage=train first.")
@@ -215,6 +292,61 @@ def next_rate(accuracies: Mapping[float, float | None]) -> float | None:
     if best is None or best == smallest:
         return smallest / 2
     return 2 * largest if best == largest else None
+
+
+def next_epochs(
+    accuracies: Mapping[int, float], level: float, tolerance: float, guesses: Mapping[int, float]
+) -> int | None:
+    """How long to train next to come nearer to ``level``; None if it is near enough, or no number lies between.
+
+    Accuracy is taken to be linear in the logarithm of the epochs.
+
+    Args:
+        accuracies: by the number of epochs of a whole training; one of them or more.
+        level: the accuracy that is wanted, at most that of the longest training.
+        tolerance: a difference that is near enough.
+        guesses: accuracies of similar trainings, for choosing the first.
+
+    >>> next_epochs({20: 0.6}, 0.4, 0.01, {2: 0.3}), next_epochs({20: 0.6}, 0.4, 0.01, {})
+    (4, 10)
+    >>> next_epochs({20: 0.6}, 0.1, 0.01, {2: 0.3}), next_epochs({20: 0.6, 1: 0.2}, 0.1, 0.01, {})
+    (1, None)
+    >>> next_epochs({20: 0.6, 4: 0.44}, 0.4, 0.01, {2: 0.3}), next_epochs({20: 0.6, 4: 0.44, 3: 0.38}, 0.4, 0.01, {})
+    (3, None)
+    """
+    if abs(accuracies[nearest_epochs(accuracies, level)] - level) <= tolerance:
+        return None
+    above = min((n for n, reached in accuracies.items() if reached >= level), default=0)
+    below = max((n for n in accuracies if n < above), default=0)
+    if above - below < 2:
+        return None
+    known = {n: reached for n, reached in guesses.items() if below < n < above} | dict(accuracies)
+    upper = min(n for n, reached in known.items() if n > below and reached >= level)
+    lower = max((n for n in known if n < upper), default=None)
+    if lower is None:
+        return max(upper // 2, 1)
+    share = (level - known[lower]) / (known[upper] - known[lower])
+    wanted = round(lower * math.exp(share * math.log(upper / lower)))
+    return min(max(wanted, below + 1), above - 1)
+
+
+def nearest_epochs(accuracies: Mapping[int, float], level: float) -> int:
+    """The number of epochs whose accuracy is nearest to ``level``, the smallest of equally near ones.
+
+    >>> nearest_epochs({20: 0.6, 4: 0.44, 3: 0.38}, 0.4)
+    3
+    """
+    return min(sorted(accuracies), key=lambda n: abs(accuracies[n] - level))
+
+
+def _searched(out: Path, scope: Scope) -> dict[str, dict[int, float]]:
+    """The held-out accuracy at the selected rate of every norm, by the epochs of the search."""
+    rates, found = _selected(out), pd.read_csv(out / RATES)
+    return {
+        str(row["norm"]): {scope.search_epochs: row["accuracy"]}
+        for row in found.to_dict("records")
+        if row["lr"] == rates.get(str(row["norm"]))
+    }
 
 
 def _networks(planned: Planned) -> list[PretrainJob]:

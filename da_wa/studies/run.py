@@ -67,7 +67,7 @@ def run_study(words: Sequence[str], console: Console, config_dir: Path | None = 
         config_dir=config_dir,
     )
     stages = study.stages(chosen["scope"])
-    named = stages | study.extra_stages()
+    named = stages | study.extra_stages(chosen["scope"])
     if chosen["stage"] != "all" and chosen["stage"] not in named:
         raise ConfigError(f"stage={chosen['stage']} is unknown. {nearest(chosen['stage'], ['all', *named])}")
     try:

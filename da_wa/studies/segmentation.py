@@ -112,7 +112,7 @@ class Segmentation:
         work = cache(partial(self._work, scope))  # images are decoded once for all stages
         return {"train": partial(self._train, work), "report": partial(self._report, work)}
 
-    def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
+    def extra_stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """None."""
         return {}
 

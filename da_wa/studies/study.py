@@ -62,7 +62,7 @@ class Study(Protocol):
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """The stages of a scope, in order."""
 
-    def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
+    def extra_stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """Stages that run only on request."""
 
 

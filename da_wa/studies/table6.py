@@ -141,7 +141,7 @@ class Table6:
             "report": self._report,
         }
 
-    def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
+    def extra_stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """Stages that run only on request."""
         return {"pack": self._pack}
 

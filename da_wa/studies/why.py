@@ -86,7 +86,7 @@ class Why:
         }
         return {name: partial(stage, scope=chosen) for name, stage in stages.items()}
 
-    def extra_stages(self) -> dict[str, Callable[[Bench], None]]:
+    def extra_stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """None."""
         return {}
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from da_wa.config.tree import conf_dir
 from da_wa.data.domains import from_folders
 from da_wa.launchers.launch import Planned
 from da_wa.runs.jobs import Job
+from da_wa.studies import pretraining
+from da_wa.studies.pretraining import nearest_epochs, next_epochs
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -50,6 +54,47 @@ def test_networks_are_trained_at_the_selected_rate(command, tmp_path):
         ("bn", "1", selected, "16"),
     ]
     assert (out / "curves.png").stat().st_size
+
+
+@pytest.mark.timeout(900)
+def test_matched_networks_are_fine_tuned_beside_those_of_the_whole_budget(command, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    node = yaml.safe_load((tmp_path / "mine" / "study" / "pretraining.yaml").read_text())
+    node["norms"] = ["bn", "none"]
+    node["transfer"] = ["sources=[H]", "data=digits", "finetune=demo", "finetune.epochs=1", "seeds=[0]"]
+    node["scopes"]["smoke"]["epochs"] = 4
+    (tmp_path / "mine" / "study" / "pretraining.yaml").write_text(yaml.safe_dump(node))
+    told = {4: {"bn": 0.6, "none": 0.3}, 2: {"bn": 0.4}, 1: {"bn": 0.31}}  # of the two norms, by epochs
+
+    def outcome(job):
+        result = real(job)
+        return result | {"accuracy": told.get(result["epochs"], {}).get(job.config["facts"]["norm"]["name"], 0.2)}
+
+    real = pretraining._outcome
+    monkeypatch.setattr(pretraining, "_outcome", outcome)
+    assert main(command) == 0
+    matched = {(row["norm"], row["seed"]): (row["epochs"], row["level"]) for row in rows(out / "matched.csv")}
+    assert matched == {(norm, seed): (n, "0.3") for norm, n in (("bn", "1"), ("none", "4")) for seed in "01"}
+    assert main([*command, "stage=transfer"]) == 0
+    for folder, epochs in ("transfer", {"bn": 4, "none": 4}), ("transfer_matched", {"bn": 1, "none": 4}):
+        records = [json.loads(path.read_text()) for path in (out / folder).glob("runs/*/record.json")]
+        factors = [record["factors"] for record in records]
+        assert {f["norm"]: f["pretraining_epochs"] for f in factors} == epochs
+        assert {r["factors"]["norm"]: r["pretraining"]["epochs"] for r in records} == epochs  # of the file
+        assert {(f["norm"], f["pretraining_seed"]) for f in factors} == set(product(epochs, (0, 1)))
+        assert (out / folder / "table.md").exists()
+
+
+def test_epochs_of_a_match_are_found_on_any_curve():
+    for level, steepness in product((0.05, 0.2, 0.35, 0.5, 0.6), (0.05, 0.1, 0.3, 1.0)):
+        curve = {n: 0.6 * (1 - math.exp(-steepness * n)) / (1 - math.exp(-steepness * 20)) for n in range(1, 21)}
+        best = min(abs(accuracy - level) for accuracy in curve.values())
+        for guesses in {}, {2: 0.1}, {2: 0.5}:
+            known = {20: curve[20]}
+            while (n := next_epochs(known, level, 0.01, guesses)) is not None:
+                assert n not in known
+                known[n] = curve[n]
+            assert abs(known[nearest_epochs(known, level)] - level) <= max(best, 0.01)
 
 
 def test_a_training_that_was_killed_does_not_count_as_diverged(command, tmp_path, monkeypatch, capsys):
