@@ -129,6 +129,9 @@ def run(experiment: Experiment, console: Console) -> int:
         from da_wa.api import write_results  # imports matplotlib
 
         failed += write_results(planned, console)
+    else:
+        there = len(planned.jobs) - len(failed)
+        console.print(f"sources=[]: nothing is fine-tuned; {there} of {len(planned.jobs)} networks are pre-trained")
     return 1 if failed else 0
 
 

@@ -165,6 +165,7 @@ def test_networks_of_other_images_are_other_networks(experiment, tmp_path, cifar
     other = draw_tree(tmp_path / "other", domains=["train", "test"], per_class=4)
     for root in (cifar_root, other, cifar_root):
         assert main([*options, f"pretrain.root={root}", "pretrain.verify=false"]) == 0
+        assert "sources=[]: nothing is fine-tuned; 1 of 1 networks are pre-trained" in capsys.readouterr().out
     assert len(list((tmp_path / "checkpoints").glob("*.safetensors"))) == 2
 
 

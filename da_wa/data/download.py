@@ -134,7 +134,8 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar or zip file of plain files and folders.
 
     Raises:
-        DataError: it is damaged, not an archive, or has a member that is a link, a device or outside ``folder``.
+        DataError: it is damaged, encrypted, not an archive, or has a member that is a link, a device or outside
+            ``folder``.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -152,6 +153,12 @@ def unpack(archive: Path, folder: Path) -> None:
             _untar(archive, folder)
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{archive.name} is damaged or not an archive: {error}") from error
+    except NotImplementedError as error:
+        raise DataError(f"{archive.name} cannot be unpacked: {error}; unpack it by hand") from error
+
+
+_ENCRYPTED = 1
+"""The bit of a zip file's flags that says so."""
 
 
 def _untar(archive: Path, folder: Path) -> None:
@@ -169,6 +176,8 @@ def _unzip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as packed:
         for member in packed.infolist():
             _refuse_outside(archive, member.filename)
+            if member.flag_bits & _ENCRYPTED:
+                raise DataError(f"{archive.name}: {member.filename!r} is encrypted; unpack it by hand")
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DataError(f"{archive.name}: {member.filename!r} is neither a file nor a folder; refused")
         packed.extractall(folder)

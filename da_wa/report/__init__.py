@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +120,7 @@ def write_report(
         return report
     sections = sections_of(facts, spread, progress, label_free, guard, out, contrasts) + others
     progress("writing tables and figures")
-    networks = checkpoints(facts)
+    networks, table = checkpoints(facts), tables.matrix_table(facts.matrix, spread)
     files = {
         "accuracy.csv": tables.accuracy_csv(facts.frame).encode(),
         "results.csv": tables.csv(facts.frame, "%.6f").encode(),
@@ -129,7 +129,7 @@ def write_report(
         "pretraining.md": tables.pretraining_markdown(networks).encode(),
         "pretraining.tex": tables.pretraining_latex(networks).encode(),
         "table.md": tables.markdown(facts.matrix, facts.missing, facts.unreadable, " ".join(notices), spread).encode(),
-        "table.tex": table_latex(tables.matrix_table(facts.matrix, spread)).encode(),
+        "table.tex": table_latex(replace(table, notes=[*table.notes, *notices])).encode(),
         **_files(sections),
     }
     for kind in ("pdf", "png"):

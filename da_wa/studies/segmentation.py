@@ -178,13 +178,19 @@ class _Work:
         """Raise errors that would otherwise appear only after images are decoded, or inside a run.
 
         Raises:
-            ConfigError: the device is not available, or a network cannot be built or does not take the crop.
+            ConfigError: ``data.void`` is a class, the device is not available, or a network cannot be built or does not
+                take the crop.
             WeightsError, CheckpointError: weights are missing, or of another network.
         """
         import torch
 
         from da_wa.runs.preflight import without_memory  # imports torch
 
+        if (void := self.options.data.void) < len(classes := self.options.data.classes):
+            raise ConfigError(
+                f"data.void={void} is the label of {classes[void]!r}, whose pixels would not count; "
+                f"choose another, from {len(classes)} to 255."
+            )
         make(self.options.trainer.model_dump(by_alias=True)).check_device()
         crop, given = self.options.recipe.crop, shown(parameters(self.options.model.model_dump(by_alias=True)))
         for name in self.norms:

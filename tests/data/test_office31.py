@@ -337,6 +337,24 @@ def damaged_tar_gz() -> bytes:
     return bytes(content)
 
 
+def changed_zip(local: int, central: int, value: int) -> bytes:
+    """A zip file with another byte in both headers of its member, at these offsets (APPNOTE 4.3.7 and 4.3.12)."""
+    content = bytearray(zip_with("good.txt"))
+    content[local] = content[content.index(b"PK\x01\x02") + central] = value
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(changed_zip(6, 8, 1), "'good.txt' is encrypted"), (changed_zip(8, 10, 97), "compression method")],
+    ids=["encrypted", "WavPack"],
+)
+def test_a_zip_file_that_cannot_be_read_is_to_be_unpacked_by_hand(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "archive").write_bytes(content)
+    with pytest.raises(DataError, match=f"{said}.*; unpack it by hand"):
+        unpack(tmp_path / "archive", tmp_path / "into")
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>no archive</html>", zip_with("good.txt")[:40], damaged_tar_gz()])
 def test_what_is_no_archive_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "archive").write_bytes(content)

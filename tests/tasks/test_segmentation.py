@@ -553,6 +553,10 @@ def test_wrong_options_are_named(words, said):
         ("model.weights=nowhere.pth", r"model\.weights=nowhere\.pth: no such file"),
         ("trainer.accelerator=gpu", r"trainer\.accelerator=gpu: this machine has none"),
         ("norms=[bnn]", r"norms: bnn is unknown. Did you mean 'bn'"),
+        (
+            "data.void=2",
+            r"data\.void=2 is the label of 'square', whose pixels would not count; choose .* from 3 to 255",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_named_before_images_are_read(word, said, tmp_path, monkeypatch):
