@@ -14,7 +14,6 @@ from torch import nn
 
 from da_wa.config.choices import ACCELERATORS, PRECISIONS
 from da_wa.errors import ConfigError, nearest
-from da_wa.norm.tracing import MAP_NORMS
 
 Auto = Literal["auto"]
 
@@ -32,7 +31,8 @@ class Settings:
             Networks of one architecture and norm share the compiled code within a process, and through inductor's
             cache on disk (``TORCHINDUCTOR_CACHE_DIR``) between processes. Evaluation is not compiled: it has few,
             large batches of several sizes. ``auto`` compiles where it was measured to be faster: networks with
-            activation norms on a processor; it needs a C++ compiler and costs some seconds per network.
+            InstanceNorm or a GroupNorm of several groups on a processor; it needs a C++ compiler and costs some
+            seconds per network.
         fused: an optimiser step in one kernel, for optimisers that offer it.
         deterministic: use deterministic kernels only.
         save_every_s: seconds between checkpoints to resume from; they are written at the end of an epoch.
@@ -86,7 +86,7 @@ class Settings:
         )
         compile: bool | str | None = self.compile
         if compile == "auto":
-            compile = accelerator == "cpu" and any(isinstance(m, MAP_NORMS) for m in model.modules())
+            compile = accelerator == "cpu" and grouped
         narrow = accelerator == "cpu" and narrow_strided_1x1(model)
         if narrow and self.channels_last is True:
             raise ConfigError(

@@ -23,6 +23,16 @@ def test_the_layout_is_the_faster_one_in_results_benchmarks(norm: str, channels_
     assert Settings(accelerator="cpu").resolve(network(norm)).channels_last is channels_last
 
 
+@pytest.mark.parametrize(
+    ("norm", "compile"), [("none", False), ("bn_wa", False), ("ln", False), ("gn", True), ("in", True)]
+)
+def test_what_is_compiled_is_faster_so_in_results_benchmarks(norm: str, compile: bool) -> None:
+    resolved = Settings(accelerator="cpu", compile="auto").resolve(network(norm))
+    assert (resolved.compile, resolved.channels_last) == (compile, True)
+    on_gpu = Settings(accelerator="gpu", compile="auto").resolve(network(norm))
+    assert on_gpu.compile is False and on_gpu.channels_last is not compile
+
+
 def test_what_is_given_stays() -> None:
     given = Settings("cpu", precision="32-true", channels_last=False, fused=True)
     assert given.resolve(network("bn")) == given
