@@ -10,7 +10,8 @@ search      every norm at several rates on most training images; ``rates.csv``
 train       every norm at its selected rate on all training images, several seeds
 match       every norm for as many epochs as it needs for the accuracy that all reach;
             ``matched.csv``
-report      ``pretraining.csv`` (test accuracy), ``curves.csv``, ``curves.png``
+report      ``pretraining.csv`` (test accuracy), ``curves.csv``, ``curves.png``, and
+            ``cards/``, a page about every network
 transfer    only on request: fine-tunes and reports in ``transfer`` and
             ``transfer_matched``
 ==========  =========================================================================
@@ -37,6 +38,7 @@ from da_wa.errors import UserError
 from da_wa.launchers.launch import Planned
 from da_wa.records.files import write_bytes, write_json
 from da_wa.runs.jobs import PretrainJob
+from da_wa.studies.model_card import model_card
 from da_wa.studies.study import Bench, merged, scope_options
 
 RATES = "rates.csv"
@@ -132,9 +134,7 @@ class Pretraining:
             found = self._trials(bench, scope, rates)
             bench.write_csv(RATES, found)
             for norm, of_norm in found.groupby("norm"):
-                accuracies[str(norm)] = {
-                    r: None if pd.isna(a) else a for r, a in zip(of_norm["lr"], of_norm["accuracy"], strict=True)
-                }
+                accuracies[str(norm)] = _accuracies(of_norm, "lr")
             for norm in self.norms:
                 beyond = next_rate(accuracies[norm])
                 if beyond is not None and self.limits[0] <= beyond <= self.limits[1]:
@@ -263,7 +263,27 @@ class Pretraining:
         if curves:  # else all diverged in the first epoch
             figure = learning_curves(_lines(pd.DataFrame(curves)), [f"seed {seed}" for seed in scope.seeds])
             write_bytes(bench.out / "curves.png", rendered(figure, "png"))
+        self._write_cards(bench, [job for _, _, job in trained], pd.DataFrame(rows))
         bench.console.print(pd.DataFrame(rows).to_string(index=False), highlight=False, markup=False)
+
+    def _write_cards(self, bench: Bench, jobs: Sequence[PretrainJob], trained: pd.DataFrame) -> None:
+        from da_wa.models.checkpoint import read_header  # imports torch
+
+        searched = pd.read_csv(bench.out / RATES)
+        for job in jobs:
+            if not job.checkpoint.exists():  # diverged, or not trained yet
+                continue
+            header, norm = read_header(job.checkpoint), job.config["norm"]["label"]
+            same, tried = trained[trained["label"] == norm], searched[searched["norm"] == header.facts["norm"]["name"]]
+            card = model_card(
+                job.id,
+                norm,
+                header.facts,
+                header.result,
+                _accuracies(same, "seed"),
+                _accuracies(tried, "lr"),
+            )
+            write_bytes(bench.out / "cards" / f"{job.id}.md", card.encode())
 
 
 def best_rate(accuracies: Mapping[float, float | None]) -> float | None:
@@ -347,6 +367,11 @@ def _searched(out: Path, scope: Scope) -> dict[str, dict[int, float]]:
         for row in found.to_dict("records")
         if row["lr"] == rates.get(str(row["norm"]))
     }
+
+
+def _accuracies(frame: pd.DataFrame, by: str) -> dict[Any, float | None]:
+    """Accuracy by seed or rate; None where there is none."""
+    return {key: None if pd.isna(a) else a for key, a in zip(frame[by], frame["accuracy"], strict=True)}
 
 
 def _networks(planned: Planned) -> list[PretrainJob]:

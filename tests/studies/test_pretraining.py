@@ -8,9 +8,12 @@ import math
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from da_wa.cli import main
 from da_wa.config.tree import conf_dir
@@ -54,6 +57,21 @@ def test_networks_are_trained_at_the_selected_rate(command, tmp_path):
         ("bn", "1", selected, "16"),
     ]
     assert (out / "curves.png").stat().st_size
+    for row in trained:
+        card = (out / "cards" / f"{row['network']}.md").read_text()
+        assert f"{100 * float(row['accuracy']):.1f} % of 16 |" in card
+        for other in trained:
+            assert f"seed {other['seed']}: {100 * float(other['accuracy']):.1f} %" in card
+        for rate, accuracy in searched.items():
+            assert f"{rate}: {100 * accuracy:.1f} %" in card
+        code = card.split("```python\n")[1].split("```")[0]
+        loaded: dict[str, Any] = {}
+        exec(code.replace('Path("', f'Path("{out / "networks"}/'), loaded)
+        kept = load_file(out / "networks" / f"{row['network']}.safetensors")
+        weights = loaded["model"].stem[0].weight
+        assert torch.equal(weights, kept["stem.0.weight"].to(weights.dtype))
+        recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+        assert (recipe["epochs"], recipe["optimizer"]["lr"], recipe["seed"]) == (1, selected, int(row["seed"]))
 
 
 @pytest.mark.timeout(900)
