@@ -7,6 +7,7 @@ A study is a table over factors; its records are in several ``out`` folders. Lev
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -112,6 +113,36 @@ def level_text(value: Any) -> str:
     if value is None:
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def joined(design: Design, earlier: Design, chosen: Mapping[str, Sequence[str]]) -> Design:
+    """A design with the levels of an earlier command too, whose runs are in the same folder.
+
+    Args:
+        design: of this command.
+        earlier: if it is of another study, scope or table, ``design`` is returned as it is.
+        chosen: the factors whose levels a command chooses, with the study's own levels, which come first.
+
+    >>> known = dict(study="s", scope="small", title="T", rows=["norm"], columns=[], folders=["."])
+    >>> now, before = (Design(factors={"norm": norms}, **known) for norms in (["mine", "gn"], ["wa", "bn"]))
+    >>> joined(now, before, {"norm": ["bn", "gn", "wa"]}).factors
+    {'norm': ['bn', 'gn', 'wa', 'mine']}
+    """
+    same = ("study", "scope", "rows", "columns")
+    if any(getattr(design, field) != getattr(earlier, field) for field in same):
+        return design
+    factors = dict(design.factors)
+    for factor, own in chosen.items():
+        known = [*design.factors[factor], *earlier.factors[factor]]
+        factors[factor] = [level for level in dict.fromkeys([*own, *known]) if level in known]
+    gone = [
+        refusal
+        for refusal in earlier.refused
+        if any(level not in design.factors[factor] for factor, level in refusal.levels.items() if factor in chosen)
+    ]
+    names = {f: earlier.names.get(f, {}) | design.names.get(f, {}) for f in (*earlier.names, *design.names)}
+    changed = {"factors": factors, "refused": [*design.refused, *gone], "names": names}
+    return design.model_copy(update={**changed, "norms": {**earlier.norms, **design.norms}})
 
 
 def write_design(out: Path, design: Design) -> None:

@@ -14,6 +14,7 @@ report      the table beside the paper's numbers, and which of the paper's claim
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -22,9 +23,9 @@ from typing import Any, get_args
 
 from da_wa.config.compose import Experiment, compose
 from da_wa.config.validate import shown
-from da_wa.errors import ConfigError, nearest
+from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.launchers.launch import Planned
-from da_wa.records.design import Design, Measure, Refusal, level_text, write_design
+from da_wa.records.design import Design, Measure, Refusal, joined, level_text, read_design, write_design
 from da_wa.runs.jobs import Job, UnitJob
 from da_wa.studies.study import Bench, merged, scope_options
 
@@ -175,7 +176,10 @@ class Grid:
             refusals += [
                 Refusal(levels={**part.levels, "norm": norm}, reason=reason) for norm, reason in reasons.items()
             ]
-        write_design(bench.out, self._design(scope, asked[0], refusals))
+        design = self._design(scope, asked[0], refusals)
+        with suppress(DataError):  # the first command, or a damaged file, which is replaced
+            design = joined(design, read_design(bench.out), self._chosen(scope))
+        write_design(bench.out, design)
         for reason in dict.fromkeys(refusal.reason for refusal in refusals):
             bench.console.print(f"left out: {reason}", highlight=False, markup=False)
         bench.run(merged(planned), _first_seeds_first(planned))
@@ -201,6 +205,11 @@ class Grid:
             folders=[part.folder for part in self.parts(scope)],
             refused=list(refusals),
         )
+
+    def _chosen(self, scope: str) -> dict[str, list[str]]:
+        """The factors whose levels a command may choose, and the study's own levels."""
+        factors = self._factors(scope).items()
+        return {factor: list(map(level_text, own)) for factor, own in factors if not isinstance(own, Mapping)}
 
     def _report(self, bench: Bench) -> None:
         from da_wa.report.grid import write_study  # imports pandas

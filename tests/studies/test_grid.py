@@ -20,6 +20,7 @@ from da_wa.config.make import make
 from da_wa.config.tree import conf_dir
 from da_wa.data.cache import decode_domains
 from da_wa.data.fitting import fitted
+from da_wa.records.design import read_design
 from da_wa.records.store import Store
 from da_wa.runs import inputs
 from da_wa.runs.preflight import preflight, refused
@@ -196,6 +197,32 @@ def test_the_users_norms_restrict_a_study(capsys):
     assert list(experiment.norms) == ["bn", "wa"]
     assert main(["study=tabel1"]) == 2
     assert "Did you mean 'table1'" in capsys.readouterr().err
+
+
+def test_a_command_with_other_norms_adds_to_the_table(tmp_path, images, cache, monkeypatch):
+    monkeypatch.setattr("da_wa.studies.study.launch", lambda planned, console, jobs: "this")
+    out = tmp_path / "out"
+    words = [
+        "study=table2",
+        "scope=full",
+        f"data.root={images}",
+        "data.verify=false",
+        f"cache_dir={cache}",
+        f"out={out}",
+    ]
+    for norms in "wa,bn", "gn", "none":
+        main([*words, f"norms=[{norms}]", "stage=table"])
+    own = list(study("table2").factors["norm"])
+    design = read_design(out)
+    assert design.factors["norm"] == sorted(["bn", "gn", "none", "wa"], key=own.index)
+    assert (design.names["norm"]["bn"], design.names["norm"]["gn"]) == ("BN", "GN")
+    assert design.norms["gn"] == {"weight": "plain", "activation": "gn"}
+    assert [refusal.levels for refusal in design.refused] == [{"batch_size": "1", "norm": "bn"}]
+    main([*(w for w in words if w != "scope=full"), "norms=[bn]", "scope=smoke", "stage=table"])  # a table of its own
+    assert read_design(out).factors["norm"] == ["bn"]
+    (out / "study.json").write_text("{")
+    main([*words, "norms=[wa]", "stage=table"])
+    assert read_design(out).factors["norm"] == ["wa"]
 
 
 def test_a_study_that_was_submitted_is_not_out_of_time(tmp_path, images, cache, capsys, monkeypatch):
