@@ -21,7 +21,7 @@ from da_wa.data.domains import from_folders
 from da_wa.launchers.launch import Planned
 from da_wa.runs.jobs import Job
 from da_wa.studies import pretraining
-from da_wa.studies.pretraining import nearest_epochs, next_epochs
+from da_wa.studies.search import nearest_epochs, next_epochs
 
 
 def rows(path: Path) -> list[dict[str, str]]:
