@@ -114,7 +114,8 @@ def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, i
 
 def _recipe(pretrain: Mapping[str, Any], norm: str) -> Mapping[str, Any]:
     """The recipe of the pre-training with the learning rate and the epochs of one norm."""
-    recipe, rate = {**pretrain["recipe"], "epochs": epochs_of(pretrain, norm)}, pretrain["rates"].get(norm)
+    recipe = {**pretrain["recipe"], "epochs": epochs_of(pretrain, norm)}
+    rate = pretrain.get("rates", {}).get(norm)
     return recipe if rate is None else {**recipe, "optimizer": {**recipe["optimizer"], "lr": rate}}
 
 

@@ -217,7 +217,7 @@ def epochs_of(pretrain: Mapping[str, Any], norm: str) -> int:
     >>> epochs_of(pretrain, "bn"), epochs_of(pretrain, "gn")
     (4, 20)
     """
-    epochs: int = pretrain["epochs"].get(norm, pretrain["recipe"]["epochs"])
+    epochs: int = pretrain.get("epochs", {}).get(norm, pretrain["recipe"]["epochs"])
     return epochs
 
 

@@ -212,7 +212,7 @@ class Pretraining:
         """Fine-tune the networks of all seeds."""
         from da_wa.report import write_report  # imports matplotlib
 
-        rates, matched = _selected(bench.out), json.loads((bench.out / MATCHED).read_text())
+        rates, matched = _selected(bench.out), _read(bench.out / MATCHED, "match")
         starts = [
             f"norms=[{','.join(self.norms)}]",
             f"pretrain.seeds={list(scope.seeds)}".replace(" ", ""),
@@ -344,8 +344,17 @@ def _lines(curves: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
 
 def _selected(out: Path) -> dict[str, float]:
     """The rate of every norm that the search selected."""
+    return _read(out / SELECTED, "search")
+
+
+def _read(path: Path, stage: str) -> dict[str, Any]:
+    """What a stage decided for every norm.
+
+    Raises:
+        UserError: the stage was not run.
+    """
     try:
-        found: dict[str, float] = json.loads((out / SELECTED).read_text())
+        found: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{out} has no {SELECTED} yet: run stage=search first.") from None
+        raise UserError(f"{path.parent} has no {path.name} yet: run stage={stage} first.") from None
     return found

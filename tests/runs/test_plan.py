@@ -216,6 +216,14 @@ def test_the_names_of_the_shipped_networks_stay(tmp_path):
     assert names == {path.stem for path in PACKAGED.glob("*.safetensors")}
 
 
+def test_rates_and_epochs_of_single_norms_are_optional(composed, tmp_path):
+    """A pre-training of the user's own need not have these options."""
+    without = compose(["~pretrain.rates", "~pretrain.epochs"])
+    assert ids(planned(without, tmp_path)) == ids(planned(composed, tmp_path))
+    job = next(job for job in planned(without, tmp_path) if isinstance(job, UnitJob))
+    assert job.config["unit"]["factors"]["pretraining_epochs"] == composed.cfg["pretrain"]["recipe"]["epochs"]
+
+
 def changed(experiment: Experiment, key: str, value) -> Experiment:
     cfg = copy.deepcopy(experiment.cfg)
     *path, last = key.split(".")

@@ -133,6 +133,8 @@ def test_a_report_needs_trained_networks(command, tmp_path, capsys):
     (tmp_path / "out" / "selected.json").write_text('{"bn": 0.1}')
     assert main([*command, "stage=report"]) == 2
     assert "no network is trained yet: run stage=train" in capsys.readouterr().err
+    assert main([*command, "stage=transfer"]) == 2
+    assert "has no matched.json yet: run stage=match first" in capsys.readouterr().err
 
 
 def test_images_are_looked_for_once_and_not_for_every_training(command, monkeypatch):
