@@ -134,7 +134,7 @@ class Pretraining:
             found = self._trials(bench, scope, rates)
             bench.write_csv(RATES, found)
             for norm, of_norm in found.groupby("norm"):
-                accuracies[str(norm)] = _accuracies(of_norm, "lr")
+                accuracies[str(norm)] = _accuracy_by(of_norm, "lr")
             for norm in self.norms:
                 beyond = next_rate(accuracies[norm])
                 if beyond is not None and self.limits[0] <= beyond <= self.limits[1]:
@@ -270,6 +270,7 @@ class Pretraining:
         from da_wa.models.checkpoint import read_header  # imports torch
 
         searched = pd.read_csv(bench.out / RATES)
+        trained = trained[trained["network"].isin([job.id for job in jobs if job.done])]
         for job in jobs:
             if not job.checkpoint.exists():  # diverged, or not trained yet
                 continue
@@ -280,8 +281,8 @@ class Pretraining:
                 norm,
                 header.facts,
                 header.result,
-                _accuracies(same, "seed"),
-                _accuracies(tried, "lr"),
+                _accuracy_by(same, "seed"),
+                _accuracy_by(tried, "lr"),
             )
             write_bytes(bench.out / "cards" / f"{job.id}.md", card.encode())
 
@@ -296,8 +297,8 @@ def _searched(out: Path, scope: Scope) -> dict[str, dict[int, float]]:
     }
 
 
-def _accuracies(frame: pd.DataFrame, by: str) -> dict[Any, float | None]:
-    """Accuracy by seed or rate; None where there is none."""
+def _accuracy_by(frame: pd.DataFrame, by: str) -> dict[Any, float | None]:
+    """Accuracy by seed or rate; None where the training diverged."""
     return {key: None if pd.isna(a) else a for key, a in zip(frame[by], frame["accuracy"], strict=True)}
 
 

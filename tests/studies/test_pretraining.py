@@ -72,6 +72,10 @@ def test_networks_are_trained_at_the_selected_rate(command, tmp_path):
         assert torch.equal(weights, kept["stem.0.weight"].to(weights.dtype))
         recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
         assert (recipe["epochs"], recipe["optimizer"]["lr"], recipe["seed"]) == (1, selected, int(row["seed"]))
+    first, second = (row["network"] for row in trained)
+    (out / "networks" / f"{second}.safetensors").unlink()
+    assert main([*command, "stage=report"]) == 0
+    assert "seed 1" not in (out / "cards" / f"{first}.md").read_text()  # not trained is not diverged
 
 
 @pytest.mark.timeout(900)
