@@ -369,4 +369,8 @@ def test_the_readme_has_the_overview_of_the_published_runs(tmp_path):
     decided = [row for row in (tmp_path / "claims.md").read_text().splitlines() if row.startswith("|")]
     decided = [row for row in decided if "| not run |" not in row]
     assert len(decided) > 4
-    assert "\n".join(decided) in (root / "README.md").read_text()
+    readme = (root / "README.md").read_text()
+    assert "\n".join(decided) in readme
+    holds, not_, open_ = (sum(f"| {verdict} |" in row for row in decided) for verdict in ("holds", "does not", "open"))
+    assert f"**{holds} hold, {not_} do not and {open_} are open**" in readme
+    assert readme.count(f"{holds + not_ + open_} claims") == 2
