@@ -54,6 +54,8 @@ def _section(facts: Facts) -> Section:
         "Distance of source and target for every norm and pair, mean over seeds.",
         wide=False,
     )
+    if distance.isna().all(axis=None):
+        return Section(TITLE, ["The runs saved too few features of each domain to tell a shift."], {"shift": data})
     nearest, farthest = (f(distance.mean(axis=0).dropna().items(), key=lambda item: item[1]) for f in (min, max))
     parts: list[Part] = [
         f"A classifier separates the features of {farthest[0]} best (A-distance {farthest[1]:.2f}) and those of "
@@ -113,12 +115,17 @@ def a_distance(a: Array, b: Array, seed: int = 0) -> float:
 
 
 def mmd(a: Array, b: Array) -> float:
-    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3), Gaussian kernel, median distance."""
+    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3), Gaussian kernel, median distance.
+
+    NaN for a domain with one sample.
+    """
     from scipy.spatial.distance import cdist
 
+    m, n = len(a), len(b)
+    if min(m, n) < 2:
+        return float("nan")
     x = np.concatenate([a, b])
     squared = cdist(x, x, "sqeuclidean")
-    m, n = len(a), len(b)
     median = np.median(squared[np.triu_indices(m + n, 1)])
     kernel = np.exp(-squared / (median if median > 0 else 1.0))
     np.fill_diagonal(kernel, 0.0)

@@ -81,3 +81,12 @@ def test_costs_and_what_repeats_them(experiment: Any) -> None:
     assert values["Command"] == "run_office31.py experiment=quick"
     assert values["Commit"] == "0123456789abcdef0123456789abcdef01234567"
     assert table(section, "data").rows[0] == ["A", "2817", "digest of A"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_saved_image_a_domain_tells_no_shift(experiment: Any) -> None:
+    assert np.isnan(shift.mmd(np.zeros((1, 3)), np.ones((5, 3))))
+    experiment.images = {"A": 40, "W": 30, "D": 24}
+    experiment.simulate(["bn"], [0], features=1, classes=3)
+    section = shift.section(load_facts(experiment.out))
+    assert section.everything == ["The runs saved too few features of each domain to tell a shift."]
