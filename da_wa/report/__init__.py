@@ -201,7 +201,8 @@ def _page(facts: Facts, sections: Sequence[Section], files: Mapping[str, bytes])
     summaries = [section.summary for section in sections if section.summary]
     summaries[1:1] = [*facts.warnings, *conversions.notices(facts.conversions)]
     if absent := len(facts.missing) + len(facts.unreadable):
-        summaries.append(f"{counted(absent, 'planned result')} missing; see section 1.")
+        place = next(k for k, section in enumerate(sections, 1) if section.title == overview.TITLE)
+        summaries.append(f"{counted(absent, 'planned result')} missing; see section {place}.")
     matrix, setting = facts.matrix, facts.matrix.setting
     if setting is None:
         return page.html("Transfer across domains", "No run is finished yet.", summaries, sections, figures)

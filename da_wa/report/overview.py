@@ -18,6 +18,7 @@ from da_wa.report.wording import counted, listed, within
 
 Cell = tuple[str, str, str]
 
+TITLE = "Which norm transfers best?"
 LONG = 24
 """A headline table with more rows than this is folded away."""
 
@@ -46,7 +47,7 @@ def section(facts: Facts, spread: Spread = "interval") -> Section:
         absent = [*map(str, facts.missing), *facts.unreadable]
         details.append(f"Missing, {len(absent)} in all: {listed(absent, 40)}.")
     data = {"intervals": intervals(facts, held_out)}
-    return Section("Which norm transfers best?", parts, data, _best(matrix), details)
+    return Section(TITLE, parts, data, _best(matrix), details)
 
 
 def intervals(facts: Facts, held_out: Mapping[tuple[str, str], Estimate] | None = None) -> pd.DataFrame:

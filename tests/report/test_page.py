@@ -162,3 +162,16 @@ def test_second_lines_and_bold_cells() -> None:
     text = page.html("T", "L", ["G"], [Section("S", [table, "words"])], {})
     assert re.search(r"<td[^>]*><b>1 &lt; 2</b><small>n=3</small></td>", text)
     Checked(text)
+
+
+def test_the_summary_names_the_section_that_lists_what_is_missing(experiment: Any) -> None:
+    experiment.images = {"A": 40, "W": 30}
+    experiment.fill(["bn"])
+    experiment.add("bn", "A", target="W", method="dann")
+    experiment.plan("bn", "W", target="A", method="dann")
+    write_report(experiment.out)
+    text = " ".join(Checked((experiment.out / "page.html").read_text()).text)
+    found = re.search(r"1 planned result missing; see section (\d+)\.", text)
+    assert found
+    section = text.split(f" {found[1]}. Which norm transfers best?")[1].split(f" {int(found[1]) + 1}. ")[0]
+    assert "Missing, 1 in all: BN · DANN W->A" in section
