@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -173,7 +174,8 @@ def _order(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[Part], str]
     if len(averages) < 2:
         return ["Fewer than two norms have an average over all six pairs, so there is no order to compare."], ""
     tau, p = rank_correlation(averages["ours"], averages["paper"])
-    rank_ours, rank_theirs = (averages[c].rank(ascending=False).astype(int) for c in ("ours", "paper"))
+    shown = averages[["ours", "paper"]].round(2)
+    rank_ours, rank_theirs = (shown[c].rank(ascending=False, method="min").astype(int) for c in ("ours", "paper"))
     by_theirs = averages.sort_values("paper", ascending=False).index
     rows = [
         [
@@ -190,8 +192,10 @@ def _order(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[Part], str]
         "Order of the averages",
         ["Norm", "Rank in the paper", "Average in the paper", "Rank here", "Average here"],
         rows,
-        notes=["The order of estimates; neighbouring ranks need not differ significantly."],
+        notes=["The order of estimates: neighbouring ranks need not differ significantly, equal averages share one."],
     )
+    if math.isnan(tau):
+        return ["All averages are equal, so there is no order to compare.", table], ""
     chance = f"p = {p_text(p)}".replace("= <", "<") if p is not None else "too few norms for a p-value"
     sentence = (
         f"Kendall's τ between our averages and the paper's over {len(averages)} norms is {tau:.2f} ({chance}; 1 is the "

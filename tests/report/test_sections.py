@@ -236,3 +236,21 @@ def test_wide_tables_are_turned() -> None:
     assert turned.rows[2] == ["2", "2"]
     assert turned.bold == {(2, 1)}
     assert turned.transposed_if_wide() is turned
+
+
+def test_equal_averages_have_no_order(experiment: Any) -> None:
+    experiment.correct = lambda norm, source, target, seed: SMALL[target] // 2
+    experiment.images = SMALL
+    experiment.fill(["bn", "bn_wa", "ln"])
+    section = comparison.section(load_facts(experiment.out))
+    assert "All averages are equal, so there is no order to compare." in words(section)
+    assert "nan" not in words(section)
+    assert [row[3] for row in table(section, "paper_order").rows] == ["1", "1", "1"]
+
+
+def test_norms_that_share_a_rank_do_not_share_the_next(experiment: Any) -> None:
+    experiment.correct = lambda norm, source, target, seed: 60 if norm == "ln" else 30
+    experiment.images = SMALL
+    experiment.fill(["bn", "bn_wa", "gn", "ln"])
+    ranks = {row[0]: row[3] for row in table(comparison.section(load_facts(experiment.out)), "paper_order").rows}
+    assert ranks == {"LN": "1", "BN": "2", "BN + WA": "2", "GN": "2"}
