@@ -15,7 +15,7 @@ from da_wa.report.facts import Facts, load_facts
 from da_wa.report.matrix import AVERAGE, Matrix
 from da_wa.report.start import start_plot, start_points
 from da_wa.report.statistics import Interval
-from da_wa.report.wording import arrow, counted, listed, within
+from da_wa.report.wording import arrow, counted, listed, number, spanned, within
 
 Experiment = tuple[str, Facts]
 """(name, facts)."""
@@ -121,13 +121,7 @@ def _averages(experiments: Sequence[Experiment], ranked: bool) -> Table:
 
 def _starts(experiments: Sequence[Experiment]) -> list[Table | Plot]:
     """The accuracy of the pre-trained networks: a norm may transfer worse because it started from less."""
-    columns = [
-        {
-            row.label: f"{100 - row.error:.1f}\n{row.dataset}, {counted(int(row.epochs), 'epoch')}"
-            for row in checkpoints(facts).itertuples()
-        }
-        for _, facts in experiments
-    ]
+    columns = [_started(facts) for _, facts in experiments]
     labels = dict.fromkeys(label for _, facts in experiments for label in facts.matrix.mean.index)
     rows = [[label, *(column.get(label, NONE) for column in columns)] for label in labels]
     caption = "Accuracy of the pre-trained networks on the test images of their pre-training (%)"
@@ -137,6 +131,17 @@ def _starts(experiments: Sequence[Experiment]) -> list[Table | Plot]:
     points = pd.concat([start_points(facts) for _, facts in experiments])
     plot = [start_plot("compare_start", points)] if len(points) > 2 else []
     return [Table("compare_pretraining", caption, header, rows), *plot]
+
+
+def _started(facts: Facts) -> dict[str, str]:
+    """The mean accuracy of the networks of each row, their dataset and epochs, by label."""
+    found = {}
+    for label, networks in checkpoints(facts).groupby("label", sort=False):
+        datasets, epochs = listed(list(networks["dataset"].unique())), sorted(map(int, networks["epochs"].unique()))
+        several = f", {len(networks)} networks" if len(networks) > 1 else ""
+        accuracy = number(100 - float(networks["error"].mean()))
+        found[str(label)] = f"{accuracy}\n{datasets}, {spanned(epochs[0], epochs[-1], 'epoch')}{several}"
+    return found
 
 
 def _average(matrix: Matrix, label: str) -> str:

@@ -254,3 +254,15 @@ def test_norms_that_share_a_rank_do_not_share_the_next(experiment: Any) -> None:
     experiment.fill(["bn", "bn_wa", "gn", "ln"])
     ranks = {row[0]: row[3] for row in table(comparison.section(load_facts(experiment.out)), "paper_order").rows}
     assert ranks == {"LN": "1", "BN": "2", "BN + WA": "2", "GN": "2"}
+
+
+def test_networks_of_unknown_accuracy_and_several_ones_beside_others(experiment: Any, tmp_path: Any) -> None:
+    unknown = {"name": "timm", "dataset": "ImageNet", "epochs": 0}
+    experiment.fill(["bn"], network=unknown)
+    first, experiment.out = experiment.out, tmp_path / "other"
+    for p, correct in enumerate((6000, 7000)):
+        network = {"name": f"p{p}", "dataset": "CIFAR-100", "epochs": 6, "correct": correct, "n": 10_000}
+        experiment.fill(["bn"], pretraining_seed=p, network=network)
+    section = side_by_side.section(first, load_facts(first), [experiment.out])
+    started = table(section, "compare_pretraining").rows[0]
+    assert started == ["BN", "–\nImageNet, 0 epochs", "65.0\nCIFAR-100, 6 epochs, 2 networks"]
