@@ -200,16 +200,20 @@ def notes(matrix: Matrix, spread: Spread = "interval") -> list[str]:
 
 def _spread_note(matrix: Matrix, spread: Spread) -> str:
     most, starts = matrix.most_seeds, len(matrix.setting.pretraining_seeds) if matrix.setting else 0
-    runs = counted(most, "seed") + (f" of each of {starts} pre-trained networks" if starts > 1 else "")
+    counts = matrix.runs.to_numpy()
+    several = bool((counts > 1).any())
+    networks = f" of each of {starts} pre-trained networks" if counts.max(initial=0) > most else ""
+    runs = counted(most, "seed") + networks
     known = spread_of(matrix, spread).notna().any(axis=None)
-    if spread == "interval" and known and most > 1:
-        return f"Mean over {runs} ± half of the 95 % interval over seeds and images."
+    if spread == "interval" and known and several:
+        alone = ", over images alone for one seed" if (counts == 1).any() else ""
+        return f"Mean over {runs} ± half of the 95 % interval over seeds and images{alone}."
     if spread == "interval" and known:
         return "One seed: ± half of the 95 % interval over images; other seeds may differ by more."
     if known:
         name = {"std": "standard deviation", "sem": "standard error of the mean"}[spread]
         return f"Mean over {runs} ± {name} over runs."
-    return f"Mean over {runs}." if most > 1 else "One seed per cell, so no spread is known."
+    return f"Mean over {runs}." if several else "One seed per cell, so no spread is known."
 
 
 def _named(seeds: pd.DataFrame, wanted: Callable[[int], bool], remark: Callable[[int], str]) -> str:

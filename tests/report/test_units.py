@@ -171,3 +171,20 @@ def test_norms_by_methods_with_the_change_at_equal_norm(methods: Any) -> None:
     assert {f"{value:.1f}" for value in mean} <= shown
     frame = section.data["methods"].set_index(["norm", "method"])
     assert frame.at[("bn", "dann"), "change"] == pytest.approx(change)
+
+
+def test_one_seed_of_several_networks_is_no_interval_over_images_alone(experiment: Any) -> None:
+    for p in (0, 1, 2):
+        experiment.fill(["bn"], (0,), pretraining_seed=p)
+    told = " ".join(tables.notes(load_facts(experiment.out).matrix))
+    assert "Mean over 1 seed of each of 3 pre-trained networks ± half of the 95 % interval over seeds" in told
+    assert "One seed" not in told
+
+
+def test_cells_with_one_seed_beside_others_are_noted(experiment: Any) -> None:
+    experiment.fill(["bn"], (0, 1))
+    assert "images alone" not in " ".join(tables.notes(load_facts(experiment.out).matrix))
+    experiment.add("ln", "A", 0)
+    assert "over seeds and images, over images alone for one seed." in " ".join(
+        tables.notes(load_facts(experiment.out).matrix)
+    )
