@@ -126,7 +126,7 @@ def effects_frame(found: Sequence[Effect]) -> pd.DataFrame:
 
 
 def seeds_needed(effect: Effect, family: int) -> str:
-    """How many seeds per source would resolve an effect of this size, as text."""
+    """How many seeds per source, or pre-training seeds if there are several, would resolve the effect, as text."""
     if effect.resolved:
         return "enough"
     estimate, least = effect.estimate, least_seeds(effect, family)
@@ -137,8 +137,11 @@ def seeds_needed(effect: Effect, family: int) -> str:
 
 
 def least_seeds(effect: Effect, family: int) -> int:
-    """The number of seeds per source from which the runs could reach the level at all."""
-    return math.ceil(runs_to_reach(family) * effect.estimate.seeds / len(effect.estimate.runs))
+    """The number of seeds per source, or of pre-training seeds, from which the runs could reach the level at all."""
+    estimate, runs = effect.estimate, runs_to_reach(family)
+    if estimate.pretraining_seeds > 1:
+        return math.ceil(runs * estimate.pretraining_seeds / len(estimate.runs))
+    return math.ceil(runs / estimate.clusters)
 
 
 def pairwise(found: Sequence[Effect], resamples: Resamples, outcomes: Sequence[Outcome]) -> pd.DataFrame:

@@ -76,7 +76,9 @@ def _verdict(found: Sequence[Effect]) -> str:
     if unclear := [effect.contrast.name for effect in rest if effect.p is not None]:
         lines.append(f"No significant difference: {listed(unclear, NAMED)}.")
     if untested := [effect for effect in rest if effect.p is None]:
-        least = counted(max(least_seeds(effect, len(found)) for effect in untested), "seed")
+        most = max(untested, key=lambda effect: least_seeds(effect, len(found)))
+        kind = "pre-training seed" if most.estimate.pretraining_seeds > 1 else "seed"
+        least = counted(least_seeds(most, len(found)), kind)
         lines.append(f"Too few runs for a test ({least} needed): {listed([e.contrast.name for e in untested], NAMED)}.")
     averaged = sorted(
         (effect for effect in found if len(effect.contrast.rows) > 1),
@@ -135,7 +137,16 @@ def _averages_notes(found: Sequence[Effect], one_network: bool) -> list[str]:
             f"{ALPHA / len(found):.2g}, which takes {runs_to_reach(len(found))} runs."
         )
     several = max(effect.estimate.pretraining_seeds for effect in found)
-    notes += [_no_test_over_seeds(n) for n in sorted({e.estimate.seeds * e.estimate.pretraining_seeds for e in found})]
+    estimates = [effect.estimate for effect in found]
+    if any(each.images_alone for each in estimates):
+        notes.append(
+            "With one seed, intervals are over images alone: they describe these trained networks, not what training "
+            "again would give."
+        )
+    if any(each.seeds == each.pretraining_seeds == 1 and not each.images_alone for each in estimates):
+        notes.append("A source with one seed is taken to vary over seeds as the other sources do on average.")
+    counts = {each.seeds * each.pretraining_seeds for each in estimates}
+    notes += [_no_test_over_seeds(n) for n in sorted(counts - {1})]
     notes.append("Seeds vary the split and all that is random in training: order of images, augmentation, new head.")
     notes.append(
         "Intervals are conservative where predictions vary from run to run on single images: in simulations, they "
@@ -150,11 +161,6 @@ def _averages_notes(found: Sequence[Effect], one_network: bool) -> list[str]:
 
 
 def _no_test_over_seeds(seeds: int) -> str:
-    if seeds == 1:
-        return (
-            "With one seed, intervals are over images alone: they describe these trained networks, not what training "
-            "again would give."
-        )
     smallest = smallest_run_p(seeds)
     if smallest <= ALPHA:
         return f"On a single pair, the signs of {seeds} seeds could reach p = {smallest:.2g} at best."

@@ -53,6 +53,7 @@ class Estimate:
         runs: each independently trained run's contribution to the value.
         seeds: the smallest number of seeds of any source.
         pretraining_seeds: how many pre-training seeds there are.
+        clusters: how many groups of runs share no network: sources, or pairs where each has its networks.
     """
 
     interval: Interval
@@ -60,6 +61,12 @@ class Estimate:
     runs: Array
     seeds: int
     pretraining_seeds: int = 1
+    clusters: int = 1
+
+    @property
+    def images_alone(self) -> bool:
+        """Whether the interval says nothing about training again: no source has several seeds."""
+        return len(self.runs) == self.clusters
 
 
 class Resamples:
@@ -150,7 +157,7 @@ class Resamples:
         half = precision.half_width()
         interval = Interval(float(value), float(value) - half, float(value) + half)
         fewest = min(len(run) for run in runs)
-        return Estimate(interval, precision, np.concatenate(runs), fewest, len(pretrainings))
+        return Estimate(interval, precision, np.concatenate(runs), fewest, len(pretrainings), len(clusters))
 
     def _clusters(self, terms: Sequence[tuple[float, Cell]]) -> list[tuple[Cluster, list[tuple[float, Cell]]]]:
         """Terms whose runs depend on each other: those of one source, or of one pair where each has its networks."""

@@ -188,3 +188,33 @@ def test_cells_with_one_seed_beside_others_are_noted(experiment: Any) -> None:
     assert "over seeds and images, over images alone for one seed." in " ".join(
         tables.notes(load_facts(experiment.out).matrix)
     )
+
+
+def test_a_source_with_one_seed_beside_others_is_not_over_images_alone(experiment: Any) -> None:
+    experiment.images = SMALL
+    for source, seeds in (("A", 1), ("W", 3), ("D", 3)):
+        for seed in range(seeds):
+            for norm in ("bn", "bn_wa"):
+                experiment.add(norm, source, seed)
+    facts = load_facts(experiment.out)
+    (found,) = effects(facts.levels, facts.matrix.pairs, facts.resamples)
+    assert (found.estimate.seeds, len(found.estimate.runs), found.estimate.clusters) == (1, 7, 3)
+    section = effect.section(facts)
+    notes = " ".join(next(part for part in section.everything if getattr(part, "name", "") == "effect").notes)
+    assert "intervals are over images alone" not in notes
+    assert "A source with one seed is taken to vary over seeds as the other sources do" in notes
+    assert section.data["effect"]["seeds_needed"].tolist() == ["≥ 2"]  # 6 runs of 3 sources
+
+
+def test_needed_networks_are_enough_for_a_p_value(experiment: Any) -> None:
+    """Two networks, one seed, three sources: 6 runs, at least 1/32. Four comparisons need 1/128: 8 runs, 3 networks."""
+    experiment.images = SMALL
+    norms = ["bn", "bn_wa", "gn", "gn_wa", "ln", "ln_wa"]
+    for p in (0, 1):
+        experiment.simulate(norms, (0,), effect=dict.fromkeys(norms[1::2], 3.0), pretraining_seed=p)
+    section = effect.section(load_facts(experiment.out))
+    data = section.data["effect"]
+    assert len(data) == 4
+    assert data["p_runs"].isna().all()
+    assert all(needed == "> 100" or int(needed) >= 3 for needed in data["seeds_needed"])
+    assert "3 pre-training seeds needed" in section.summary
