@@ -24,6 +24,9 @@ NOTHING = "="
 Variant = tuple[str, Any]
 """(method, weight of its loss)."""
 
+Level = tuple[Any, ...]
+"""(norm, model, the levels of whatever else varies)."""
+
 
 def section(facts: Facts) -> Section:
     """Which method goes with which norm?"""
@@ -49,16 +52,21 @@ class _Grid:
         self.facts = facts
         found = {facts.label(record): record for record in facts.records}
         self.records = {label: found[label] for label in facts.matrix.mean.index if label in found}
-        self.norms = list(dict.fromkeys(_norm(record) for record in self.records.values()))
+        self.others = [f for f in facts.rows.key if f not in ("norm", "model", "method", "method_weight")]
+        self.norms = list(dict.fromkeys(self._norm(record) for record in self.records.values()))
         variants = {_variant(record) for record in self.records.values()}
         self.variants = sorted(variants, key=lambda v: (v[0] != "none", v[0], v[1] or 0.0))
-        self.labels = {(_norm(r), _variant(r)): label for label, r in self.records.items()}
+        self.labels = {(self._norm(r), _variant(r)): label for label, r in self.records.items()}
         all_effects = effects(facts.levels, facts.matrix.pairs, facts.resamples, "method", facts.rows.labels)
         self.changes: dict[str, Effect] = {
             effect.contrast.rows[0][1]: effect for effect in all_effects if len(effect.contrast.rows) == 1
         }
 
-    def nothing(self, norm: tuple[str, ...], variant: Variant) -> bool:
+    def _norm(self, record: Record) -> Level:
+        factors = record.factors
+        return (factors.norm, factors.model, *(getattr(factors, factor) for factor in self.others))
+
+    def nothing(self, norm: Level, variant: Variant) -> bool:
         """Whether the method is the identity for the norm: it was not run, and says that it changes other layers."""
         base = self.labels.get((norm, ("none", None)))
         if base is None or (norm, variant) in self.labels:
@@ -74,11 +82,15 @@ class _Grid:
         label = str(self.facts.rows.labels.get(("method", method), method))
         return f"{label} × {weight:g}" if several and weight is not None else label
 
-    def norm_name(self, norm: tuple[str, ...]) -> str:
+    def norm_name(self, norm: Level) -> str:
         """The display name of a row of this table."""
-        label = str(self.facts.rows.labels.get(("norm", norm[0]), norm[0]))
-        several = len({model for _, model in self.norms}) > 1
-        return f"{label} · {norm[1]}" if several else label
+        name, model, *levels = norm
+        parts = [str(self.facts.rows.labels.get(("norm", name), name))]
+        if len({each[1] for each in self.norms}) > 1:
+            parts.append(model)
+        named = zip(self.others, levels, strict=True)
+        parts += [f"{factor.replace('_', ' ')} {level}" for factor, level in named if level is not None]
+        return " · ".join(parts)
 
     def frame(self) -> pd.DataFrame:
         """Mean and change of every cell, in percent and points."""
@@ -87,6 +99,7 @@ class _Grid:
             for variant in self.variants:
                 label = self.labels.get((norm, variant))
                 row: dict[str, Any] = {"norm": norm[0], "model": norm[1], "method": variant[0], "weight": variant[1]}
+                row |= dict(zip(self.others, norm[2:], strict=True))
                 if label is not None:
                     row |= {"mean": matrix.mean.at[label, AVERAGE], "low": matrix.low.at[label, AVERAGE]}
                     row |= {"high": matrix.high.at[label, AVERAGE], "seeds": matrix.seeds.at[label, AVERAGE]}
@@ -95,12 +108,9 @@ class _Grid:
                     row |= {"change": interval.value, "change_low": interval.low, "change_high": interval.high}
                     row |= {"resolved": effect.resolved}
                 rows.append(row | {"identity": self.nothing(norm, variant)})
-        order = ["norm", "model", "method", "weight", "mean", "low", "high", "seeds", "change", "change_low"]
-        return pd.DataFrame(rows).reindex(columns=[*order, "change_high", "resolved", "identity"])
-
-
-def _norm(record: Record) -> tuple[str, ...]:
-    return (record.factors.norm, record.factors.model)
+        order = ["norm", "model", *self.others, "method", "weight", "mean", "low", "high", "seeds"]
+        order += ["change", "change_low", "change_high", "resolved", "identity"]
+        return pd.DataFrame(rows).reindex(columns=order)
 
 
 def _variant(record: Record) -> Variant:

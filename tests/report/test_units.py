@@ -218,3 +218,20 @@ def test_needed_networks_are_enough_for_a_p_value(experiment: Any) -> None:
     assert data["p_runs"].isna().all()
     assert all(needed == "> 100" or int(needed) >= 3 for needed in data["seeds_needed"])
     assert "3 pre-training seeds needed" in section.summary
+
+
+def test_methods_have_a_row_for_every_level_of_what_else_varies(experiment: Any) -> None:
+    experiment.images = {"A": 40, "W": 30}
+    experiment.correct = lambda norm, source, target, seed: 20
+    experiment.fill(["bn"])
+    for lr, right in ((0.01, 12), (0.1, 24)):
+        experiment.correct = lambda norm, source, target, seed, right=right: right
+        for pair in ("A", "W"), ("W", "A"):
+            experiment.add("bn", pair[0], target=pair[1], method="dann", lr=lr, id=f"{pair[0]}{pair[1]}{lr}")
+    facts = load_facts(experiment.out)
+    section = by_method.section(facts)
+    assert [row[0] for row in section.parts[0].rows] == ["BN · lr 0.01", "BN · lr 0.1"]
+    frame = section.data["methods"].set_index(["lr", "method"])
+    assert frame.at[(0.01, "none"), "mean"] == pytest.approx(50 * (20 / 40 + 20 / 30))
+    assert frame.at[(0.01, "dann"), "mean"] == pytest.approx(50 * (12 / 40 + 12 / 30))
+    assert frame.at[(0.1, "dann"), "mean"] == pytest.approx(50 * (24 / 40 + 24 / 30))
