@@ -85,3 +85,22 @@ def test_names_in_every_format() -> None:
     assert "caf\\xe9" in text and "&lt;b&gt;&amp;" in text
     for frame in section.data.values():
         assert "caf\\xe9" in tables.csv(frame, "%.3g").encode().decode()
+
+
+def test_confusions_are_shares_of_their_class() -> None:
+    """Of the first class one image of four is wrong, of the second two of two."""
+    truth, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 2, 2])
+    outcome = Outcome("BN", "A", "W", 0, np.arange(6), truth, predicted, None)
+    found = failures._confusions({("A", "W"): [outcome]}, list("abc"), "BN")
+    assert found.rows == [["A→W", "b as c (100 %) and a as b (25 %)"]]
+
+
+def test_the_most_confident_errors_are_those_of_most_runs() -> None:
+    """Image 0 is wrong in one run of two with 0.9, image 1 in both with 0.6; image 2 is right."""
+    truth = np.array([0, 1, 2])
+    answers = [(np.array([1, 2, 2]), [0.9, 0.6, 0.99]), (np.array([0, 2, 2]), [0.9, 0.6, 0.99])]
+    runs = [
+        Outcome("BN", "A", "W", seed, np.arange(3), truth, predicted, np.array(sure))
+        for seed, (predicted, sure) in enumerate(answers)
+    ]
+    assert failures.most_confidently_wrong(runs) == [(1, 1, 2, 2, pytest.approx(0.6)), (0, 0, 1, 1, pytest.approx(0.9))]

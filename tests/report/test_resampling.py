@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from da_wa.report.contrasts import contrasts
+from da_wa.report.contrasts import contrasts, effects, pairwise
 from da_wa.report.outcomes import Outcome
 from da_wa.report.resampling import Estimate, Resamples, seeds_to_resolve
 from da_wa.report.statistics import ALPHA, Interval, Precision, run_flips, welch
@@ -291,3 +291,56 @@ def test_pretraining_seeds_alone_give_students_interval() -> None:
     assert found.interval.value == pytest.approx(values.mean())
     assert found.precision.error == pytest.approx(values.std(ddof=1) / math.sqrt(3), rel=0.03)  # common to both sources
     assert found.interval.half == pytest.approx(stats.t.ppf(0.975, 2) * found.precision.error, rel=0.05)
+
+
+def test_seeds_of_different_networks_are_drawn_independently() -> None:
+    """Three equal networks, two seeds of each: 1/2 and 0. A replicate draws one seed of each network that it draws.
+
+    Of two draws of three networks, a third are twice the same: the squares of their weights sum to 2/3 on average.
+    """
+    outcomes = [
+        Outcome("BN", "A", f"T{t}", s, np.arange(20), np.zeros(20, int), np.full(20, int(s or t)), None, p)
+        for p in range(3)
+        for s in (0, 1)
+        for t in (0, 1)
+    ]
+    found = Resamples(outcomes, 20_000).estimate([(0.5, ("BN", "A", f"T{t}")) for t in (0, 1)])
+    assert found is not None
+    assert found.interval.value == pytest.approx(0.25)
+    assert found.precision.error == pytest.approx(0.25 * math.sqrt(2 / 3), rel=0.03)
+
+
+def test_images_that_a_run_did_not_see_are_no_part_of_its_resamples() -> None:
+    index = np.arange(0, 800, 2)
+    others = Outcome("LN", "A", "W", 0, np.arange(800), np.zeros(800, int), np.zeros(800, int), None)
+    held_out = Outcome("BN", "A", "W", 0, index, np.zeros(400, int), (np.arange(400) >= 240).astype(int), None)
+    found = Resamples([others, held_out], 8000).estimate([(1.0, ("BN", "A", "W"))])
+    assert found is not None
+    assert found.precision.error == pytest.approx(math.sqrt(0.6 * 0.4 / 400), rel=0.05)
+
+
+def test_a_class_that_a_resample_lacks_does_not_lower_its_balanced_accuracy() -> None:
+    """One image of the second class, which a third of resamples lack; all are right in any of them."""
+    truth = np.array([0, 0, 0, 1])
+    found = Resamples([Outcome("BN", "A", "W", 0, np.arange(4), truth, truth, None)], 500, balanced=True)
+    estimate = found.estimate([(1.0, ("BN", "A", "W"))])
+    assert estimate is not None
+    assert (estimate.interval.value, estimate.precision.error) == (1.0, 0.0)
+
+
+def test_needed_pretraining_seeds_are_counted_like_needed_seeds() -> None:
+    interval, precision = Interval(1.0, -2, 4), Precision(math.sqrt(1 / 3), 1 / 3, 2.0, 2.0)
+    seeds = seeds_to_resolve(Estimate(interval, precision, np.full(3, 1 / 3), 3))
+    assert seeds is not None
+    assert seeds_to_resolve(Estimate(interval, precision, np.full(3, 1 / 3), 1, 3)) == seeds
+
+
+def test_too_few_images_for_all_pairs_together_have_no_p_value() -> None:
+    """Seven images can give 1/64: enough for one comparison on two pairs, too little for one on six."""
+    draw = np.random.default_rng(0)
+    outcomes = [outcome(n, s, t, 0, draw.random(7) < 0.5) for n in ("BN", "BN + WA") for s, t in PAIRS]
+    resamples = Resamples(outcomes, 50)
+    for pairs, known in ((PAIRS[:2], True), (PAIRS, False)):
+        by_pair = pairwise(effects(ROWS, pairs, resamples), resamples, outcomes)
+        assert len(by_pair) == len(pairs)
+        assert (by_pair["p_images"].notna() == known).all()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 from da_wa.errors import ConfigError
 from da_wa.report import comparison, effect, overview, paper, selection, side_by_side, start
@@ -266,3 +267,16 @@ def test_networks_of_unknown_accuracy_and_several_ones_beside_others(experiment:
     section = side_by_side.section(first, load_facts(first), [experiment.out])
     started = table(section, "compare_pretraining").rows[0]
     assert started == ["BN", "–\nImageNet, 0 epochs", "65.0\nCIFAR-100, 6 epochs, 2 networks"]
+
+
+def test_norms_are_ranked_over_pairs_without_their_average(experiment: Any) -> None:
+    norms = ["bn", "gn", "in", "ln"]
+    experiment.images = SMALL
+    experiment.correct = lambda norm, source, target, seed: 10 * (norms.index(norm) + 1)
+    experiment.fill(norms)
+    text = words(effect.section(load_facts(experiment.out)))
+    q = stats.studentized_range.ppf(0.95, 4, np.inf) / 2**0.5
+    critical = q * (4 * 5 / (6 * 6)) ** 0.5  # Nemenyi's, of four norms on six pairs
+    apart = sum(abs(a - b) > critical for a, b in itertools.combinations(range(1, 5), 2))  # equal orders in all pairs
+    assert "Over 6 pairs as blocks, the 4 norms differ (Friedman χ² = 18.0, p < 0.001)" in text  # 6 · (4 - 1)
+    assert f"more than {critical:.2f} apart: {apart} of 6 pairs of norms" in text

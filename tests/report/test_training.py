@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from da_wa.report import cost, curves, shift
+from da_wa.report import cost, curves, methods, shift
 from da_wa.report.content import Section, Table
 from da_wa.report.facts import load_facts
 
@@ -90,3 +90,34 @@ def test_one_saved_image_a_domain_tells_no_shift(experiment: Any) -> None:
     experiment.simulate(["bn"], [0], features=1, classes=3)
     section = shift.section(load_facts(experiment.out))
     assert section.everything == ["The runs saved too few features of each domain to tell a shift."]
+
+
+def test_costs_are_medians_of_percents_and_hours_of_whole_runs(experiment: Any) -> None:
+    for seed, (total, mfu) in enumerate([(3600.0, 0.25), (1800.0, 0.5), (5400.0, 0.125)]):
+        experiment.add("bn", "A", seed, cost={"total_s": total, "train_s": 1.0, "mfu": mfu})
+    section = cost.section(load_facts(experiment.out))
+    assert "3 runs took 3.0 hours in all on cpu" in str(section.parts[0])
+    row = dict(zip(table(section, "cost").header, table(section, "cost").rows[0], strict=True))
+    assert row["Total (s)"] == "3600\n1800 to 5400"
+    assert row["MFU (%)"] == "25\n12 to 50"
+
+
+def test_streams_and_what_methods_logged(experiment: Any) -> None:
+    """Accuracy on arrival is not that after the pass; means are over runs."""
+    experiment.images = {"A": 40, "W": 30}
+    experiment.correct = lambda norm, source, target, seed: 15 + 6 * seed
+    experiment.fill(["bn"])
+    for seed, (arrived, used, first, last) in enumerate([(6, 0.25, 4.0, 1.0), (12, 0.75, 2.0, 0.5)]):
+        online = {"domain": "W", "role": "target", "epoch": 1, "correct": arrived, "n": 30}
+        curve = [
+            {"epoch": e, "terms": {"domain_accuracy": value, "used": used}} for e, value in ((1, first), (2, last))
+        ]
+        experiment.add("bn", "A", seed, target="W", method="dann", online=online, curve=curve)
+    section = methods.section(load_facts(experiment.out))
+    streams = section.data["online"].set_index("label").loc["BN · DANN"]
+    assert (streams["runs"], streams["online"]) == (2, pytest.approx((6 + 12) / 60))
+    assert streams["after"] == pytest.approx((15 + 21) / 60)
+    assert streams["used"] == pytest.approx(0.5)
+    assert table(section, "online").rows == [["BN · DANN", "A→W", "30.0", "60.0", "50"]]
+    logged = section.data["logged"].set_index("quantity").loc["domain_accuracy"]
+    assert (logged["runs"], logged["first"], logged["last"]) == (2, 3.0, 0.75)
