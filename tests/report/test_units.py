@@ -235,3 +235,31 @@ def test_methods_have_a_row_for_every_level_of_what_else_varies(experiment: Any)
     assert frame.at[(0.01, "none"), "mean"] == pytest.approx(50 * (20 / 40 + 20 / 30))
     assert frame.at[(0.01, "dann"), "mean"] == pytest.approx(50 * (12 / 40 + 12 / 30))
     assert frame.at[(0.1, "dann"), "mean"] == pytest.approx(50 * (24 / 40 + 24 / 30))
+
+
+def test_networks_count_alike_however_many_seeds_they_have(experiment: Any) -> None:
+    experiment.images = {"A": 40, "W": 30}
+    for p, seed, right in ((0, 0, 6), (0, 1, 12), (1, 0, 27)):
+        experiment.correct = lambda norm, source, target, seed, right=right: right
+        experiment.fill(["bn"], (seed,), pretraining_seed=p)
+    facts = load_facts(experiment.out)
+    mean = 100 * ((6 + 12) / 2 + 27) / 2 / 30
+    assert facts.matrix.mean.at["BN", "A->W"] == pytest.approx(mean)
+    estimate = facts.resamples.estimate([(100.0, ("BN", "A", "W"))])
+    assert estimate is not None
+    assert estimate.interval.value == pytest.approx(mean)
+    assert facts.matrix.std.at["BN", "A->W"] == pytest.approx(np.std([20, 40, 90], ddof=1))
+
+
+def test_held_out_images_of_all_units_of_a_source_are_in_the_interval(methods: Any) -> None:
+    facts = load_facts(methods.out)
+    right = {target: [] for target in ("W", "D")}
+    for o in facts.held_out:
+        if (o.label, o.source) == ("BN · DANN", "A"):
+            right[o.unit_target].append(100 * o.right.mean())
+    assert [len(found) for found in right.values()] == [2, 2]
+    assert not np.isclose(np.mean(right["W"]), np.mean(right["D"]))
+    section = overview.section(facts)
+    shown = next(part for part in section.everything if getattr(part, "name", "") == "held_out_source")
+    texts = {row[0]: row[1] for row in shown.rows}
+    assert texts["BN · DANN"].startswith(f"{np.mean([*right['W'], *right['D']]):.1f} ± ")
