@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -374,3 +375,20 @@ def test_the_readme_has_the_overview_of_the_published_runs(tmp_path):
     holds, not_, open_ = (sum(f"| {verdict} |" in row for row in decided) for verdict in ("holds", "does not", "open"))
     assert f"**{holds} hold, {not_} do not and {open_} are open**" in readme
     assert readme.count(f"{holds + not_ + open_} claims") == 2
+
+
+def test_a_cell_fails_only_when_no_run_is_left(tmp_path: Path) -> None:
+    out = study(tmp_path, lambda norm, size, seed: 6.0, ["wa"], seeds=1)
+    made = Experiment(out / "64", {"train": 200, "test": TEST}, lambda *_: 0, [f"class {k}" for k in range(100)])
+    made.diverge("gn", "train", 0)
+    planned = made.plan("gn", "train", 1)
+    design = read_cells(out).design
+    factors = {**design.factors, "norm": ["wa", "gn"]}
+    write_design(out, design.model_copy(update={"factors": factors, "norms": {**design.norms, "gn": {}}}))
+    assert read_cells(out).measure([(1.0, ("gn", "64"))]) is None
+    assert finding(Claim("x", "table1", "", {"fails": {"norm": "gn"}}), read_cells(out)).verdict == "open"
+    shutil.rmtree(planned.path)
+    made.diverge("gn", "train", 1)
+    measured = read_cells(out).measure([(1.0, ("gn", "64")), (-1.0, ("wa", "64"))])
+    assert measured is not None
+    assert (measured.value, measured.seeds) == (math.inf, 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from da_wa.cli import main
+from da_wa.records.contrasts import Contrast, by_seed
 from da_wa.report import decisions, write_report
 from da_wa.report.facts import load_facts
 from da_wa.select import decided_after, e_process
@@ -80,3 +81,12 @@ def test_one_seed_decides_nothing(experiment: Any) -> None:
     experiment.fill(["bn", "bn_wa"])
     write_report(experiment.out)
     assert "seeds=auto adds them" in (experiment.out / "page.html").read_text()
+
+
+def test_a_seed_counts_with_all_networks_and_is_their_mean() -> None:
+    base = {(0, 0): 0.5, (1, 0): 0.5, (0, 1): 0.5, (0, 2): 0.5, (1, 2): 0.5}
+    changed = {(0, 0): 0.6, (1, 0): 0.8, (0, 1): 0.7, (1, 1): 0.7, (0, 2): 0.4, (1, 2): 0.5}
+    accuracies = {("BN", "A", "W"): base, ("BN + WA", "A", "W"): changed}
+    contrast = Contrast("weight", "align", "plain", {}, [("BN", "BN + WA")], "")
+    found = by_seed(contrast, [("A", "W")], accuracies)
+    assert found == pytest.approx({0: (10 + 30) / 2, 2: (-10 + 0) / 2})  # BN has no second network with seed 1

@@ -388,3 +388,35 @@ def test_a_score_that_fails_is_named(runs: Any) -> None:
 
     with pytest.raises(ConfigError, match="the score 'broken' failed"):
         write_report(runs.out, select={"broken": broken})
+
+
+def test_the_interval_of_a_mean_regret_is_that_of_its_cells(experiment: Any) -> None:
+    """Two equal seeds of each of two cells: images alone vary, by Bernoulli trials of 0.2, 60 and 40 of them."""
+    experiment.images = {"A": 60, "W": 40}
+    for source in ("A", "W"):
+        for seed in (0, 1):
+            add(
+                experiment,
+                "bn",
+                source,
+                lambda domain, k: right(SMALL[domain], SMALL[domain] * (9 - k) // 10, 1.0),
+                seed,
+            )
+    found = made(experiment)
+    regret = found.regret(("last", False), found.where())
+    assert regret is not None
+    assert len(found.where()) == 4
+    assert regret.value == pytest.approx(20)
+    error = 100 * np.sqrt(0.2 * 0.8 * (1 / 60 + 1 / 40)) / 2
+    assert regret.half == pytest.approx(1.96 * error, rel=0.08)
+
+
+def test_scores_are_compared_over_the_same_choices(experiment: Any) -> None:
+    """LN has no finite logits and so no entropy, which is best where it has a value."""
+    experiment.images = {"A": 60, "W": 40}
+    add(experiment, "bn", "A", lambda domain, k: right(SMALL[domain], 20 + 10 * (k == 0) * (domain == "W"), 9.0 - k))
+    add(experiment, "ln", "A", lambda domain, k: np.where(k == 9, 0.0, np.nan) + right(SMALL[domain], 20, 1.0))
+    found = made(experiment, ["entropy"])
+    assert found.summary(("entropy", False), found.where()).families == 1
+    assert found.summary(("source_val", False), found.where()).families == 2
+    assert found.comparable == ["source_val"]
