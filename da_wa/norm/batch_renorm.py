@@ -65,7 +65,7 @@ class BatchRenorm2d(nn.BatchNorm2d):
     def _corrections(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The corrections r and d, (c,) each, of this step; updates the running averages if they are tracked."""
         var, mean = torch.var_mean(at_least_float32(x), (0, 2, 3), correction=0)
-        sigma = torch.sqrt(self.running_var + self.eps)
+        sigma = torch.sqrt(at_least_float32(self.running_var) + self.eps)
         r_max = 1 + (self.r_max - 1) * self._progress(self.r_end)
         d_max = self.d_max * self._progress(self.d_end)
         r = (torch.sqrt(var + self.eps) / sigma).clamp(1 / r_max, r_max)
@@ -73,11 +73,11 @@ class BatchRenorm2d(nn.BatchNorm2d):
         if self.track_running_stats:
             self.num_batches_tracked.add_(1)
             share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(var, share)
+            for running, found in ((self.running_mean, mean), (self.running_var, var)):
+                running.copy_(torch.lerp(at_least_float32(running), found, share))
         return r, d
 
     def _progress(self, end: int) -> Tensor:
         """From 0 at ``start`` to 1 at ``end``, in steps taken; a tensor, to avoid synchronising with the device."""
-        steps = (self.num_batches_tracked - self.start).to(self.running_var.dtype)
+        steps = (self.num_batches_tracked - self.start).to(at_least_float32(self.running_var).dtype)
         return (steps / max(end - self.start, 1)).clamp(0, 1)

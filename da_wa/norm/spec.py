@@ -100,11 +100,12 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, c, h, w)."""
-        if compiled_on_cpu(input):
+        if _can_be_fused(self, input):
             return fused_group_norm(input, self.weight, self.bias, self.num_groups, self.eps)
         if not input.is_cuda:
             return super().forward(input)
-        weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)  # the kernel needs one type
+        # the kernel needs one type
+        weight, bias = (None if p is None else p.to(input.dtype) for p in (self.weight, self.bias))
         with torch.autocast("cuda", enabled=False):
             return F.group_norm(input, self.num_groups, weight, bias, self.eps)
 
@@ -116,6 +117,10 @@ def compiled_on_cpu(x: Tensor) -> bool:
     False
     """
     return torch.compiler.is_compiling() and x.device.type == "cpu"
+
+
+def _can_be_fused(norm: nn.GroupNorm | nn.InstanceNorm2d, x: Tensor) -> bool:
+    return compiled_on_cpu(x) and x.ndim == 4 and norm.weight is not None and norm.bias is not None
 
 
 def group_norm(channels: int, groups: int = 32, **kwargs: Any) -> GroupNorm:
@@ -168,9 +173,11 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, c, h, w)."""
+        """(n, c, h, w) -> (n, c, h, w), or (c, h, w) -> (c, h, w)."""
         self._check_input_dim(input)
-        if compiled_on_cpu(input):
+        if input.ndim == 3:  # torch's kernel would take it for c images of one axis
+            return self.forward(input[None])[0]
+        if _can_be_fused(self, input):
             return fused_group_norm(input, self.weight, self.bias, self.num_features, self.eps)
         fast = torch.backends.cudnn.enabled
         return torch.instance_norm(input, self.weight, self.bias, None, None, True, self.momentum or 0, self.eps, fast)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from timm.layers import EvoNorm2dS0, FilterResponseNormTlu2d
 from torch import Tensor, nn
 
 from da_wa.norm import TLU, BatchRenorm2d, EvoNormS0, FilterResponseNorm2d, group_norm, instance_norm, layer_norm
-from da_wa.norm.spec import group_count
+from da_wa.norm.spec import InstanceNorm2d, group_count
 
 
 @pytest.fixture
@@ -136,6 +137,20 @@ def test_batch_renorm_corrections_are_constants_to_the_gradient(x: Tensor) -> No
     torch.testing.assert_close(gradient, x.grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_renorm_in_half_precision_is_that_of_single_precision(dtype: torch.dtype, momentum: float | None) -> None:
+    wide = BatchRenorm2d(6, momentum=momentum, start=0, r_end=3, d_end=3)  # type: ignore[arg-type]
+    half = copy.deepcopy(wide).to(dtype)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        x = (2 * torch.randn(4, 6, 5, 3, generator=draw) + 1).to(dtype)
+        y = half(x)
+        torch.testing.assert_close(y.float(), wide(x.float()), rtol=0.05, atol=0.05)
+    assert y.dtype == half.running_mean.dtype == dtype
+    torch.testing.assert_close(half.running_var.float(), wide.running_var, rtol=0.03, atol=0)
+
+
 @pytest.mark.parametrize("make", [FilterResponseNorm2d, TLU, EvoNormS0, BatchRenorm2d, group_norm, layer_norm])
 def test_gradients_types_and_compilation(make: type[nn.Module]) -> None:
     layer, x = make(8), torch.randn(2, 8, 4, 4, requires_grad=True)
@@ -156,6 +171,26 @@ def test_instance_norm_is_torchs_and_makes_the_bias_of_a_single_pixel(x: Tensor)
     torch.testing.assert_close(norm(pixel), norm.bias.view(1, -1, 1, 1).expand_as(pixel))
     norm(pixel).sum().backward()
     assert pixel.grad is not None and not pixel.grad.any()
+
+
+def test_instance_norm_of_one_map_without_a_batch_is_torchs() -> None:
+    x = torch.randn(6, 6, 5)
+    norm = shuffled(instance_norm(6)).float()
+    torch.testing.assert_close(norm(x), nn.InstanceNorm2d.forward(norm, x))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: group_norm(6, affine=False), (2, 6, 4, 3)),
+        (lambda: InstanceNorm2d(6), (2, 6, 4, 3)),
+        (lambda: instance_norm(6), (6, 4, 3)),
+        (lambda: group_norm(6), (2, 6, 5)),
+    ],
+)
+def test_what_the_fused_kernel_does_not_take_compiles(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    norm, x = make(), torch.randn(shape)
+    torch.testing.assert_close(torch.compile(norm, backend="eager", fullgraph=True)(x), norm(x))
 
 
 @pytest.mark.parametrize("make", [FilterResponseNorm2d, EvoNormS0])
