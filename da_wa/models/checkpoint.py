@@ -54,7 +54,7 @@ def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torc
     """
     state = {}
     for key, tensor in model.state_dict().items():
-        stored = tensor.detach().cpu().contiguous()
+        stored = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # tied tensors share memory
         if stored.is_floating_point():
             stored = stored.to(dtype)
             if not stored.isfinite().all():

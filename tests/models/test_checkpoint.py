@@ -33,6 +33,20 @@ def test_a_backbone_comes_back_whatever_the_head(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["net.safetensors"]  # no draft is left
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tied_weights_are_saved_and_stay_tied(tmp_path, dtype):
+    def tied():
+        model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
+        model[1].weight = model[0].weight
+        return model
+
+    trained, fresh = tied(), tied()
+    checkpoint.save(tmp_path / "net.safetensors", trained, Header({}, {}), dtype)
+    checkpoint.load_network(tmp_path / "net.safetensors", fresh)
+    assert torch.equal(fresh[0].weight, trained[0].weight.to(dtype).float())
+    assert fresh[1].weight is fresh[0].weight
+
+
 def test_half_precision_rounds_to_eleven_bits(tmp_path):
     trained, fresh = tiny(BN), tiny(BN)
     checkpoint.save(tmp_path / "net.safetensors", trained, Header({}, {}), torch.float16)
