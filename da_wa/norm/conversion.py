@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from da_wa.errors import ConfigError, nearest
 from da_wa.norm.batch_renorm import BatchRenorm2d
@@ -25,6 +25,7 @@ from da_wa.norm.tracing import (
     Flow,
     channels,
     computes_as_conv2d,
+    copied,
     in_series,
     layers_after_norm,
     rebuild,
@@ -169,8 +170,9 @@ def convert(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_in
             computes the same. ``one`` sets gains to 1, as in a network trained from the start.
 
     Raises:
-        ConfigError: an unknown name in ``skip``, an unknown ``gain_init``, a model that is already converted, or
-            a classifier that cannot be found and is not named in ``skip``.
+        ConfigError: an unknown name in ``skip``, an unknown ``gain_init``, a model that is already converted, that
+            cannot be copied, or that has layers without a shape yet, or a classifier that cannot be found and is not
+            named in ``skip``.
 
     Warns:
         UserWarning: few of the convolution and linear layers are reached.
@@ -181,7 +183,7 @@ def convert(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_in
     ['WeightAlignConv2d', 'GroupNorm', 'ReLU', 'Flatten', 'Linear']
     """
     name = type(model).__name__
-    model, changes = _convert(copy.deepcopy(model), norm, skip, gain_init)
+    model, changes = _convert(copied(model), norm, skip, gain_init)
     log.info("%s:\n%s", norm.label, changes)
     (layers, all_layers), (weights, all_weights) = changes.layers, changes.weights
     if layers < LOW_COVERAGE * all_layers and weights < LOW_COVERAGE * all_weights:
@@ -208,7 +210,7 @@ def survey(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_ini
        1 × Conv2d -> WeightAlignConv2d: 0
        1 × Linear unchanged (the classifier): 4
     """
-    return _convert(copy.deepcopy(model).to("meta"), norm, skip, gain_init)[1]
+    return _convert(copied(model).to("meta"), norm, skip, gain_init)[1]
 
 
 def _convert(model: nn.Module, norm: Norm, skip: Collection[str], gain_init: GainInit) -> tuple[nn.Module, Survey]:
@@ -218,6 +220,8 @@ def _convert(model: nn.Module, norm: Norm, skip: Collection[str], gain_init: Gai
         raise ConfigError(f"{norm!r} is not a Norm; write named('bn_wa') for one of da_wa, or make a Norm")
     if norm.keep:
         return model, Survey(())
+    if lazy := [name for name, t in chain(model.named_parameters(), model.named_buffers()) if is_lazy(t)]:
+        raise ConfigError(f"{lazy[0]} has no shape yet; show the network one batch of images before converting it")
     flow = trace(model)
     left = _left_alone(model, skip, flow)
     absorbed = absorb_batch_norms(flow.conv_norms, left) if norm.activation is None else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Container, Iterable
 
 import torch
@@ -14,6 +13,7 @@ from da_wa.norm.normalized_conv import NormalizedConv2d
 from da_wa.norm.tracing import (
     BATCH_NORMS,
     computes_as_conv2d,
+    copied,
     in_series,
     layers_after_norm,
     rebuild,
@@ -39,7 +39,7 @@ def fold(model: nn.Module) -> nn.Module:
         model: a network in evaluation mode.
 
     Raises:
-        ConfigError: the network is in training mode.
+        ConfigError: the network is in training mode, or cannot be copied.
 
     >>> from da_wa.norm import WeightAlignConv2d
     >>> model = nn.Sequential(WeightAlignConv2d(3, 8, 3), nn.ReLU()).eval()
@@ -49,7 +49,7 @@ def fold(model: nn.Module) -> nn.Module:
     """
     if model.training:
         raise ConfigError("the network is in training mode; call model.eval() before folding it")
-    model = copy.deepcopy(model)
+    model = copied(model)
     return replace_modules(model, {m: _plain(m) for m in model.modules() if isinstance(m, NormalizedConv2d)})
 
 
@@ -64,13 +64,14 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     """:func:`fold`, then merge every BatchNorm that directly follows a convolution into it.
 
     The outputs are the same up to rounding. Convolutions gain a bias, so the state dict has other keys. A submodule
-    whose control flow depends on its input keeps its norms.
+    whose control flow depends on its input keeps its norms, as does a BatchNorm in training mode, which normalises by
+    the statistics of each batch.
 
     Args:
         model: a network in evaluation mode that ``torch.fx`` can trace.
 
     Raises:
-        ConfigError: the network is in training mode, or its control flow depends on its input.
+        ConfigError: the network is in training mode, cannot be copied, or its control flow depends on its input.
 
     >>> from da_wa.norm import WeightAlignConv2d
     >>> model = nn.Sequential(WeightAlignConv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
@@ -84,7 +85,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} cannot be traced ({flow.opaque[model]}), so its BatchNorms cannot be folded; "
             "use fold(model), which keeps them"
         )
-    return replace_modules(model, absorb_batch_norms(flow.conv_norms))
+    return replace_modules(model, absorb_batch_norms(pair for pair in flow.conv_norms if not pair[1].training))
 
 
 @torch.no_grad()

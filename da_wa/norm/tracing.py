@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from da_wa.errors import ConfigError
 from da_wa.norm.spec import ConvFactory
 
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -23,7 +25,8 @@ HOOKS = [name for name in vars(nn.Module()) if "_hooks" in name]
 def rebuild(conv: nn.Conv2d, make: ConvFactory) -> nn.Conv2d:
     """A convolution made by ``make`` that shares the shape and the parameters ``weight`` and ``bias`` of ``conv``.
 
-    The random state of torch is unchanged.
+    Parametrized ones (``torch.nn.utils.parametrize``) are taken at their present values. The random state of torch is
+    unchanged.
 
     >>> conv = nn.Conv2d(3, 8, 3, stride=2, bias=False)
     >>> same = rebuild(conv, nn.Conv2d)
@@ -44,8 +47,41 @@ def rebuild(conv: nn.Conv2d, make: ConvFactory) -> nn.Conv2d:
             device=conv.weight.device,
             dtype=conv.weight.dtype,
         )
-    new.weight, new.bias = conv.weight, conv.bias
+    new.weight, new.bias = _as_parameter(conv.weight), None if conv.bias is None else _as_parameter(conv.bias)
     return new.train(conv.training)
+
+
+def _as_parameter(tensor: Tensor) -> nn.Parameter:
+    if isinstance(tensor, nn.Parameter):
+        return tensor
+    return nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy of ``model``.
+
+    Raises:
+        ConfigError: it holds tensors that are computed from its parameters, which torch cannot copy.
+
+    >>> copied(nn.ReLU())
+    ReLU()
+    """
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        computed = [
+            f"{path}.{name}" if path else name
+            for path, module in model.named_modules()
+            for name, value in vars(module).items()
+            if isinstance(value, Tensor) and not value.is_leaf
+        ]
+        if not computed:
+            raise
+        raise ConfigError(
+            f"{type(model).__name__} cannot be copied: {', '.join(computed[:3])} is computed from its parameters. Call "
+            "torch.nn.utils.remove_weight_norm, torch.nn.utils.remove_spectral_norm or torch.nn.utils.prune.remove "
+            "first, or use torch.nn.utils.parametrizations"
+        ) from error
 
 
 def replace_modules(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -169,7 +205,8 @@ class Flow:
     Attributes:
         heads: the layers with parameters whose output reaches the network's output and no other such layer. A norm
             ends a path but is not a head.
-        conv_norms: pairs of a convolution and the norm that is the only user of its output, both used once.
+        conv_norms: pairs of a convolution and the norm that is the only user of its output, both used once, and their
+            tensors nowhere else.
         opaque: modules that cannot be traced, each with the exception. Such a module may be a head.
     """
 
@@ -197,9 +234,19 @@ def trace(model: nn.Module) -> Flow:
     modules = dict(model.named_modules())
     layers = {node: modules[str(node.target)] for node in graph.nodes if node.op == "call_module"}
     opaque = {modules[path]: error for path, error in tracer.opaque.items()}
-    hidden = {inner for module in opaque for inner in module.modules()}
+    hidden = {inner for module in opaque for inner in module.modules()} | set(
+        _read_elsewhere(graph, tracer.root, layers)
+    )
     pairs = (pair for pair in _conv_norms(layers) if hidden.isdisjoint(pair))
     return Flow(tuple(_heads(graph, layers)), tuple(pairs), opaque)
+
+
+def _read_elsewhere(graph: fx.Graph, root: nn.Module, layers: Mapping[fx.Node, nn.Module]) -> Iterator[nn.Module]:
+    """Layers with a tensor that the network also uses outside of their calls, such as ``F.conv2d(x, conv.weight)``."""
+    read = {id(operator.attrgetter(str(node.target))(root)) for node in graph.nodes if node.op == "get_attr"}
+    for layer in layers.values():
+        if any(id(t) in read for t in itertools.chain(layer.parameters(), layer.buffers())):
+            yield layer
 
 
 def _trial(model: nn.Module) -> nn.Module:

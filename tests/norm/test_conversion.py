@@ -573,6 +573,33 @@ def test_subclasses_of_conv2d() -> None:
     assert type(convert(model, Norm(""))[1]) is Named
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize(
+    "change",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        lambda conv: nn.utils.prune.random_unstructured(conv, "weight", 0.5),
+    ],
+)
+def test_tensors_that_torch_cannot_copy_are_named(change: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(change(nn.Conv2d(3, 4, 3)), nn.Flatten(), nn.Linear(4, 2))
+    model(torch.randn(2, 3, 3, 3))
+    for use in (convert, survey):
+        with pytest.raises(ConfigError, match=r"0\.weight is computed from its parameters"):
+            use(model, named("bn_wa"))
+    with pytest.raises(ConfigError, match=r"0\.weight is computed from its parameters"):
+        fold(model.eval())
+
+
+def test_layers_without_a_shape_are_refused() -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(ConfigError, match=r"0\.weight has no shape yet"):
+        convert(model, named("wa"))
+    model(torch.zeros(1, 3, 5, 5))
+    assert type(convert(model, named("wa"))[0]) is WeightAlignConv2d
+
+
 def test_layers_inside_norms() -> None:
     """timm's norms hold an activation; their LayerNorm2d takes maps, nn.LayerNorm does not."""
     act = timm.layers.BatchNormAct2d(4, act_layer=nn.SiLU)

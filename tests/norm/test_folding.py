@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
@@ -200,6 +201,50 @@ def test_what_cannot_be_folded_is_left_alone() -> None:
     plain = fold_batch_norm(model)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in plain.modules()) == 4
     assert torch.equal(plain(x), model(x))
+
+
+def test_a_batch_norm_in_training_mode_is_left_alone() -> None:
+    """Test-time adaptation leaves networks like this: evaluation mode, but statistics of the batch."""
+    model, x = shuffle(nn.Sequential(WeightAlignConv2d(3, 8, 3), nn.BatchNorm2d(8))), torch.randn(4, 3, 6, 6)
+    model[1].train()
+    torch.testing.assert_close(fold_batch_norm(model)(x), model(x))
+
+
+class Siamese(nn.Module):
+    """A network that uses the filters of a layer outside of its call, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 3, 3, bias=False), nn.BatchNorm2d(3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.norm(self.conv(x)) + F.conv2d(x, self.conv.weight)
+        logits: Tensor = self.head(maps.mean((2, 3)))
+        return logits
+
+
+def test_filters_that_are_used_elsewhere_are_left_alone() -> None:
+    model, x = shuffle(Siamese()).double(), torch.randn(2, 3, 6, 6).double()
+    torch.testing.assert_close(fold_batch_norm(model)(x), model(x))
+    torch.testing.assert_close(convert(model, named("none"))(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "parametrize",
+    [
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        lambda conv: nn.utils.parametrize.register_parametrization(conv, "gain", nn.Softplus()),
+        lambda conv: nn.utils.parametrize.register_parametrization(conv, "bias", nn.Tanh()),
+    ],
+)
+def test_parametrized_convolutions_fold_at_their_present_values(parametrize: Callable[[nn.Module], nn.Module]) -> None:
+    layer = WeightAlignConv2d(3, 8, 3)
+    nn.init.normal_(layer.bias)
+    parametrize(layer.eval())
+    plain, x = fold(layer), torch.randn(2, 3, 5, 5)
+    assert list(plain.state_dict()) == ["weight", "bias"]
+    torch.testing.assert_close(plain(x), layer(x))
 
 
 class Undecided(nn.Module):
