@@ -34,12 +34,11 @@ class DomainNorm(nn.Module):
 
 
 def separate_domains(model: nn.Module) -> None:
-    """Replace every layer with running statistics by a :class:`DomainNorm`, in place."""
-    for name, child in model.named_children():
-        if has_running_statistics(child):
-            setattr(model, name, DomainNorm(child))
-        else:
-            separate_domains(child)
+    """Replace every layer with running statistics by a :class:`DomainNorm`, in place and wherever it is used."""
+    separate = {layer: DomainNorm(layer) for layer in model.modules() if has_running_statistics(layer)}
+    for path, layer in list(model.named_modules(remove_duplicate=False)):
+        if layer in separate:
+            model.set_submodule(path, separate[layer])
 
 
 def has_running_statistics(layer: nn.Module) -> bool:

@@ -13,12 +13,12 @@ from da_wa.models.backbone import Backbone
 
 
 def affine_parameters(backbone: Backbone) -> list[nn.Parameter]:
-    """The parameters of :func:`~da_wa.adapt.adaptable.adaptable`.
+    """The parameters of :func:`~da_wa.adapt.adaptable.adaptable` that are not frozen.
 
     Raises:
         ConfigError: there are none.
     """
-    found = [parameter for _, parameter in adaptable(backbone)]
+    found = [parameter for _, parameter in adaptable(backbone) if parameter.requires_grad]
     if not found:
         raise ConfigError(
             "this network has no affine parameters that a stream method could train; "

@@ -56,6 +56,7 @@ class Adapter(Classifier):
         if self.statistics == "domain":
             separate_domains(model)
         self._watched: dict[str, RunningMean] = {}
+        self._unused: list[nn.Parameter] = []
 
     @property
     def _data(self) -> PairedDataModule:
@@ -63,11 +64,17 @@ class Adapter(Classifier):
         return data
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        chosen = [*self.method.trained(self.model), *self.method.parameters()]
+        """What the method chooses, except for what is frozen; the rest of the network is frozen until the end."""
+        chosen = [p for p in (*self.method.trained(self.model), *self.method.parameters()) if p.requires_grad]
         wanted = {id(p) for p in chosen}
-        for parameter in self.parameters():
-            parameter.requires_grad_(id(parameter) in wanted)
+        self._unused = [p for p in self.parameters() if p.requires_grad and id(p) not in wanted]
+        for parameter in self._unused:
+            parameter.requires_grad_(False)
         return chosen
+
+    def on_fit_end(self) -> None:
+        for parameter in self._unused:
+            parameter.requires_grad_(True)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from da_wa.adapt.adaptable import adaptable
+from da_wa.adapt.domain_norm import DomainNorm, separate_domains
 from da_wa.adapt.losses import entropy
 from da_wa.adapt.method import Method, Seen, Step
 from da_wa.adapt.methods.sar import SAR
@@ -696,6 +697,32 @@ def test_adabn_with_alpha_0_is_the_source(small_source, tmp_path):
     weights = run(tmp_path, SMALL, start(method, "bn", small_source), method, **options).model.state_dict()
     for key, value in small_source("bn").items():
         torch.testing.assert_close(weights[key], value)
+
+
+@pytest.mark.parametrize("name", ["coral", "shot", "tent", "sar"])
+def test_what_is_frozen_stays_frozen_and_the_rest_can_be_trained_afterwards(small_source, tmp_path, name):
+    method, _ = made(name)
+    model = start(method, "bn", small_source)
+    model.stem.requires_grad_(False)
+    before = [p.requires_grad for p in model.parameters()]
+    stem = [p.clone() for p in model.stem.parameters()]
+    run(tmp_path / "run", SMALL, model, method, epochs=1)
+    assert all(torch.equal(p, q) for p, q in zip(model.stem.parameters(), stem, strict=True))
+    assert [p.requires_grad for p in model.parameters()] == before
+
+
+def test_a_batch_norm_that_is_used_twice_becomes_one_for_each_domain():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.BatchNorm2d(3)
+            self.second, self.inside = self.first, nn.Sequential(self.first)
+
+    model = Twice()
+    separate_domains(model)
+    assert isinstance(model.first, DomainNorm)
+    assert model.second is model.first and model.inside[0] is model.first
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == 2
 
 
 def test_dsbn_keeps_statistics_of_both_domains(undisturbed):
