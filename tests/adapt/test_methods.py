@@ -17,7 +17,9 @@ import pytest
 import torch
 from torch import nn
 
+from da_wa.adapt import oracles
 from da_wa.adapt.adaptable import adaptable
+from da_wa.adapt.conformance import seeded_inputs
 from da_wa.adapt.domain_norm import DomainNorm, separate_domains
 from da_wa.adapt.losses import entropy
 from da_wa.adapt.method import Method, Seen, Step
@@ -377,6 +379,142 @@ def test_every_option_of_a_method_is_checked():
     assert options == {(name, option) for name, option, *_ in WRONG}
 
 
+DRAWN = seeded_inputs(0)
+"""Features and logits of 12 source and 9 target images, 5 classes."""
+ORDER = np.array([3, 0, 8, 1, 7, 2, 6, 5, 4])
+"""Positions of the target images of the batch."""
+
+
+def drawn_step() -> tuple[Step, list[torch.Tensor]]:
+    """A step of :data:`DRAWN` at a progress of 0.3, and its features, which record gradients."""
+    tensors = {key: torch.from_numpy(value) for key, value in DRAWN.items()}
+    features = [tensors[f"{domain}_features"].requires_grad_() for domain in ("source", "target")]
+    source, target = (Seen(f, tensors[f"{d}_logits"]) for f, d in zip(features, ("source", "target"), strict=True))
+    strong = Seen(features[1], tensors["strong_logits"])
+    return Step(source, torch.arange(12) % 5, target, torch.from_numpy(ORDER), 0.3, lambda: strong), features
+
+
+class Judged(nn.Module):
+    """A discriminator of float64 inputs, without dropout, that computes in float64."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers.double().eval()
+
+    def array(self, inputs: np.ndarray) -> np.ndarray:
+        outputs: np.ndarray = self.layers(torch.from_numpy(inputs)).detach().numpy()
+        return outputs
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.layers(inputs)
+        return outputs
+
+
+def built(name: str, **build: Any) -> Method:
+    method, _ = made(name, **build)
+    torch.manual_seed(0)
+    backbone = Backbone()
+    backbone.num_features = 4
+    method.build(backbone, 5, 9)
+    for own in ("discriminator", "adversary"):
+        if hasattr(method, own):
+            setattr(method, own, Judged(getattr(method, own)))
+    return method
+
+
+def scaled(scale: bool) -> tuple[np.ndarray, np.ndarray]:
+    both = [DRAWN["source_features"], DRAWN["target_features"]]
+    rms = np.sqrt((both[0] ** 2).mean()) if scale else 1.0
+    return both[0] / rms, both[1] / rms
+
+
+def dann_by_hand(method: Any, scale: bool) -> float:
+    return oracles.domain_bce(*(method.discriminator.array(f)[:, 0] for f in scaled(scale)))
+
+
+def cdan_by_hand(method: Any, entropy: bool, scale: bool) -> float:
+    logits = DRAWN["source_logits"], DRAWN["target_logits"]
+    if method.of_features is None:
+        inputs = [oracles.condition(f, z) for f, z in zip(scaled(scale), logits, strict=True)]
+    else:
+        maps = method.of_features.double().numpy(), method.of_classes.double().numpy()
+        inputs = [oracles.condition_randomly(f, z, *maps) for f, z in zip(scaled(scale), logits, strict=True)]
+    outputs = [method.discriminator.array(x)[:, 0] for x in inputs]
+    return oracles.entropy_weighted_bce(*outputs, *logits) if entropy else oracles.domain_bce(*outputs)
+
+
+def mdd_by_hand(method: Any, gamma: float) -> float:
+    s, t = (method.adversary.array(DRAWN[f"{domain}_features"]) for domain in ("source", "target"))
+    return oracles.mdd(DRAWN["source_logits"], s, DRAWN["target_logits"], t, gamma=gamma)
+
+
+def fixmatch_by_hand(threshold: float, relative: bool, align: bool) -> float:
+    weak, source = DRAWN["target_logits"], DRAWN["source_logits"]
+    limit = oracles.relative_threshold(source, threshold) if relative else threshold
+    weak = np.log(oracles.align_distribution(weak, source)) if align else weak
+    return oracles.fixmatch(DRAWN["strong_logits"], weak, limit)
+
+
+def shot_by_hand(pseudo: float) -> float:
+    f, z = DRAWN["target_features"], DRAWN["target_logits"]
+    labels = oracles.centroid_labels(f, z).astype(int)
+    wrong = -np.log(oracles.softmax(z)[np.arange(9), labels[ORDER]])
+    return oracles.information_maximization(z) + pseudo * float(wrong.mean())
+
+
+BY_HAND: list[tuple[str, dict[str, Any], Callable[[Any], float]]] = [
+    ("coral", {"unit_scale": True}, lambda method: oracles.coral(*scaled(True))),
+    ("coral", {"unit_scale": False}, lambda method: oracles.coral(*scaled(False))),
+    ("dan", {}, lambda method: oracles.mmd(*scaled(False))),
+    ("dann", {"unit_scale": True}, lambda method: dann_by_hand(method, True)),
+    ("dann", {"unit_scale": False}, lambda method: dann_by_hand(method, False)),
+    ("cdan", {"entropy": True, "unit_scale": True}, lambda method: cdan_by_hand(method, True, True)),
+    ("cdan", {"entropy": False, "unit_scale": False}, lambda method: cdan_by_hand(method, False, False)),
+    ("mdd", {"gamma": 2.5}, lambda method: mdd_by_hand(method, 2.5)),
+    ("mcc", {"temperature": 1.3}, lambda method: oracles.mcc(DRAWN["target_logits"], 1.3)),
+    ("bnm", {}, lambda method: oracles.bnm(DRAWN["target_logits"])),
+    ("afn", {"step": 0.5}, lambda method: 2 * 0.5**2),
+    ("fixmatch", {"threshold": 0.6}, lambda method: fixmatch_by_hand(0.6, False, False)),
+    ("fixmatch", {"threshold": 0.8, "relative": True}, lambda method: fixmatch_by_hand(0.8, True, False)),
+    ("fixmatch", {"threshold": 0.5, "align": True}, lambda method: fixmatch_by_hand(0.5, False, True)),
+    ("shot", {"pseudo": 0.7}, lambda method: shot_by_hand(0.7)),
+    ("shot", {"pseudo": 0.0}, lambda method: shot_by_hand(0.0)),
+]
+
+
+@pytest.mark.parametrize(("name", "build", "by_hand"), BY_HAND, ids=[f"{n}-{b}" for n, b, _ in BY_HAND])
+def test_the_loss_of_a_method_is_its_formula_with_the_options_given(name, build, by_hand):
+    method, (step, features) = built(name, **build), drawn_step()
+    whole = Seen(features[1].detach(), step.target.logits)
+    method.refresh(lambda: whole)
+    assert sum(method.loss(step).values()).item() == pytest.approx(by_hand(method), rel=1e-6)
+
+
+def test_random_maps_of_cdan_replace_the_product(monkeypatch):
+    monkeypatch.setattr("da_wa.adapt.methods.cdan.LARGEST_PRODUCT", 19)  # one less than 4 · 5
+    method = built("cdan", map_size=7)
+    assert method.of_features.shape == (4, 7)
+    assert method.loss(drawn_step()[0])["domain"].item() == pytest.approx(cdan_by_hand(method, True, True), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "top"),
+    [("dann", {}, 1.0), ("cdan", {"entropy": False}, 1.0), ("mdd", {"reversal": 0.2}, 0.2)],
+)
+def test_features_get_the_reversed_gradient_of_the_schedule(monkeypatch, name, build, top):
+    method, (step, features) = built(name, **build), drawn_step()
+    reversed_ = torch.autograd.grad(sum(method.loss(step).values()), features)
+    own = torch.autograd.grad(sum(method.loss(step).values()), list(method.parameters()))
+    monkeypatch.setattr(f"da_wa.adapt.methods.{name}.reverse_gradient", lambda x, scale: x)
+    plain = torch.autograd.grad(sum(method.loss(step).values()), features)
+    scale = top * (2 / (1 + np.exp(-10 * 0.3)) - 1)
+    for one, other in zip(reversed_, plain, strict=True):
+        torch.testing.assert_close(one, -scale * other, rtol=1e-5, atol=1e-9)
+    again = torch.autograd.grad(sum(method.loss(step).values()), list(method.parameters()))
+    for one, other in zip(own, again, strict=True):  # that of the discriminator itself is not reversed
+        torch.testing.assert_close(one, other)
+
+
 def test_the_gradient_of_a_discriminator_is_reversed_for_the_features_only(small_source):
     """A step against the gradient improves the discriminator and makes the features harder to tell apart."""
     method, _ = made("dann")
@@ -584,6 +722,57 @@ def test_a_calibration_sees_all_target_images_in_random_order(small_source, tmp_
 def test_a_calibration_after_which_logits_are_not_finite_is_a_divergence(small_source, tmp_path):
     with pytest.raises(Diverged, match="logits of S were not finite"):
         run(tmp_path, SMALL, start(Breaks(), "gn", small_source), Breaks())
+
+
+def sar_by_hand(model, batches, lr, momentum, share, rho, reset_below, decay):
+    """Algorithm 1 of the paper; after a reset momentum and average start anew, as in the authors' code."""
+    parameters = [p for _, p in adaptable(model)]
+    start, velocity = [p.detach().clone() for p in parameters], [torch.zeros_like(p) for p in parameters]
+    average, resets = None, 0
+    for batch in batches:
+        first = entropy(model(batch))
+        kept = first < share * np.log(3)
+        gradients = torch.autograd.grad(first[kept].mean(), parameters)
+        length = torch.sqrt(sum((g**2).sum() for g in gradients))
+        here = [p.detach().clone() for p in parameters]
+        with torch.no_grad():
+            for p, g in zip(parameters, gradients, strict=True):
+                p += rho * g / length
+        second = entropy(model(batch))
+        both = kept & (second < share * np.log(3))
+        gradients = torch.autograd.grad(second[both].mean(), parameters)
+        loss = second[both].mean().item()
+        average = loss if average is None else decay * average + (1 - decay) * loss
+        reset = average < reset_below
+        with torch.no_grad():
+            for p, old, first_value, v, g in zip(parameters, here, start, velocity, gradients, strict=True):
+                v.copy_(torch.zeros_like(v) if reset else momentum * v + g)
+                p.copy_(first_value if reset else old - lr * v)
+        average, resets = (None, resets + 1) if reset else (average, resets)
+    return resets
+
+
+@pytest.mark.parametrize(
+    ("lr", "share", "rho", "reset_below"), [(0.005, 0.6, 1.0, 0.0), (0.005, 0.6, 0.0, 0.0), (0.1, 1.0, 0.3, 0.3)]
+)
+def test_sar_is_the_algorithm_of_its_paper(small_source, lr, share, rho, reset_below):
+    options = {"lr": lr, "momentum": 0.9, "share": share, "rho": rho, "reset_below": reset_below, "decay": 0.6}
+    method, _ = made("sar", **options)
+    ours, theirs = (start(method, "gn", small_source) for _ in range(2))
+    with torch.no_grad():
+        for model in (ours, theirs):
+            model.head.weight *= 20  # predictions of all confidences
+    batches = [images(SMALL[1], first, 8) for first in (0, 8, 16, 0, 8, 16)]
+    resets = sar_by_hand(theirs.eval(), batches, **options)
+    assert 0 < resets < 5 if reset_below else resets == 0
+    method.build(ours, 3, 24)
+    counted = 0.0
+    for batch in batches:
+        method.observe(ours, batch)
+        counted += float(method.watched["reset"])
+    assert counted == resets
+    for (key, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=key)
 
 
 def test_sar_goes_back_to_the_source_when_its_loss_is_low(small_source, tmp_path):

@@ -12,6 +12,7 @@ from timm.layers import EvoNorm2dS0, FilterResponseNormTlu2d
 from torch import Tensor, nn
 
 from da_wa.norm import TLU, BatchRenorm2d, EvoNormS0, FilterResponseNorm2d, group_norm, instance_norm, layer_norm
+from da_wa.norm.compiled import fused_group_norm
 from da_wa.norm.spec import InstanceNorm2d, group_count
 
 
@@ -131,7 +132,7 @@ def test_batch_renorm_corrections_are_constants_to_the_gradient(x: Tensor) -> No
     reference = BatchRenorm2d(6, start=0, r_end=1, d_end=1).double()
     reference.num_batches_tracked.fill_(1)
     reference.running_var.fill_(9.0)
-    r, d = (t.view(1, -1, 1, 1) for t in reference._corrections(x))
+    r, d = (t.view(1, -1, 1, 1) for t in reference._corrections(x.detach()))
     var, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
     ((x - mean) / torch.sqrt(var + 1e-5) * r + d).sin().sum().backward()
     torch.testing.assert_close(gradient, x.grad)
@@ -191,6 +192,18 @@ def test_instance_norm_of_one_map_without_a_batch_is_torchs() -> None:
 def test_what_the_fused_kernel_does_not_take_compiles(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     norm, x = make(), torch.randn(shape)
     torch.testing.assert_close(torch.compile(norm, backend="eager", fullgraph=True)(x), norm(x))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_values_and_gradients_of_the_fused_kernel_are_torchs(x: Tensor, groups: int) -> None:
+    inputs = [3 * x, torch.linspace(0.5, 2, 6, dtype=torch.float64), torch.linspace(-1, 1, 6, dtype=torch.float64)]
+    found = []
+    for norm in (fused_group_norm, lambda x, w, b, groups, eps: nn.functional.group_norm(x, groups, w, b, eps)):
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        y = norm(*leaves, groups, 0.1)
+        found.append((y, *torch.autograd.grad(y.sin().sum(), leaves)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("make", [FilterResponseNorm2d, EvoNormS0])

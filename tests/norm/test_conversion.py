@@ -534,6 +534,12 @@ def test_device_type_mode_and_frozen_layers_stay() -> None:
     assert {t.device.type for t in placed.state_dict().values()} == {"meta"}
 
 
+@pytest.mark.parametrize("norm", ["evonorm_s0", "brn", "frn"])
+def test_what_a_new_norm_adds_has_the_type_of_the_network(norm: str) -> None:
+    converted = convert(network().double(), named(norm))
+    assert {t.dtype for t in converted.state_dict().values() if t.is_floating_point()} == {torch.float64}
+
+
 def test_a_layer_used_twice_is_converted_once() -> None:
     conv = nn.Conv2d(4, 4, 3, padding=1)
     model = nn.Sequential(conv, nn.BatchNorm2d(4), conv, nn.Flatten(), nn.Linear(64, 2))
