@@ -78,15 +78,18 @@ def refused(experiment: Experiment) -> dict[str, str]:
     """Norms that cannot train with batches of this size, by name, and why.
 
     BatchNorm and its relatives normalise by statistics over the images of a batch. One image has none: they would train
-    another function, that of instance normalisation, than the one they evaluate.
+    another function, that of instance normalisation, than the one they evaluate. Recipes that leave the network, or its
+    statistics, as they are do not need any.
 
     Raises:
         ConfigError: a network cannot be built.
     """
     cfg = experiment.cfg
     found: dict[str, str] = {}
+    recipe = make_recipe(cfg["finetune"])
+    adapts = cfg["sources"] and recipe.trains_network and not getattr(recipe, "frozen_statistics", False)
     for model, (name, norm) in product(experiment.models.values(), experiment.norms.items()):
-        sizes = {"finetune.batch_size": cfg["finetune"].get("batch_size") if cfg["sources"] else None}
+        sizes = {"finetune.batch_size": cfg["finetune"].get("batch_size") if adapts else None}
         if trains(cfg["pretrain"], model):
             sizes["pretrain.recipe.batch_size"] = cfg["pretrain"]["recipe"]["batch_size"]
         for key, size in sizes.items():

@@ -25,7 +25,7 @@ from da_wa.runs.execute import execute
 from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import Done, Ready, UnitJob, Waiting
 from da_wa.runs.plan import plan
-from da_wa.runs.preflight import preflight
+from da_wa.runs.preflight import preflight, refused
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -357,6 +357,20 @@ def test_bad_input_ends_before_the_first_run(command, capsys, options, said):
 )
 def test_small_batches_and_half_precision_are_allowed_where_they_work(words):
     preflight(compose([*TINY, *words]), [], [])
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["finetune.batch_size=1"], {"bn", "brn"}),
+        (["finetune.batch_size=1", "finetune.frozen_statistics=true"], set()),
+        (["finetune=features", "finetune.batch_size=1"], set()),
+        (["finetune=features", "pretrain.recipe.batch_size=1"], {"bn", "brn"}),
+    ],
+)
+def test_batches_of_one_are_refused_where_a_batch_norm_trains(words, names):
+    experiment = compose([*TINY, "norms=[bn,brn,gn]", "methods=[none]", "pretrain=cifar100_short", *words])
+    assert refused(experiment).keys() == names
 
 
 def test_domains_of_one_class_are_refused(tmp_path, monkeypatch, capsys):
