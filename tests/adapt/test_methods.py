@@ -475,7 +475,7 @@ BY_HAND: list[tuple[str, dict[str, Any], Callable[[Any], float]]] = [
     ("bnm", {}, lambda method: oracles.bnm(DRAWN["target_logits"])),
     ("afn", {"step": 0.5}, lambda method: 2 * 0.5**2),
     ("fixmatch", {"threshold": 0.6}, lambda method: fixmatch_by_hand(0.6, False, False)),
-    ("fixmatch", {"threshold": 0.8, "relative": True}, lambda method: fixmatch_by_hand(0.8, True, False)),
+    ("fixmatch", {"threshold": 0.9, "relative": True}, lambda method: fixmatch_by_hand(0.9, True, False)),
     ("fixmatch", {"threshold": 0.5, "align": True}, lambda method: fixmatch_by_hand(0.5, False, True)),
     ("shot", {"pseudo": 0.7}, lambda method: shot_by_hand(0.7)),
     ("shot", {"pseudo": 0.0}, lambda method: shot_by_hand(0.0)),
@@ -753,7 +753,7 @@ def sar_by_hand(model, batches, lr, momentum, share, rho, reset_below, decay):
 
 
 @pytest.mark.parametrize(
-    ("lr", "share", "rho", "reset_below"), [(0.005, 0.6, 1.0, 0.0), (0.005, 0.6, 0.0, 0.0), (0.1, 1.0, 0.3, 0.3)]
+    ("lr", "share", "rho", "reset_below"), [(0.005, 0.6, 1.0, 0.0), (0.005, 0.6, 0.0, 0.0), (0.1, 1.0, 0.3, 0.36)]
 )
 def test_sar_is_the_algorithm_of_its_paper(small_source, lr, share, rho, reset_below):
     options = {"lr": lr, "momentum": 0.9, "share": share, "rho": rho, "reset_below": reset_below, "decay": 0.6}

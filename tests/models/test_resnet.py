@@ -14,7 +14,7 @@ from torch import nn
 
 from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError
-from da_wa.models.fixup import Bias, FixupBasicBlock, FixupBottleneck, Multiplier, scalar_parameters
+from da_wa.models.fixup import Bias, FixupBasicBlock, FixupBottleneck, Multiplier, init_fixup, scalar_parameters
 from da_wa.models.resnet import BLOCKS, BasicBlock, ResNet
 from da_wa.models.vgg import VGG16
 from da_wa.norm.spec import Norm, group_norm, instance_norm, layer_norm
@@ -182,6 +182,35 @@ def test_fixup_scales_the_branch_by_depth(block, m):
         expected = math.sqrt(2 / (k * first.out_channels)) * 6 ** (-1 / (2 * m - 2))
         assert first.weight.std().item() == pytest.approx(expected, rel=0.05)
         assert b.branch[-1].weight.abs().max() == 0
+
+
+@pytest.mark.parametrize("block", [FixupBasicBlock, FixupBottleneck])
+def test_fixup_does_not_scale_the_shortcut(block):
+    """std = sqrt(2/c_out) whatever the depth, the official code's initialisation for ImageNet."""
+    torch.manual_seed(0)
+    blocks = [block(64, 256, 2, NONE) for _ in range(3)]
+    init_fixup(blocks, "one")
+    for b in blocks:
+        expected = math.sqrt(2 / b.shortcut.out_channels)
+        assert b.shortcut.weight.std().item() == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda norm: ResNet(norm, 5, block="basic", depths=[1, 1], widths=[32, 64]),
+        lambda norm: VGG16(norm, 5, width=32, hidden=8),
+    ],
+)
+def test_networks_with_activation_norms_start_with_the_initialisation_of_he_et_al(make):
+    """std = sqrt(2/(k·k·c_in)): He et al. 2015, Eq. 10."""
+    torch.manual_seed(0)
+    model = make(Norm("BN", nn.Conv2d, nn.BatchNorm2d))
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    for conv in convs:
+        expected = math.sqrt(2 / (math.prod(conv.kernel_size) * conv.in_channels))
+        assert conv.weight.std().item() == pytest.approx(expected, rel=0.1 if conv.in_channels == 3 else 0.03)
+    assert any(conv.in_channels != conv.out_channels for conv in convs)
 
 
 @pytest.mark.parametrize(("gain_init", "first", "last"), [("one", 1.0, 1.0), ("fixup", 4 ** (-1 / 2), 0.0)])
