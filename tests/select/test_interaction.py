@@ -41,6 +41,14 @@ def test_exact_where_all_permutations_are_few():
     assert interaction(x, 20_000) == pytest.approx(1 / 32, abs=0.004)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_outcomes_that_are_equal_up_to_rounding_count_as_equal(seed):
+    """Three norms, three clusters, the most extreme of 6^2 outcomes: the same with norms renamed in all clusters."""
+    strong = np.array([[0.0, 0.7, 0.3], [0.7, 0.3, 0.0], [0.3, 0.0, 0.7]])
+    x = strong + 0.01 * np.random.default_rng(seed).normal(size=(3, 3, 3))
+    assert interaction(x, 20_000) == pytest.approx(1 / 36, abs=0.004)
+
+
 def test_too_few_to_test():
     assert interaction(np.broadcast_to(ALONE, (5, 2, 3))) is None  # 2^4 outcomes cannot reach 5 %
     assert interaction(np.zeros((9, 1, 3))) is None
