@@ -60,19 +60,20 @@ class DomainDataModule(LightningDataModule):
 
     Args:
         train: the source's training images.
-        evaluate: what is evaluated, in this order: validation and prediction get a loader for each, testing
-            one for each that is not of the source's domain.
+        evaluate: what is evaluated, in this order: validation and prediction get a loader for each.
         mixed: likewise, with loaders after those of ``evaluate``.
         seed: with the epoch's number it fixes the order of the training images.
         batch_size: images per training step; a last, smaller batch is left out.
-        eval_batch_size: images per evaluation step; by default 500 at 32×32 and fewer at larger sizes (same number of
-            pixels), but at least 50.
         augment: uint8 batch -> uint8 batch, for training images.
         plain: likewise, for all other images; by default unchanged.
         epoch_steps: training steps in an epoch; None: one pass over the training images.
         normalize: uint8 batch -> float32 batch.
         resident_gb: domains up to this size are held in the memory of the device that computes; larger ones are read
             from the cache, batch by batch.
+
+    Attributes:
+        eval_batch_size: images per evaluation step: 500 at 32×32 and fewer at larger sizes (same number of pixels), but
+            at least 50.
 
     Raises:
         ConfigError: fewer training images than one batch.
@@ -86,7 +87,6 @@ class DomainDataModule(LightningDataModule):
         *,
         seed: int,
         batch_size: int,
-        eval_batch_size: int | None = None,
         augment: Callable[[Tensor], Tensor],
         plain: Callable[[Tensor], Tensor] = unchanged,
         normalize: Callable[[Tensor], Tensor],
@@ -98,7 +98,7 @@ class DomainDataModule(LightningDataModule):
         self.train, self.evaluate, self.mixed = train, tuple(evaluate), tuple(mixed)
         height, width = train.domain.pixels.shape[2:]
         self.seed, self.batch_size = seed, batch_size
-        self.eval_batch_size = eval_batch_size or max(50, 500 * 32**2 // (height * width))
+        self.eval_batch_size = max(50, 500 * 32**2 // (height * width))
         self.augment, self.plain, self.normalize = augment, plain, normalize
         self.epoch_steps, self.resident_bytes = epoch_steps, int(resident_gb * 2**30)
 
@@ -131,9 +131,6 @@ class DomainDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> list[Iterable[Batch]]:
         return [self._in_order(subset) for subset in self.evaluate]
-
-    def test_dataloader(self) -> list[Iterable[Batch]]:
-        return [self._in_order(subset) for subset in self.evaluate if subset.domain.name != self.train.domain.name]
 
     def _in_order(self, subset: Subset) -> Iterable[Batch]:
         return self._batches(
