@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from mmap import mmap
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -27,18 +28,45 @@ READERS = 2
 """Threads that read them."""
 
 
-class ResidentBatches:
-    """Slices of a tensor in memory; only the batch itself is copied.
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches of images in an order that each pass draws anew; subclasses say where the images are.
 
     Args:
-        images: (n, 3, h, w) uint8, on the device that computes.
-        labels: (n,) int64, there too.
-        numbers: (n,) int64, the images' numbers in their domain, there too.
+        images: see the subclasses.
+        labels: (n,) int64.
+        numbers: (n,) int64, the images' numbers in their domain.
         order: called at the start of every pass.
         batch_size: images per batch.
         drop_last: leave out a last, smaller batch.
-        length: positions in ``order``; default: the number of images.
+        length: positions in ``order``; default: n.
         least: a last batch of fewer images is merged into the one before.
+    """
+
+    images: Any
+    labels: Tensor
+    numbers: Tensor
+    order: Order
+    batch_size: int
+    drop_last: bool
+    length: int | None = None
+    least: int = 1
+
+    def __len__(self) -> int:
+        length = len(self.numbers) if self.length is None else self.length
+        return number_of_batches(length, self.batch_size, self.drop_last, self.least)
+
+    def positions(self) -> Iterator[Tensor]:
+        """The positions of every batch of a new pass."""
+        order = self.order().to(self.labels.device)
+        for batch in _slices(len(order), self.batch_size, self.drop_last, self.least):
+            yield order[batch]
+
+
+class ResidentBatches(Batches):
+    """Slices of a tensor in memory, (n, 3, h, w) uint8, on the device that computes, as labels and numbers are.
+
+    Only the batch itself is copied.
 
     >>> images, labels, numbers = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5), torch.arange(5)
     >>> batches = ResidentBatches(images, labels, numbers, lambda: torch.arange(5).flip(0), 2, drop_last=True)
@@ -46,45 +74,16 @@ class ResidentBatches:
     [[4, 3], [2, 1]]
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        numbers: Tensor,
-        order: Order,
-        batch_size: int,
-        drop_last: bool,
-        length: int | None = None,
-        least: int = 1,
-    ) -> None:
-        self.length = len(images) if length is None else length
-        self.images, self.labels, self.numbers = images, labels, numbers
-        self.order, self.batch_size, self.drop_last, self.least = order, batch_size, drop_last, least
-
-    def __len__(self) -> int:
-        return number_of_batches(self.length, self.batch_size, self.drop_last, self.least)
-
     def __iter__(self) -> Iterator[Batch]:
-        order = self.order().to(self.images.device)
-        for batch in _slices(len(order), self.batch_size, self.drop_last, self.least):
-            picked = order[batch]
+        for picked in self.positions():
             yield self.images[picked], self.labels[picked], self.numbers[picked]
 
 
-class StreamedBatches:
+class StreamedBatches(Batches):
     """The same batches as :class:`ResidentBatches`, read from the file of a memory map while the network computes.
 
+    ``images`` is the whole of a memory-mapped array, (N, 3, h, w) uint8; row ``numbers[i]`` belongs to ``labels[i]``.
     The file is read, not mapped: memory holds ``AHEAD`` batches, whatever the size of the domain.
-
-    Args:
-        images: (N, 3, h, w) uint8, the whole of a memory-mapped array; row ``numbers[i]`` belongs to ``labels[i]``.
-        labels: (n,) int64.
-        numbers: (n,) int64.
-        order: called at the start of every pass.
-        batch_size: images per batch.
-        drop_last: leave out a last, smaller batch.
-        length: positions in ``order``; default: the number of images.
-        least: a last batch of fewer images is merged into the one before.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -96,28 +95,8 @@ class StreamedBatches:
     [[4, 1], [2]]
     """
 
-    def __init__(
-        self,
-        images: np.memmap,
-        labels: Tensor,
-        numbers: Tensor,
-        order: Order,
-        batch_size: int,
-        drop_last: bool,
-        length: int | None = None,
-        least: int = 1,
-    ) -> None:
-        self.images, self.labels, self.numbers = images, labels, numbers
-        self.order, self.batch_size, self.drop_last, self.least = order, batch_size, drop_last, least
-        self.length = len(numbers) if length is None else length
-
-    def __len__(self) -> int:
-        return number_of_batches(self.length, self.batch_size, self.drop_last, self.least)
-
     def __iter__(self) -> Iterator[Batch]:
-        order = self.order()
-        positions = (order[batch] for batch in _slices(len(order), self.batch_size, self.drop_last, self.least))
-        with closing(in_order(self._read, positions, READERS, AHEAD)) as batches:
+        with closing(in_order(self._read, self.positions(), READERS, AHEAD)) as batches:
             for _, batch in batches:
                 yield batch
 
