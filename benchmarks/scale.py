@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from da_wa.config.compose import compose
 from da_wa.data.augment import Augment, Normalize
-from da_wa.data.cache import DecodedDomain, DomainCache, load_decoded
+from da_wa.data.cache import DecodedDomain, load_decoded, open_decoded
 from da_wa.data.domains import Domain
 from da_wa.data.images import ImageFiles
 from da_wa.data.loader import Batch, ResidentBatches, StreamedBatches
@@ -196,7 +196,7 @@ def _train_from_cache(domain: Domain, size: int, cache_dir: Path) -> None:
     del domain
     torch.set_num_threads(1)
     before = _memory_mb("VmRSS")
-    opened = DomainCache(cache_dir).open("S", (cache_dir / "digest").read_text(), size)
+    opened = open_decoded("S", (cache_dir / "digest").read_text(), size, cache_dir)
     with tempfile.TemporaryDirectory() as folder:
         train(
             ResNet(named("bn"), CLASSES, block=BasicBlock, depths=[1], widths=[4]),

@@ -5,7 +5,7 @@ Two stages use the cache. The main process prepares it::
     manifests = read_manifests(domains, size, cache_dir)   # enough to plan with; nothing is decoded
     decode_domains(domains, size, cache_dir)               # before the first job
 
-A worker then opens domains by their digest, without the images: ``DomainCache(cache_dir).open(name, digest, size)``.
+A worker then opens domains by their digest, without the images: ``open_decoded(name, digest, size, cache_dir)``.
 
 Layout of ``cache_dir``: ``<digest>-<size>/`` pixels (:mod:`~da_wa.data.entry`), ``manifests/`` labels and classes
 (:mod:`~da_wa.data.manifest`), ``digests/`` digests of image files, valid while a file is unchanged.
@@ -179,6 +179,8 @@ def decode_domains(
 def open_decoded(name: str, digest: str, size: int, cache_dir: str | Path) -> DecodedDomain:
     """A domain that was decoded before, from the cache alone; its images need not be there.
 
+    Pixels are a memory map: it takes address space and the system's file cache, not memory of the process.
+
     Args:
         name: the domain's name.
         digest: the :attr:`~da_wa.data.manifest.DomainManifest.digest` that planning found.
@@ -209,32 +211,6 @@ def open_decoded(name: str, digest: str, size: int, cache_dir: str | Path) -> De
         )
     pixels, meta = found
     return _decoded(manifest, pixels, meta.names)
-
-
-class DomainCache:
-    """Opens the domains of one cache; each is verified once and then shared.
-
-    A worker process keeps one. Pixels are memory maps: what is open costs address space and the operating
-    system's file cache, not memory of the process; labels and names are held.
-
-    Args:
-        cache_dir: the cache.
-
-    >>> DomainCache("cache").open("A", "0" * 32, 32)
-    Traceback (most recent call last):
-    da_wa.errors.DataError: cache/manifests/00000000000000000000000000000000.json: no such file or directory. ...
-    """
-
-    def __init__(self, cache_dir: str | Path) -> None:
-        self.cache_dir = Path(cache_dir)
-        self._opened: dict[tuple[str, str, int], DecodedDomain] = {}
-
-    def open(self, name: str, digest: str, size: int) -> DecodedDomain:
-        """As :func:`open_decoded`; the same object for the same arguments."""
-        key = (name, digest, size)
-        if key not in self._opened:
-            self._opened[key] = open_decoded(name, digest, size, self.cache_dir)
-        return self._opened[key]
 
 
 def _load(

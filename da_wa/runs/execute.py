@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import lru_cache, partial, singledispatch
+from functools import cache, partial, singledispatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import torch
 
 from da_wa.config.make import make
 from da_wa.data.augment import Normalize
-from da_wa.data.cache import DecodedDomain, DomainCache
+from da_wa.data.cache import DecodedDomain, open_decoded
 from da_wa.data.datamodule import epoch_seed
 from da_wa.errors import DataError, Diverged
 from da_wa.models import checkpoint
@@ -41,6 +41,9 @@ from da_wa.train.train import Trained, train
 
 EXTRACTED = 32
 """Images of a batch for measuring recipes that have no batches."""
+
+_opened = cache(open_decoded)
+"""A domain is opened and verified once for all jobs of a process."""
 
 
 @singledispatch
@@ -100,8 +103,8 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
 def _unit(job: UnitJob, notify: Notify) -> None:
     config, unit = job.config, parse_plan(job.config["unit"], job.id)
     started, workdir = _now(), job.directory.path
-    cache, size = _cache(config["cache_dir"]), config["data"]["size"]
-    domains = [cache.open(name, digest, size) for name, digest in config["facts"]["shared"]["images"].items()]
+    images, size = config["facts"]["shared"]["images"], config["data"]["size"]
+    domains = [_opened(name, digest, size, config["cache_dir"]) for name, digest in images.items()]
     factors = unit.factors.model_dump()
     record: dict[str, Any] = {
         "id": job.id,
@@ -159,7 +162,7 @@ def _unit(job: UnitJob, notify: Notify) -> None:
             conversion=_conversion(model),
             evaluations=evaluations,
             curve=[EpochCurve.model_validate(row) for row in trained.curve],
-            online=_online(trained, unit.target, domains, job),
+            online=_online(trained, unit.target),
             label_firewall=firewall,
             cost=trained.cost.values(),
             provenance=_provenance(trained) | _times(started),
@@ -256,7 +259,7 @@ def _label_firewall(job: UnitJob, domains: Sequence[DecodedDomain], model: Backb
     return "passed"
 
 
-def _online(trained: Trained, target: str | None, domains: Sequence[DecodedDomain], job: UnitJob) -> Evaluation | None:
+def _online(trained: Trained, target: str | None) -> Evaluation | None:
     """The count of right predictions of a stream, made when the images arrived."""
     if trained.online is None or target is None:
         return None
@@ -340,12 +343,6 @@ def _start_result(start: Path | None) -> dict[str, Any]:
 
 def _provenance(trained: Trained) -> dict[str, Any]:
     return machine() | trained.cost.environment() | {"command": command()}
-
-
-@lru_cache
-def _cache(cache_dir: str) -> DomainCache:
-    """One cache per process: a domain is opened and verified once for all jobs."""
-    return DomainCache(cache_dir)
 
 
 def _times(started: str) -> dict[str, str]:

@@ -12,14 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from da_wa.data.cache import (
-    DomainCache,
-    decode_domains,
-    load_decoded,
-    open_decoded,
-    read_manifest,
-    read_manifests,
-)
+from da_wa.data.cache import decode_domains, load_decoded, open_decoded, read_manifest, read_manifests
 from da_wa.data.domains import Domain, DomainSet, from_folders
 from da_wa.data.images import ImageArray, ImageFiles
 from da_wa.data.manifest import DomainManifest, load_manifest
@@ -128,9 +121,8 @@ def test_images_may_vanish_after_planning(root: Path, cache_dir: Path) -> None:
     manifests = read_manifests(domains, SIZE, cache_dir)
     decode_domains(domains, SIZE, cache_dir)
     shutil.rmtree(root)
-    opened = DomainCache(cache_dir)
     for manifest in manifests:
-        found = opened.open(manifest.name, manifest.digest, SIZE)
+        found = open_decoded(manifest.name, manifest.digest, SIZE, cache_dir)
         assert np.array_equal(found.pixels, expected[manifest.name])
         assert isinstance(found.pixels, np.memmap) and not found.pixels.flags.writeable
         assert np.array_equal(found.labels, manifest.labels) and found.labels.dtype == np.int64
@@ -138,7 +130,7 @@ def test_images_may_vanish_after_planning(root: Path, cache_dir: Path) -> None:
         assert found.classes == manifest.classes
 
 
-def test_a_worker_checks_pixels_once(root: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_checks_all_pixels_once(root: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     domains = from_folders(root)
     manifest = read_manifests(domains, SIZE, cache_dir)[0]
     decode_domains(domains, SIZE, cache_dir)
@@ -150,20 +142,16 @@ def test_a_worker_checks_pixels_once(root: Path, cache_dir: Path, monkeypatch: p
 
     original = zlib.crc32
     monkeypatch.setattr(zlib, "crc32", counting)
-    opened = DomainCache(cache_dir)
-    assert opened.open("a", manifest.digest, SIZE) is opened.open("a", manifest.digest, SIZE)
+    open_decoded("a", manifest.digest, SIZE, cache_dir)
     assert checked == [12 * 3 * SIZE * SIZE]
-    open_decoded("a", manifest.digest, SIZE, cache_dir)  # without a cache of its own it is checked again
-    assert len(checked) == 2
 
 
 def test_a_domain_may_be_renamed_and_share_its_images(root: Path, cache_dir: Path) -> None:
     domains = from_folders(root, {"X": "a", "Y": "a"})
     first, second = decode_domains(domains, SIZE, cache_dir)
     assert first.digest == second.digest
-    opened = DomainCache(cache_dir)
-    assert opened.open("X", first.digest, SIZE).name == "X"
-    assert opened.open("Y", first.digest, SIZE).name == "Y"
+    assert open_decoded("X", first.digest, SIZE, cache_dir).name == "X"
+    assert open_decoded("Y", first.digest, SIZE, cache_dir).name == "Y"
 
 
 def test_skipped_images_stay_left_out(root: Path, cache_dir: Path) -> None:
