@@ -27,7 +27,7 @@ from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.launchers.launch import Planned
 from da_wa.records.design import Design, Measure, Refusal, joined, level_text, read_design, write_design
 from da_wa.runs.jobs import Job, UnitJob
-from da_wa.studies.study import Bench, merged, scope_options
+from da_wa.studies.study import Bench, ScopedStudy, merged
 
 Levels = Sequence[str] | Mapping[Any, Sequence[str]]
 """Names that one experiment compares, or levels and their options."""
@@ -63,7 +63,7 @@ class Part:
     options: Sequence[str]
 
 
-class Grid:
+class Grid(ScopedStudy[Scope]):
     """The study; see the module docstring.
 
     Args:
@@ -93,10 +93,10 @@ class Grid:
         measures: str | Sequence[str] = ("error",),
         names: Mapping[str, Mapping[Any, str]] | None = None,
     ) -> None:
-        self.study, self.title, self.experiment, self.measures = study, title, experiment, _known(measures)
+        super().__init__(experiment, {name: Scope(**node) for name, node in scopes.items()})
+        self.study, self.title, self.measures = study, title, _known(measures)
         self.factors, self.rows, self.columns = factors, rows, columns
         self.names = {f: {level_text(k): v for k, v in given.items()} for f, given in (names or {}).items()}
-        self.scopes = {name: Scope(**node) for name, node in scopes.items()}
         for scope in self.scopes:
             if sorted([*rows, *columns]) != sorted(self._factors(scope)):
                 raise ConfigError(f"rows {rows} and columns {columns} must be the factors {list(self._factors(scope))}")
@@ -107,7 +107,7 @@ class Grid:
         Raises:
             ConfigError: there is no such scope.
         """
-        start = scope_options(self.experiment, self.scopes, scope)
+        start = super().options(scope)
         compared = {f: levels for f, levels in self._factors(scope).items() if not isinstance(levels, Mapping)}
         return [*start, *(f"{factor}s=[{','.join(levels)}]" for factor, levels in compared.items())]
 
@@ -122,10 +122,6 @@ class Grid:
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
         return {"table": partial(self._table, scope=scope), "report": self._report}
-
-    def extra_stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
-        """None."""
-        return {}
 
     def parts(self, scope: str) -> list[Part]:
         """The experiments of a scope."""

@@ -39,7 +39,7 @@ from da_wa.records.files import write_bytes, write_json
 from da_wa.runs.jobs import PretrainJob
 from da_wa.studies.model_card import model_card
 from da_wa.studies.search import best_rate, nearest_epochs, next_epochs, next_rate
-from da_wa.studies.study import Bench, merged, scope_options
+from da_wa.studies.study import Bench, ScopedStudy, merged
 
 RATES = "rates.csv"
 SELECTED = "selected.json"
@@ -63,7 +63,7 @@ class Scope:
     options: Sequence[str]
 
 
-class Pretraining:
+class Pretraining(ScopedStudy[Scope]):
     """The study; see the module docstring.
 
     Args:
@@ -88,18 +88,9 @@ class Pretraining:
         transfer: Sequence[str],
         scopes: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self.experiment, self.norms, self.holdout = experiment, norms, holdout
-        self.rates, self.limits = rates, limits
-        self.tolerance, self.transfer = tolerance, transfer
-        self.scopes = {name: Scope(**node) for name, node in scopes.items()}
-
-    def options(self, scope: str) -> list[str]:
-        """Overrides for every experiment of a scope.
-
-        Raises:
-            ConfigError: there is no such scope.
-        """
-        return scope_options(self.experiment, self.scopes, scope)
+        super().__init__(experiment, {name: Scope(**node) for name, node in scopes.items()})
+        self.norms, self.rates, self.limits = norms, rates, limits
+        self.holdout, self.tolerance, self.transfer = holdout, tolerance, transfer
 
     def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """The one that all others are changes of."""

@@ -37,7 +37,7 @@ from da_wa.records.lease import LeaseLost, confirm
 from da_wa.records.provenance import command, machine
 from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, write_run
 from da_wa.records.store import claimed
-from da_wa.studies.study import Bench, Paused
+from da_wa.studies.study import Bench, Paused, Study
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ class Run:
     facts: Mapping[str, Any]
 
 
-class Segmentation:
+class Segmentation(Study):
     """The study; see the module docstring.
 
     Args:
@@ -111,10 +111,6 @@ class Segmentation:
         """What each stage does, in order."""
         work = cache(partial(self._work, scope))  # images are decoded once for all stages
         return {"train": partial(self._train, work), "report": partial(self._report, work)}
-
-    def extra_stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
-        """None."""
-        return {}
 
     def _work(self, scope: str, bench: Bench) -> _Work:
         chosen = self.chosen(scope, bench.options, bench.config_dir)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from rich.console import Console
 
@@ -63,7 +63,8 @@ class Study(Protocol):
         """The stages of a scope, in order."""
 
     def extra_stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
-        """Stages that run only on request."""
+        """Stages that run only on request; none by default."""
+        return {}
 
 
 class HasOptions(Protocol):
@@ -74,15 +75,29 @@ class HasOptions(Protocol):
         """Overrides for every experiment."""
 
 
-def scope_options(experiment: str, scopes: Mapping[str, HasOptions], scope: str) -> list[str]:
-    """Overrides for every experiment of a scope: the experiment that all start from, and what the scope changes.
+Scope = TypeVar("Scope", bound=HasOptions)
 
-    Raises:
-        ConfigError: there is no such scope.
+
+class ScopedStudy(Study, Generic[Scope]):
+    """A study whose experiments all start from one file of ``conf/experiment``.
+
+    Args:
+        experiment: the file.
+        scopes: by name, what each changes for every experiment.
     """
-    if scope not in scopes:
-        raise ConfigError(f"scope={scope} is unknown. {nearest(scope, scopes)}")
-    return [f"experiment={experiment}", *scopes[scope].options]
+
+    def __init__(self, experiment: str, scopes: Mapping[str, Scope]) -> None:
+        self.experiment, self.scopes = experiment, scopes
+
+    def options(self, scope: str) -> list[str]:
+        """Overrides for every experiment: the file that all start from, and what the scope changes.
+
+        Raises:
+            ConfigError: there is no such scope.
+        """
+        if scope not in self.scopes:
+            raise ConfigError(f"scope={scope} is unknown. {nearest(scope, self.scopes)}")
+        return [f"experiment={self.experiment}", *self.scopes[scope].options]
 
 
 def merged(experiments: Sequence[Planned]) -> Planned:

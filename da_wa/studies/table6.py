@@ -37,7 +37,7 @@ from da_wa.records.files import write_atomically, write_json
 from da_wa.records.store import Store
 from da_wa.report.paper import TABLE_I
 from da_wa.runs.jobs import PretrainJob, UnitJob
-from da_wa.studies.study import Bench, scope_options
+from da_wa.studies.study import Bench, ScopedStudy
 
 NOT_USED = "not used: "
 """Heads the columns of ``search.csv`` that hold target accuracies."""
@@ -94,7 +94,7 @@ class Scope:
         return {self.start.size, self.paper.size, *(c["size"] for axis in self.axes for c in axis if "size" in c)}
 
 
-class Table6:
+class Table6(ScopedStudy[Scope]):
     """The study; see the module docstring.
 
     Args:
@@ -111,19 +111,12 @@ class Table6:
         gain_init: Sequence[str],
         scopes: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self.experiment, self.searched, self.gain_init = experiment, search, gain_init
-        self.scopes = {
+        known = {
             name: Scope(**{**node, "start": Recipe(**node["start"]), "paper": Recipe(**node["paper"])})
             for name, node in scopes.items()
         }
-
-    def options(self, scope: str) -> list[str]:
-        """Overrides for every experiment of a scope.
-
-        Raises:
-            ConfigError: there is no such scope.
-        """
-        return scope_options(self.experiment, self.scopes, scope)
+        super().__init__(experiment, known)
+        self.searched, self.gain_init = search, gain_init
 
     def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """The one that all others are changes of."""

@@ -28,7 +28,7 @@ from da_wa.launchers.launch import Planned
 from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import PACKAGED, Done, UnitJob
 from da_wa.runs.plan import chosen_sources
-from da_wa.studies.study import Bench, scope_options
+from da_wa.studies.study import Bench, ScopedStudy
 
 if TYPE_CHECKING:
     from da_wa.data.domains import Domain
@@ -50,7 +50,7 @@ class Scope:
     over_epochs: Sequence[str] = ()
 
 
-class Why:
+class Why(ScopedStudy[Scope]):
     """The study; see the module docstring.
 
     Args:
@@ -59,16 +59,7 @@ class Why:
     """
 
     def __init__(self, experiment: str, scopes: Mapping[str, Mapping[str, Any]]) -> None:
-        self.experiment = experiment
-        self.scopes = {name: Scope(**node) for name, node in scopes.items()}
-
-    def options(self, scope: str) -> list[str]:
-        """Overrides of the experiment.
-
-        Raises:
-            ConfigError: there is no such scope.
-        """
-        return scope_options(self.experiment, self.scopes, scope)
+        super().__init__(experiment, {name: Scope(**node) for name, node in scopes.items()})
 
     def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """The one that trains networks; the other stages read its norms, model and images."""
@@ -85,10 +76,6 @@ class Why:
             "over_epochs": self._over_epochs,
         }
         return {name: partial(stage, scope=chosen) for name, stage in stages.items()}
-
-    def extra_stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
-        """None."""
-        return {}
 
     def _initial(self, bench: Bench, scope: Scope) -> None:
         from da_wa.studies.layer_values import Sizes, initial_layers  # imports torch
