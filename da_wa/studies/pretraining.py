@@ -39,7 +39,7 @@ from da_wa.records.files import write_bytes, write_json
 from da_wa.runs.jobs import PretrainJob
 from da_wa.studies.model_card import model_card
 from da_wa.studies.search import best_rate, nearest_epochs, next_epochs, next_rate
-from da_wa.studies.study import Bench, ScopedStudy, merged
+from da_wa.studies.study import Bench, ScopedStudy, merged, training_result
 
 RATES = "rates.csv"
 SELECTED = "selected.json"
@@ -297,15 +297,9 @@ def _networks(planned: Planned) -> list[PretrainJob]:
     return [job for job in planned.jobs if isinstance(job, PretrainJob)]
 
 
-def _result(job: PretrainJob) -> Mapping[str, Any]:
-    from da_wa.models.checkpoint import read_header  # imports torch
-
-    return read_header(job.checkpoint).result if job.checkpoint.exists() else job.divergence() or {}
-
-
 def _outcome(job: PretrainJob) -> dict[str, Any]:
     """Epochs, counts, accuracy (a fraction), final loss, images per second, processor and commit of a training."""
-    result = _result(job)
+    result = training_result(job)
     correct, n, curve = result.get("correct"), result.get("n"), result.get("curve") or []
     provenance = result.get("provenance", {})
     return {
@@ -321,7 +315,7 @@ def _outcome(job: PretrainJob) -> dict[str, Any]:
 
 
 def _curve(job: PretrainJob) -> Sequence[Mapping[str, float]]:
-    curve: Sequence[Mapping[str, float]] = _result(job).get("curve") or []
+    curve: Sequence[Mapping[str, float]] = training_result(job).get("curve") or []
     return curve
 
 

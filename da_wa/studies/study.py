@@ -15,7 +15,7 @@ from da_wa.errors import ConfigError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.records.files import write_bytes
 from da_wa.runs.inputs import Inputs
-from da_wa.runs.jobs import Job
+from da_wa.runs.jobs import Job, PretrainJob
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,6 +104,13 @@ def merged(experiments: Sequence[Planned]) -> Planned:
     """One launch for the jobs of several experiments, so that all workers have something to do; one or more."""
     jobs = [job for planned in experiments for job in planned.jobs]
     return replace(experiments[0], jobs=jobs, merged=experiments)
+
+
+def training_result(job: PretrainJob) -> Mapping[str, Any]:
+    """What is known of a pre-training: its result, error and curve if it diverged, nothing if it is not finished."""
+    from da_wa.models.checkpoint import read_header  # imports torch
+
+    return read_header(job.checkpoint).result if job.checkpoint.exists() else job.divergence() or {}
 
 
 @dataclass(eq=False)

@@ -37,7 +37,7 @@ from da_wa.records.files import write_atomically, write_json
 from da_wa.records.store import Store
 from da_wa.report.paper import TABLE_I
 from da_wa.runs.jobs import PretrainJob, UnitJob
-from da_wa.studies.study import Bench, ScopedStudy
+from da_wa.studies.study import Bench, ScopedStudy, training_result
 
 NOT_USED = "not used: "
 """Heads the columns of ``search.csv`` that hold target accuracies."""
@@ -202,15 +202,13 @@ class Table6(ScopedStudy[Scope]):
 
     def _table_i(self, bench: Bench) -> None:
         """Error on CIFAR-100 in percent and the paper's; WA alone also with Fixup's factors on its gains."""
-        from da_wa.models.checkpoint import read_header  # imports torch
-
         rows, curves = [], []
         for options, addition in ((), ""), (self.gain_init, ", Fixup gains"):
             for job in self._networks(bench, options).jobs:
                 if not isinstance(job, PretrainJob) or (addition and not job.done):
                     continue
                 label = job.config["norm"]["label"]
-                result = read_header(job.checkpoint).result if job.checkpoint.exists() else job.divergence() or {}
+                result = training_result(job)
                 cost, correct = result.get("cost", {}), result.get("correct")
                 rows.append(
                     {
