@@ -150,7 +150,7 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
     if any(override.startswith("study=") for override in overrides):
         raise ConfigError("a study is not one experiment; run it on the command line: da-wa run study=NAME.")
     experiment = compose(overrides, None if config_dir is None else Path(config_dir))
-    console = Console(soft_wrap=True, quiet=quiet, markup=False)
+    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet)
     planned = prepare(experiment, console)
     launch(planned, console)
     if planned.inputs is not None and not (planned.detached and planned.unfinished):
@@ -177,6 +177,6 @@ def write_results(planned: Planned, console: Console) -> list[str]:
             contrasts=options["contrasts"],
             progress=progress,
         )
-    console.print(report.summary(), highlight=False, markup=False)
-    console.print(f"The report is in {planned.out}", highlight=False)
+    console.print(report.summary())
+    console.print(f"The report is in {planned.out}")
     return report.missing

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("da_wa").setLevel(logging.INFO)
-    console = Console(soft_wrap=True, markup=False)  # names of files may have brackets
+    console = Console(soft_wrap=True, markup=False, highlight=False)  # names of files may have brackets
     try:
         if not words:
             return _preview(console)
@@ -105,7 +105,7 @@ def _run(words: Sequence[str], console: Console) -> int:
     if is_study(arguments.overrides):
         failed = run_study(arguments.overrides, console, arguments.config_dir)
         for job in failed:
-            console.print(f"failed: {job}", highlight=False)
+            console.print(f"failed: {job}")
         return 1 if failed else 0
     experiment = compose(arguments.overrides, arguments.config_dir)
     if arguments.cfg:
@@ -153,14 +153,14 @@ def _report(words: Sequence[str], console: Console) -> int:
         guard=given["guard"] == "true",
         contrasts=None if given["contrasts"] == "null" else _names(given["contrasts"]),
     )
-    console.print(report.summary(), highlight=False, markup=False)
-    console.print(f"The report is in {given['out']}", highlight=False, markup=False)
+    console.print(report.summary())
+    console.print(f"The report is in {given['out']}")
     return 1 if report.missing else 0
 
 
 def _status(words: Sequence[str], console: Console) -> int:
     for line in Watch(Path(_options(words, {"out": None})["out"])).lines():
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     return 0
 
 
@@ -172,7 +172,7 @@ def _watch(words: Sequence[str], console: Console) -> int:
 def _export(words: Sequence[str], console: Console) -> int:
     given = _options(words, {"out": None, "to": None})
     export(Path(given["out"]), Path(given["to"]))
-    console.print(f"Exported to {given['to']}", highlight=False)
+    console.print(f"Exported to {given['to']}")
     return 0
 
 
@@ -182,8 +182,8 @@ def _claims(words: Sequence[str], console: Console) -> int:
 
     given = _options(rejoin(words), {"out": None, "to": None})
     table = write_claims(list(map(Path, _names(given["out"]))), Path(given["to"]))
-    console.print(table_text(table), highlight=False, markup=False)
-    console.print(f"The overview is in {given['to']}", highlight=False, markup=False)
+    console.print(table_text(table))
+    console.print(f"The overview is in {given['to']}")
     return 0
 
 
@@ -191,7 +191,7 @@ def _list(words: Sequence[str], console: Console) -> int:
     if len(words) != 1 or words[0] not in (*GROUPS, "scores"):
         raise ConfigError(f"da-wa list needs one of: {', '.join(GROUPS)}, scores.")
     for name, description in _scores() if words[0] == "scores" else available(GROUPS[words[0]]):
-        console.print(f"{name:<16} {description}", highlight=False, markup=False)
+        console.print(f"{name:<16} {description}")
     return 0
 
 
@@ -208,9 +208,9 @@ def _migrate(words: Sequence[str], console: Console) -> int:
             raise ConfigError(f"There is no folder {folder}. Give the one with the pre-trained networks.")
         renamed = rename_networks(folder)
         for old, new in renamed.items():
-            console.print(f"{old} -> {new.name}", highlight=False, markup=False)
+            console.print(f"{old} -> {new.name}")
         if not renamed:
-            console.print(f"{folder}: no network of an earlier version", highlight=False, markup=False)
+            console.print(f"{folder}: no network of an earlier version")
     return 0
 
 
@@ -221,7 +221,7 @@ def _conform(words: Sequence[str], console: Console) -> int:
         raise ConfigError(f"conform has no options; leave out {words[0]!r}.")
     found = rows()
     for row in found:
-        console.print(f"{row.difference:9.1e}  {row.name:<28} {row.oracle}", highlight=False, markup=False)
+        console.print(f"{row.difference:9.1e}  {row.name:<28} {row.oracle}")
     return 0 if all(row.difference < CONFORMS for row in found) else 1
 
 
@@ -229,8 +229,8 @@ def _preview(console: Console) -> int:
     """Describe the default experiment and its cost; run nothing."""
     from da_wa.launchers.estimate import estimate  # imports torch
 
-    console.print(estimate(compose([])), highlight=False)
-    console.print(NEXT, highlight=False)
+    console.print(estimate(compose([])))
+    console.print(NEXT)
     return 0
 
 

@@ -122,7 +122,7 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
         if planned.detached or not all(job.done for job in wanted):  # submitted, failed, or out of time
             break
         contrasts = planned.experiment.cfg["report"].get("contrasts")
-        console.print(state(planned.jobs, contrasts), highlight=False, markup=False)
+        console.print(state(planned.jobs, contrasts))
     return launch_id
 
 
@@ -144,7 +144,7 @@ def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str
     work = Launch(launch_id, pending, planned.out.absolute(), cfg["trainer"], launcher.lease_s)
     if planned.detached:
         launcher(work)
-        console.print(f"Follow it with: da-wa watch out={planned.out}", highlight=False, markup=False)
+        console.print(f"Follow it with: da-wa watch out={planned.out}")
         return
     with shown(jobs, console) as emit, following(planned.out, emit):
         launcher(work)

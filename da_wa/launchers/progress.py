@@ -67,7 +67,7 @@ def shown(jobs: Sequence[Job], console: Console) -> Iterator[Emit]:
     """Yields the callback for worker events."""
     tally = Tally(jobs)
     if tally.finished:
-        console.print(f"{tally.finished} of {tally.total} jobs are finished already", highlight=False)
+        console.print(f"{tally.finished} of {tally.total} jobs are finished already")
     if console.is_terminal:
         with _live(tally, console) as emit:
             yield emit
@@ -82,7 +82,7 @@ def _lines(tally: Tally, console: Console) -> Emit:
         if event.kind == "end":
             return
         if event.kind == "lost":
-            console.print(f"a worker stopped: {event.message}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"a worker stopped: {event.message}")
             return
         known = event.job in tally.cost and event.job not in tally.ended
         tally.update(event)
@@ -99,9 +99,7 @@ def _lines(tally: Tally, console: Console) -> Emit:
         }[event.kind]
         if known and not (event.kind == "epoch" and event.epoch == event.epochs):
             position = f"[{tally.finished}/{tally.total}]"
-            console.print(
-                f"{position} {event.job}: {text}, {tally.left()}", highlight=False, markup=False, soft_wrap=True
-            )
+            console.print(f"{position} {event.job}: {text}, {tally.left()}")
 
     return emit
 
@@ -117,7 +115,7 @@ def _live(tally: Tally, console: Console) -> Iterator[Emit]:
             known = event.job in tally.cost and event.job not in tally.ended
             tally.update(event)
             if event.kind == "lost":
-                progress.console.print(f"a worker stopped: {event.message}", highlight=False, markup=False)
+                progress.console.print(f"a worker stopped: {event.message}")
             elif event.kind == "start" and known and event.job not in rows:
                 rows[event.job] = progress.add_task(event.job, total=None, note="starting")
             elif event.kind == "epoch" and event.job in rows:
@@ -127,7 +125,7 @@ def _live(tally: Tally, console: Console) -> Iterator[Emit]:
                 if event.job in rows:
                     progress.remove_task(rows.pop(event.job))
                 if event.kind == "failed" and known:
-                    progress.console.print(f"FAILED {event.job}: {event.message}", highlight=False, markup=False)
+                    progress.console.print(f"FAILED {event.job}: {event.message}")
             note = f"{tally.finished} of {tally.total}, {tally.left()}"
             progress.update(overall, completed=tally.finished, note=note)
 
@@ -138,7 +136,7 @@ def _live(tally: Tally, console: Console) -> Iterator[Emit]:
 def phase(console: Console, text: str) -> Iterator[Callable[[str], None]]:
     """Shows a phase of unknown length: a spinner on a terminal, a line elsewhere; yields a function for its steps."""
     if not console.is_terminal:
-        console.print(text, highlight=False, markup=False)
+        console.print(text)
         yield lambda step: None
         return
     with console.status(text) as line:
@@ -156,7 +154,7 @@ def steps(console: Console) -> Iterator[Callable[[str, int, int], None]]:
             if step not in rows:
                 rows[step] = progress.add_task(step, total=total)
                 if not console.is_terminal:
-                    console.print(f"{step}: {total} images", highlight=False, markup=False)
+                    console.print(f"{step}: {total} images")
             progress.update(rows[step], completed=done)
 
         yield show

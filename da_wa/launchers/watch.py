@@ -127,6 +127,6 @@ def watch(out: Path, console: Console, refresh_s: float = REFRESH_S) -> None:
             time.sleep(refresh_s)
             before, lines = found.status.counts, found.lines()
             if live is None and before != found.status.counts and found.status.unfinished:
-                console.print(lines[0], highlight=False, markup=False)
+                console.print(lines[0])
     for line in lines:
-        console.print(line, highlight=False, markup=False)
+        console.print(line)

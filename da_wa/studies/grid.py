@@ -177,7 +177,7 @@ class Grid(ScopedStudy[Scope]):
             design = joined(design, read_design(bench.out), self._chosen(scope))
         write_design(bench.out, design)
         for reason in dict.fromkeys(refusal.reason for refusal in refusals):
-            bench.console.print(f"left out: {reason}", highlight=False, markup=False)
+            bench.console.print(f"left out: {reason}")
         bench.run(merged(planned), _first_seeds_first(planned))
 
     def _design(self, scope: str, asked: Planned, refusals: Sequence[Refusal]) -> Design:
@@ -211,8 +211,8 @@ class Grid(ScopedStudy[Scope]):
         from da_wa.report.grid import write_study  # imports pandas
 
         report = write_study(bench.out)
-        bench.console.print(report.summary(), highlight=False, markup=False)
-        bench.console.print(f"The report is in {bench.out}", highlight=False)
+        bench.console.print(report.summary())
+        bench.console.print(f"The report is in {bench.out}")
 
 
 def _known(measures: str | Sequence[str]) -> list[Measure]:

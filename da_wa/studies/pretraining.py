@@ -215,7 +215,7 @@ class Pretraining(ScopedStudy[Scope]):
         for folder, options in ("transfer", starts), ("transfer_matched", [*starts, *shorter]):
             planned = bench.prepare(folder, options)
             bench.run(planned)
-            bench.console.print(write_report(planned.out).summary(), highlight=False, markup=False)
+            bench.console.print(write_report(planned.out).summary())
 
     def _trained(self, bench: Bench, norm: str, seed: int, epochs: int) -> Planned:
         rates = _selected(bench.out)
@@ -255,7 +255,7 @@ class Pretraining(ScopedStudy[Scope]):
             figure = learning_curves(_lines(pd.DataFrame(curves)), [f"seed {seed}" for seed in scope.seeds])
             write_bytes(bench.out / "curves.png", rendered(figure, "png"))
         self._write_cards(bench, [job for _, _, job in trained], pd.DataFrame(rows))
-        bench.console.print(pd.DataFrame(rows).to_string(index=False), highlight=False, markup=False)
+        bench.console.print(pd.DataFrame(rows).to_string(index=False))
 
     def _write_cards(self, bench: Bench, jobs: Sequence[PretrainJob], trained: pd.DataFrame) -> None:
         from da_wa.models.checkpoint import read_header  # imports torch

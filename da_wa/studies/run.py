@@ -74,10 +74,10 @@ def run_study(words: Sequence[str], console: Console, config_dir: Path | None = 
         for stage in stages if chosen["stage"] == "all" else (chosen["stage"],):
             named[stage](bench)
     except Paused:
-        console.print(f"Time is up after {chosen['minutes']} minutes. Rerun the command to resume.", highlight=False)
+        console.print(f"Time is up after {chosen['minutes']} minutes. Rerun the command to resume.")
     except Submitted:
         again = "Rerun the command when these runs are finished; until then it would submit them again."
-        console.print(f"Submitted. {again}", highlight=False)
+        console.print(f"Submitted. {again}")
     return bench.failed
 
 

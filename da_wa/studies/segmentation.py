@@ -129,14 +129,14 @@ class Segmentation(Study):
                     raise Paused
                 record = work.do(run, bench.ends)
                 result = record.error or f"{record.cost['train_s'] + record.cost['eval_s']:.0f} s"
-                bench.console.print(f"{record.label}, seed {run.seed}: {result}", highlight=False)
+                bench.console.print(f"{record.label}, seed {run.seed}: {result}")
 
     def _report(self, work_of: Callable[[Bench], _Work], bench: Bench) -> None:
         from da_wa.report.segmentation import write_segmentation  # imports pandas
 
         report = write_segmentation(bench.out, work_of(bench).shown)
-        bench.console.print(report.summary(), highlight=False, markup=False)
-        bench.console.print(f"The report is in {bench.out}", highlight=False)
+        bench.console.print(report.summary())
+        bench.console.print(f"The report is in {bench.out}")
 
 
 class _Work:

@@ -167,7 +167,7 @@ class Bench:
         if left <= 0:
             raise Paused
         planned.experiment.cfg["launcher"]["deadline_s"] = left
-        self.console.print(f"== {planned.out}", highlight=False)
+        self.console.print(f"== {planned.out}")
         this = launch(planned, self.console, jobs)
         if planned.detached:
             raise Submitted

@@ -150,7 +150,7 @@ class Table6(ScopedStudy[Scope]):
         units = [job for job in planned.jobs if isinstance(job, UnitJob)]
         ready = [job for job in units if job.waits_for() is None]
         if absent := sorted({_norm(job) for job in units} - {_norm(job) for job in ready}):
-            bench.console.print(f"{folder}: left out, not pre-trained: {', '.join(absent)}", highlight=False)
+            bench.console.print(f"{folder}: left out, not pre-trained: {', '.join(absent)}")
         bench.run(planned, ready)
         return units
 
@@ -180,7 +180,7 @@ class Table6(ScopedStudy[Scope]):
             best = max(tried, key=lambda recipe: (score[recipe], -recipe.epochs * recipe.size**2))
         rule = "mean accuracy on held-out source images"
         write_json(bench.out / "selected.json", {**vars(best), "source_val": score[best], "selected_by": rule})
-        bench.console.print(f"selected by {rule}: {best}", highlight=False)
+        bench.console.print(f"selected by {rule}: {best}")
 
     def _table(self, bench: Bench, stage: str, recipe: Recipe, protocols: Sequence[str]) -> None:
         for protocol in protocols:
@@ -195,10 +195,10 @@ class Table6(ScopedStudy[Scope]):
         searched = [path for path in sorted(bench.out.glob("search/*")) if (path / "runs").is_dir()]
         for folder in folders:
             written = write_report(folder)
-            bench.console.print(f"\n{folder.name}\n{written.summary()}", highlight=False, markup=False)
+            bench.console.print(f"\n{folder.name}\n{written.summary()}")
         bench.write_csv("stages.csv", pd.DataFrame([_cost(folder) for folder in [*folders, *searched]]))
         _write_records(bench.out, [*folders, *searched])
-        bench.console.print(f"The report is in {bench.out}", highlight=False)
+        bench.console.print(f"The report is in {bench.out}")
 
     def _table_i(self, bench: Bench) -> None:
         """Error on CIFAR-100 in percent and the paper's; WA alone also with Fixup's factors on its gains."""
@@ -235,7 +235,6 @@ class Table6(ScopedStudy[Scope]):
             save_index(make(node), cache / f"{name}.json")
         bench.console.print(
             f"Packed in {cache}. Elsewhere: cache_dir=… data.root=…/domains.json pretrain.root=…/pretrain.json",
-            highlight=False,
         )
 
 

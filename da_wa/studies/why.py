@@ -205,5 +205,5 @@ def _write(bench: Bench, name: str, layers: Iterable[tuple[str, Layer]]) -> None
 
 
 def _show(bench: Bench, text: str) -> None:
-    bench.console.print(text, highlight=False, markup=False)
-    bench.console.print(f"\nTables and figures are in {bench.out}\n", highlight=False)
+    bench.console.print(text)
+    bench.console.print(f"\nTables and figures are in {bench.out}\n")
