@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from da_wa.adapt.domain_norm import routed, separate_domains
 from da_wa.adapt.method import Method, Seen, Step
-from da_wa.config.tree import conf_dir
 from da_wa.models.backbone import Backbone
 from da_wa.norm import named
 from da_wa.records.provenance import machine
+from da_wa.shipped import conf_dir
 
 CLASSES = 31
 

@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
-from da_wa.config.tree import conf_dir
 from da_wa.norm import NormalizedConv2d, fold, fold_batch_norm, named
 from da_wa.records.provenance import machine
+from da_wa.shipped import conf_dir
 
 REFERENCE = "bn"
 CLASSES = 100

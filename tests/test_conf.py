@@ -6,9 +6,9 @@ import pytest
 
 from da_wa.config.compose import compose
 from da_wa.config.make import make
-from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError
 from da_wa.runs.preflight import preflight
+from da_wa.shipped import conf_dir
 
 GIVEN = {
     "features": ["model.name=test_resnet"],

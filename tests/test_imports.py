@@ -15,7 +15,7 @@ import da_wa
 
 PACKAGE = Path(da_wa.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = {"errors"}
+LEAVES = {"errors", "shipped"}
 KNOWS = {
     "config": {"records", "select"},
     "norm": set(),

@@ -10,17 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from da_wa.errors import ConfigError, nearest
-
-
-def conf_dir() -> Path:
-    """The folder of ``config.yaml`` and the groups: ``conf/`` of a checkout, ``da_wa/conf/`` of a wheel.
-
-    >>> (conf_dir() / "norm" / "bn_wa.yaml").is_file()
-    True
-    """
-    package = Path(__file__).resolve().parents[1]
-    packed = package / "conf"
-    return packed if packed.is_dir() else package.parent / "conf"
+from da_wa.shipped import conf_dir
 
 
 def folders(extra_dir: Path | None = None) -> list[Path]:

@@ -18,11 +18,10 @@ from da_wa.models.resnet import ResNet
 from da_wa.models.weights import PUBLISHED, given_file
 from da_wa.norm.conversion import convert
 from da_wa.norm.spec import Norm
+from da_wa.shipped import CHECKPOINTS
 
 ATROUS = {8: (12, 24, 36), 16: (6, 12, 18)}
 """The dilations of the pyramid by output stride (Sec. 4.1 of the paper)."""
-
-SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints"
 
 
 class DeepLabV3(nn.Module):
@@ -145,5 +144,5 @@ def weights_file(weights: str) -> Path:
     """
     if weights == PUBLISHED:
         return Torchvision("resnet50").published()
-    shipped = [path for path in sorted(SHIPPED.iterdir()) if path.name.startswith(f"{weights}-")]
+    shipped = [path for path in sorted(CHECKPOINTS.iterdir()) if path.name.startswith(f"{weights}-")]
     return shipped[0] if len(shipped) == 1 else given_file(weights)

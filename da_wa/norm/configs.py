@@ -14,19 +14,16 @@ import yaml
 
 from da_wa.errors import ConfigError, nearest
 from da_wa.norm.spec import Norm
-
-PACKAGE = Path(__file__).resolve().parents[1]
+from da_wa.shipped import conf_dir
 
 
 def norm_files() -> dict[str, Path]:
-    """The files of ``conf/norm`` by name: in ``da_wa/conf`` of a wheel, beside the package in a checkout.
+    """The files of ``conf/norm`` by name.
 
     >>> {"bn", "bn_wa", "none", "wa"} <= norm_files().keys()
     True
     """
-    installed = PACKAGE / "conf"
-    conf = installed if installed.is_dir() else PACKAGE.parent / "conf"
-    return {path.stem: path for path in sorted((conf / "norm").glob("*.yaml"))}
+    return {path.stem: path for path in sorted((conf_dir() / "norm").glob("*.yaml"))}
 
 
 def named(name: str) -> Norm:

@@ -18,9 +18,7 @@ from da_wa.errors import DataError
 from da_wa.records.files import read_bytes, write_json
 from da_wa.records.lease import STALE_S, Holder, holder
 from da_wa.records.store import RunDir, claimed, failure
-
-PACKAGED = Path(__file__).resolve().parents[1] / "checkpoints"
-"""Pre-trained networks that are shipped with the package."""
+from da_wa.shipped import CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,7 @@ class PretrainJob(Job):
     @property
     def checkpoint(self) -> Path:
         """Where the checkpoint is, or will be."""
-        packaged = PACKAGED / self.path.name
+        packaged = CHECKPOINTS / self.path.name
         return packaged if packaged.is_file() else self.path
 
     @property

@@ -10,17 +10,10 @@ import yaml
 
 from da_wa.errors import ConfigError, nearest
 from da_wa.select.saved import NotSaved, Saved
+from da_wa.shipped import conf_dir
 
 Score = Callable[[Saved], float]
 """Higher is better. Raises :class:`~da_wa.select.saved.NotSaved` where an array is missing that it needs."""
-
-PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def conf_dir() -> Path:
-    """The folder of ``select/``: ``da_wa/conf`` of a wheel, ``conf`` beside the package in a checkout."""
-    installed = PACKAGE / "conf"
-    return installed if installed.is_dir() else PACKAGE.parent / "conf"
 
 
 def listed(folders: Iterable[Path] = ()) -> dict[str, str]:

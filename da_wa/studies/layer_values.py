@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from da_wa.config.make import make
-from da_wa.config.tree import conf_dir, read_node
+from da_wa.config.tree import read_node
 from da_wa.data.augment import Normalize
 from da_wa.data.domains import Domain
 from da_wa.errors import DataError
@@ -25,6 +25,7 @@ from da_wa.models.plain import plain_network
 from da_wa.models.resnet import init_kaiming
 from da_wa.models.responses import blocks, filters, last_response, responses
 from da_wa.report.distributions import measures, quantiles, top_class
+from da_wa.shipped import conf_dir
 
 CLASSIFIER = "classifier"
 NetworkNode = Mapping[str, Any]

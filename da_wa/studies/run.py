@@ -12,8 +12,8 @@ import yaml
 from rich.console import Console
 
 from da_wa.config.make import make
-from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError, nearest
+from da_wa.shipped import conf_dir
 from da_wa.studies.study import Bench, Composed, Paused, Study, Submitted
 
 OPTIONS = {"study": "", "scope": "full", "stage": "all", "minutes": "inf", "out": ""}

@@ -26,8 +26,9 @@ from da_wa.config.make import make
 from da_wa.errors import ConfigError
 from da_wa.launchers.launch import Planned
 from da_wa.runs.inputs import Inputs
-from da_wa.runs.jobs import PACKAGED, Done, UnitJob
+from da_wa.runs.jobs import Done, UnitJob
 from da_wa.runs.plan import chosen_sources
+from da_wa.shipped import CHECKPOINTS
 from da_wa.studies.study import Bench, ScopedStudy
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Why(ScopedStudy[Scope]):
 
         experiment = _composed(bench)
         cfg = experiment.cfg
-        folder = Path(cfg["checkpoint_dir"] or PACKAGED)
+        folder = Path(cfg["checkpoint_dir"] or CHECKPOINTS)
         networks = {name: find_network(folder, cfg["model"]["name"], name) for name in experiment.norms}
         images = image_batch(first_source(cfg), Sizes(**scope.sizes).batch, cfg["data"]["size"])
         layers = (

@@ -9,8 +9,9 @@ import pytest
 import da_wa.config.compose as module
 from da_wa.config.compose import compose, rejoin
 from da_wa.config.loggers import check_loggers
-from da_wa.config.tree import available, conf_dir, options, read_node
+from da_wa.config.tree import available, options, read_node
 from da_wa.errors import ConfigError
+from da_wa.shipped import conf_dir
 
 NORM = "_target_: da_wa.norm.spec.Norm\nlabel: {label}\nactivation: null\n"
 

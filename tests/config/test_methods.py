@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from da_wa.config.compose import compose
-from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError
+from da_wa.shipped import conf_dir
 
 
 def nodes(*options: str):

@@ -11,10 +11,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from da_wa.config.make import make as config_make
-from da_wa.config.tree import conf_dir
 from da_wa.data.domains import DomainSet
 from da_wa.data.splits import Full, Paper
 from da_wa.errors import DataError
+from da_wa.shipped import conf_dir
 
 DrawTree = Callable[..., Path]
 KEYS = {"name", "size", "on_bad", "classes", "extra", "domains"}

@@ -12,13 +12,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from da_wa.config.tree import conf_dir
 from da_wa.errors import ConfigError
 from da_wa.models.fixup import Bias, FixupBasicBlock, FixupBottleneck, Multiplier, init_fixup, scalar_parameters
 from da_wa.models.resnet import BLOCKS, BasicBlock, ResNet
 from da_wa.models.vgg import VGG16
 from da_wa.norm.spec import Norm, group_norm, instance_norm, layer_norm
 from da_wa.norm.weight_align import WeightAlignConv2d
+from da_wa.shipped import conf_dir
 
 BN = Norm("BN", nn.Conv2d, nn.BatchNorm2d)
 WA = Norm("WA", WeightAlignConv2d)

@@ -100,7 +100,7 @@ def test_a_network_is_done_by_its_file_or_by_the_one_that_is_shipped(tmp_path, m
     assert job.state() == Ready()
     shipped = tmp_path / "shipped"
     shipped.mkdir()
-    monkeypatch.setattr("da_wa.runs.jobs.PACKAGED", shipped)
+    monkeypatch.setattr("da_wa.runs.jobs.CHECKPOINTS", shipped)
     (shipped / "net.safetensors").touch()
     assert job.state() == Done()
     assert job.checkpoint == shipped / "net.safetensors"

@@ -14,8 +14,9 @@ from da_wa.data.cache import DecodedDomain
 from da_wa.errors import ConfigError
 from da_wa.records.outputs import Outputs
 from da_wa.records.schema import Divergence, Record
-from da_wa.runs.jobs import PACKAGED, PretrainJob, UnitJob
+from da_wa.runs.jobs import PretrainJob, UnitJob
 from da_wa.runs.plan import plan
+from da_wa.shipped import CHECKPOINTS
 
 TEN = ["none", "wa", "bn", "bn_wa", "gn", "gn_wa", "in", "in_wa", "ln", "ln_wa"]
 
@@ -213,7 +214,7 @@ def test_the_names_of_the_shipped_networks_stay(tmp_path):
     """Names hash what determines a network; a change here would orphan everybody's checkpoints."""
     quick = compose(["experiment=quick"])
     names = {job.id for job in planned(quick, tmp_path) if isinstance(job, PretrainJob)}
-    assert names == {path.stem for path in PACKAGED.glob("*.safetensors")}
+    assert names == {path.stem for path in CHECKPOINTS.glob("*.safetensors")}
 
 
 def test_rates_and_epochs_of_single_norms_are_optional(composed, tmp_path):

@@ -27,8 +27,9 @@ from da_wa.norm.spec import Norm, group_norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.runs.execute import execute
 from da_wa.runs.inputs import Inputs
-from da_wa.runs.jobs import PACKAGED, UnitJob
+from da_wa.runs.jobs import UnitJob
 from da_wa.runs.plan import plan
+from da_wa.shipped import CHECKPOINTS
 
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 LR, MOMENTUM, DECAY, BATCH, EPOCHS, SMOOTHING = 0.02, 0.9, 0.05, 16, 3, 0.1
@@ -144,7 +145,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")  # the last digits of a sum d
     [("bn_wa", "N", 1, True), ("gn", "P", 0, False), ("none", "H", 2, True)],
 )
 def test_a_record_holds_what_a_plain_loop_finds(norm, source, seed, pretrained, tmp_path):
-    start = ["pretrain=cifar100_short", f"pretrain.checkpoint={PACKAGED}"] if pretrained else ["pretrain=none"]
+    start = ["pretrain=cifar100_short", f"pretrain.checkpoint={CHECKPOINTS}"] if pretrained else ["pretrain=none"]
     experiment = compose(
         [
             *start,

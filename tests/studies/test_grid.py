@@ -17,13 +17,13 @@ from rich.console import Console
 from da_wa.cli import main
 from da_wa.config.compose import compose
 from da_wa.config.make import make
-from da_wa.config.tree import conf_dir
 from da_wa.data.cache import decode_domains
 from da_wa.data.fitting import fitted
 from da_wa.records.design import read_design
 from da_wa.records.store import Store
 from da_wa.runs import inputs
 from da_wa.runs.preflight import preflight, refused
+from da_wa.shipped import conf_dir
 from da_wa.studies.grid import Grid, _first_seeds_first, _trainable
 from da_wa.studies.run import composed
 from da_wa.studies.study import Bench

@@ -16,10 +16,10 @@ import yaml
 from safetensors.torch import load_file
 
 from da_wa.cli import main
-from da_wa.config.tree import conf_dir
 from da_wa.data.domains import from_folders
 from da_wa.launchers.launch import Planned
 from da_wa.runs.jobs import Job
+from da_wa.shipped import conf_dir
 from da_wa.studies import pretraining
 from da_wa.studies.search import nearest_epochs, next_epochs
 

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from da_wa.cli import main
 from da_wa.config.make import make
-from da_wa.config.tree import conf_dir
-from da_wa.runs.jobs import PACKAGED, PretrainJob
+from da_wa.runs.jobs import PretrainJob
+from da_wa.shipped import CHECKPOINTS, conf_dir
 from da_wa.studies import table6
 from da_wa.studies.study import Bench
 from da_wa.studies.table6 import Recipe, Table6
@@ -202,7 +202,7 @@ def test_the_small_scope_starts_from_the_shipped_networks(tmp_path):
     bench = Bench(tmp_path, study().options("small"), Console(quiet=True), time.monotonic() + 60)
     networks = [job for job in bench.prepare("table", ["sources=[]"]).jobs if isinstance(job, PretrainJob)]
     assert len(networks) == 10
-    assert {network.checkpoint.parent for network in networks} == {PACKAGED}
+    assert {network.checkpoint.parent for network in networks} == {CHECKPOINTS}
 
 
 def test_every_scope_composes(tmp_path):

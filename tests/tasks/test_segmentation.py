@@ -25,7 +25,6 @@ from torchvision.models import get_model_weights
 
 from da_wa.cli import main
 from da_wa.config.make import make
-from da_wa.config.tree import conf_dir
 from da_wa.data.augment import Normalize
 from da_wa.data.mask_augment import ScaleCropFlip
 from da_wa.data.masks import VOID, MaskedImages, Pair, listing, load_split, read_pair
@@ -39,6 +38,7 @@ from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, wr
 from da_wa.report.claims_page import write_claims
 from da_wa.report.iou import class_iou, combination, interval, mean_iou
 from da_wa.report.segmentation import read_scores, segmentation_table, write_segmentation
+from da_wa.shipped import conf_dir
 from da_wa.studies.segmentation import Run, Segmentation, _Work
 from da_wa.studies.study import Bench, Paused
 from da_wa.tasks.segmentation import ImageConfusion, SegmentationRecipe, pixel_cross_entropy, train_segmentation
