@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ pd.set_option("mode.string_storage", "python")  # pyarrow's strings, where it is
 
 __all__ = ["Facts", "Report", "load_facts", "sections_of", "write_report"]
 
-SPREADS: tuple[Spread, ...] = ("interval", "std", "sem", "none")
+SPREADS: tuple[Spread, ...] = get_args(Spread)
 """What may stand after ±: half of the 95 % interval, standard deviation, standard error, nothing."""
 
 

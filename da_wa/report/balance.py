@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from da_wa.report.matrix import Pair
+from da_wa.records.contrasts import Pair
 from da_wa.report.outcomes import Array, Outcome
 from da_wa.report.wording import arrow, counted, listed
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from da_wa.records.contrasts import Pair
 from da_wa.records.outputs import Outputs
 from da_wa.records.schema import Factors, Record
 from da_wa.report.collection import Rows
 from da_wa.report.facts import Facts
-from da_wa.report.matrix import Pair
 from da_wa.report.outcomes import Array, Outcome
 from da_wa.select.regret import Verdict, judge, largest_share
 
@@ -26,6 +26,11 @@ WEIGHT = "method_weight"
 LAST, SOURCE, ORACLE = "last", "source_val", "target_oracle"
 RULES = (LAST, SOURCE, ORACLE)
 """Selection rules that need only counts of right predictions, which every record has."""
+
+
+def shown(rule: str) -> str:
+    """A rule or score in a table; the one that uses target labels says so."""
+    return f"{rule} (uses target labels)" if rule == ORACLE else rule
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from itertools import product
 from pathlib import Path
 
 from da_wa.errors import DataError
+from da_wa.records.contrasts import Pair
 from da_wa.records.design import Design, Key, level_text, read_design
 from da_wa.records.schema import Factors, Record
 from da_wa.records.store import Store
-from da_wa.report.matrix import Pair
 from da_wa.report.measures import MEASURES
 from da_wa.report.outcomes import Outcome, outcomes
 from da_wa.report.resampling import Replicate, Resamples

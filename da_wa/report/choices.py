@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from da_wa.records.contrasts import Cell
 from da_wa.report.candidates import LAST, ORACLE, RULES, SOURCE, Family, families
 from da_wa.report.facts import Facts
 from da_wa.report.outcomes import Outcome
-from da_wa.report.resampling import Cell, Resamples
+from da_wa.report.resampling import Resamples
 from da_wa.report.scoring import Scored, scored
 from da_wa.report.statistics import Interval
 from da_wa.select.catalogue import Score

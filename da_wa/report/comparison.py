@@ -8,18 +8,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from da_wa.records.contrasts import Pair
 from da_wa.report import paper
 from da_wa.report.checkpoints import checkpoints
 from da_wa.report.content import NONE, Part, Plot, Section, Table
 from da_wa.report.facts import Facts
 from da_wa.report.figures import Panel, dots
-from da_wa.report.matrix import AVERAGE, Matrix, Pair
+from da_wa.report.matrix import AVERAGE, Matrix
 from da_wa.report.statistics import (
     Interval,
     binomial,
     of_binomial_average,
     of_difference,
-    p_text,
+    p_equation,
     rank_correlation,
 )
 from da_wa.report.wording import arrow, change, counted, listed, number, within
@@ -196,7 +197,7 @@ def _order(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[Part], str]
     )
     if math.isnan(tau):
         return ["All averages are equal, so there is no order to compare.", table], ""
-    chance = f"p = {p_text(p)}".replace("= <", "<") if p is not None else "too few norms for a p-value"
+    chance = p_equation(p) if p is not None else "too few norms for a p-value"
     sentence = (
         f"Kendall's τ between our averages and the paper's over {len(averages)} norms is {tau:.2f} ({chance}; 1 is the "
         "same order, 0 unrelated, −1 the reverse)."

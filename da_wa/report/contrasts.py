@@ -11,26 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from da_wa.records.contrasts import BASES, LEVELS, Contrast, Row, contrasts, level_name
-from da_wa.report.matrix import Pair
+from da_wa.records.contrasts import BASES, Cell, Contrast, Pair, Row, contrasts, level_name
 from da_wa.report.outcomes import Array, Outcome
-from da_wa.report.resampling import Cell, Estimate, Replicate, Resamples, seeds_to_resolve
+from da_wa.report.resampling import Estimate, Replicate, Resamples, seeds_to_resolve
 from da_wa.report.statistics import ALPHA, holm, image_flips, run_flips, runs_to_reach
 from da_wa.report.wording import listed
-
-__all__ = [
-    "BASES",
-    "LEVELS",
-    "Contrast",
-    "Effect",
-    "contrasts",
-    "effects",
-    "effects_frame",
-    "least_seeds",
-    "level_name",
-    "pairwise",
-    "seeds_needed",
-]
 
 
 @dataclass(frozen=True)

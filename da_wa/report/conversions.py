@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
 
@@ -61,8 +61,7 @@ def section(found: Mapping[str, Conversion]) -> Section:
 
 
 def _kinds(counts: Mapping[str, int]) -> str:
-    parts: Sequence[str] = [f"{n} × {kind}" for kind, n in counts.items()]
-    return listed(list(parts)) or NONE
+    return listed([f"{n} × {kind}" for kind, n in counts.items()]) or NONE
 
 
 def _numbers(conversion: Conversion) -> dict[str, int]:

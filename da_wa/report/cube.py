@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from da_wa.records.schema import Factors
-from da_wa.report.candidates import LAST, ORACLE, Family, without_weight
+from da_wa.report.candidates import LAST, ORACLE, Family, shown, without_weight
 from da_wa.report.choices import Choices, Rule
 from da_wa.report.content import Plot, Section, Table
 from da_wa.report.facts import Facts
@@ -92,11 +92,11 @@ def _table(
     return Table(
         "cube",
         "Accuracy on the target (%), mean over the pairs, by selection",
-        ["Norm and method", *(_shown(name) for name, _ in rules)],
+        ["Norm and method", *(shown(name) for name, _ in rules)],
         rows,
         notes=[
             f"Selection among epochs and weights of the method, separately for every pair and seed; scores "
-            f"{'reject' if guard else 'may choose'} collapsed candidates. last is the headline. {_shown(ORACLE)}: no "
+            f"{'reject' if guard else 'may choose'} collapsed candidates. last is the headline. {shown(ORACLE)}: no "
             "result of unsupervised adaptation, but the bound of what selection can give.",
             "Small: half of the 95 % interval over seeds and images, choices taken as given. = : the method does "
             "nothing for this norm, or changed no prediction.",
@@ -106,7 +106,7 @@ def _table(
 
 def _figure(labels: Sequence[str], rules: Sequence[Rule], found: dict[tuple[str, Rule], Interval | None]) -> Plot:
     values = [[math.nan if (c := found[label, rule]) is None else c.value for rule in rules] for label in labels]
-    frame = pd.DataFrame(values, index=list(labels), columns=[_shown(name) for name, _ in rules])
+    frame = pd.DataFrame(values, index=list(labels), columns=[shown(name) for name, _ in rules])
     figure = heatmap(frame, "Accuracy on the target (%), mean over the pairs", "{:.1f}")
     return Plot("cube", figure, "Norm and method by selection.", wide=False)
 
@@ -188,7 +188,3 @@ def _changes_nothing(of_label: Sequence[Family], families: Sequence[Family]) -> 
     reference = {f.without_method: f for f in families if f.factors.method == "none"}
     shared = [(f, reference[f.without_method]) for f in of_label if f.without_method in reference]
     return bool(shared) and all(np.array_equal(f.candidates[0].predicted, r.candidates[0].predicted) for f, r in shared)
-
-
-def _shown(name: str) -> str:
-    return f"{name} (uses target labels)" if name == ORACLE else name

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
+from da_wa.records.contrasts import level_name
 from da_wa.report.content import NONE, Part, Plot, Section, Table
-from da_wa.report.contrasts import Effect, effects, effects_frame, least_seeds, level_name, pairwise, seeds_needed
+from da_wa.report.contrasts import Effect, effects, effects_frame, least_seeds, pairwise, seeds_needed
 from da_wa.report.facts import Facts
 from da_wa.report.figures import Panel, critical_difference, dots
 from da_wa.report.matrix import AVERAGE, Matrix
-from da_wa.report.statistics import ALPHA, p_text, ranking, runs_to_reach, smallest_run_p
+from da_wa.report.statistics import ALPHA, p_equation, p_text, ranking, runs_to_reach, smallest_run_p
 from da_wa.report.wording import arrow, change, counted, listed, signed
 
 NAMED = 5
@@ -29,7 +31,7 @@ def section(facts: Facts) -> Section:
         "Example: norms=[bn,bn_wa]."
     )
     found = _section(facts, "weight", "effect", empty)
-    return Section(found.title, found.parts, found.data, found.summary, [*found.details, *_ranks(facts.matrix)])
+    return replace(found, details=[*found.details, *_ranks(facts.matrix)])
 
 
 def adaptation(facts: Facts) -> Section:
@@ -231,11 +233,10 @@ def _ranks(matrix: Matrix) -> list[Part]:
     apart = sum(abs(a - b) > found.critical for k, a in enumerate(found.ranks) for b in found.ranks[:k])
     total = len(scores) * (len(scores) - 1) // 2
     verdict = "differ" if found.p < ALPHA else "do not differ significantly"
-    p = p_text(found.p) if found.p < 0.001 else f"= {p_text(found.p)}"
     return [
         f"Over {counted(found.blocks, 'pair')} as blocks, the {len(scores)} norms {verdict} (Friedman χ² = "
-        f"{found.statistic:.1f}, p {p}). By Nemenyi's test, norms differ whose mean ranks are more than "
-        f"{found.critical:.2f} apart: {apart} of {total} pairs of norms. Pairs of domains with a common source or "
+        f"{found.statistic:.1f}, {p_equation(found.p)}). By Nemenyi's test, norms differ whose mean ranks are more "
+        f"than {found.critical:.2f} apart: {apart} of {total} pairs of norms. Pairs of domains with a common source or "
         "target are not independent, so this is a summary, not a test of its own.",
         Plot(
             "critical_difference",

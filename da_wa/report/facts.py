@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from da_wa.errors import ConfigError, nearest
+from da_wa.records.contrasts import BASES
 from da_wa.records.outputs import Outputs
 from da_wa.records.schema import Conversion, Factors, Record
 from da_wa.records.store import RunDir, Store
 from da_wa.report.balance import class_counts, warnings
 from da_wa.report.collection import Collection, Rows, collect
-from da_wa.report.contrasts import BASES, effects, effects_frame
+from da_wa.report.contrasts import effects, effects_frame
 from da_wa.report.conversions import conversions, notices
 from da_wa.report.matrix import HEADLINE, Matrix, Missing, Setting
 from da_wa.report.outcomes import Array, Outcome, balanced_by_epoch, outcomes
-from da_wa.report.pivot import headline, pivot
+from da_wa.report.pivot import headline
 from da_wa.report.resampling import Resamples
 
 Sample = tuple[str, str, int, dict[str, Array]]
-"""(label, source, seed, domain -> (m, d) float32 features after the last epoch)."""
-
-
-class Samples(Iterable[Sample]):
-    """The saved features of every unit, kept as float16."""
-
-    def __init__(self, kept: Sequence[Sample]) -> None:
-        self._kept = kept
-
-    def __iter__(self) -> Iterator[Sample]:
-        for label, source, seed, features in self._kept:
-            yield label, source, seed, {domain: array.astype(np.float32) for domain, array in features.items()}
+"""(label, source, seed, domain -> (m, d) float16 features after the last epoch)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +63,7 @@ class Facts:
     resamples: Resamples
     classes: Sequence[str]
     images: Mapping[str, Array] | None
-    samples: Iterable[Sample]
+    samples: Sequence[Sample]
     mixed: str
     rows: Rows
     held_out: Sequence[Outcome] = ()
@@ -108,10 +97,6 @@ class Facts:
             raise ConfigError(f"{factor!r} has no base level to compare with. {nearest(factor, BASES)}")
         found = effects(self.levels, self.matrix.pairs, self.resamples, factor, self.rows.labels)
         return effects_frame(found)
-
-    def pivot(self, rows: Sequence[str] = ("label",), columns: Sequence[str] = ("source", "target")) -> Matrix:
-        """Accuracy over any factors, with intervals; see :func:`da_wa.report.pivot.pivot`."""
-        return pivot(self.frame, rows, columns, resamples=self.resamples, setting=self.matrix.setting)
 
     def selected(self, selection: str) -> Matrix:
         """The headline table under another selection rule, without intervals."""
@@ -202,7 +187,7 @@ def facts_of(found: Collection, images: Mapping[str, Array] | None = None) -> Fa
         resamples,
         classes,
         images,
-        Samples(samples),
+        samples,
         found.mixed,
         found.rows,
         held_out,

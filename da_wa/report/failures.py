@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from da_wa.records.contrasts import Pair
 from da_wa.report.content import NONE, WIDE, Part, Plot, Section, Table
 from da_wa.report.facts import Facts
 from da_wa.report.figures import contact_sheet, heatmap
-from da_wa.report.matrix import AVERAGE, Pair
+from da_wa.report.matrix import AVERAGE
 from da_wa.report.outcomes import Array, Outcome
 from da_wa.report.wording import arrow, counted, listed
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from da_wa.records.contrasts import Pair
+
 AVERAGE = "Avg"
 HEADLINE = "last"
 """The selection rule of tables and figures: the last epoch, which uses no target labels."""
 
 BOUNDS = ("low", "high")
 """Of an interval; the words that follow a column's name where each has its own column."""
-
-Pair = tuple[str, str]
-"""(source, target)."""
 
 
 @dataclass(frozen=True)

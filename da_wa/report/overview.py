@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from da_wa.records.contrasts import Cell
 from da_wa.report.content import NONE, Part, Plot, Section, Table
 from da_wa.report.facts import Facts
 from da_wa.report.figures import matrix_heatmap
@@ -15,8 +16,6 @@ from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix
 from da_wa.report.resampling import Estimate, Resamples
 from da_wa.report.tables import Spread, matrix_table
 from da_wa.report.wording import counted, listed, within
-
-Cell = tuple[str, str, str]
 
 TITLE = "Which norm transfers best?"
 LONG = 24

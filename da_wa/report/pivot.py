@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from da_wa.errors import ConfigError, nearest
-from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix, Missing, Pair, Setting, column_names
-from da_wa.report.resampling import Cell, Replicate, Resamples
+from da_wa.records.contrasts import Cell, Pair
+from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix, Missing, Setting, column_names
+from da_wa.report.resampling import Replicate, Resamples
 
 _Level = tuple[Any, ...]
 _STATISTICS = ("mean", "std", "low", "high", "seeds", "runs")

@@ -25,13 +25,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
+from da_wa.records.contrasts import Cell
 from da_wa.report.outcomes import Array, Outcome, balanced_accuracy
 from da_wa.report.statistics import POWER, Interval, Precision, welch
 
 REPLICATES = 2000
 
-Cell = tuple[str, str, str]
-"""(label of the row, source, target)."""
 
 Replicate = tuple[int, int]
 """(pre-training seed, seed)."""

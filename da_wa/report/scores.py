@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from da_wa.report.candidates import LAST, ORACLE
+from da_wa.report.candidates import LAST, ORACLE, shown
 from da_wa.report.choices import Choices, Rule
 from da_wa.report.content import NONE, Part, Section, Table
 from da_wa.report.facts import Facts
-from da_wa.report.statistics import ALPHA, p_text
+from da_wa.report.statistics import ALPHA, p_equation
 from da_wa.report.wording import counted, listed, signed, within
 
 TITLE = "Which score selects best without target labels?"
@@ -96,12 +96,13 @@ def _dependence(facts: Facts, made: Choices, norms: Sequence[str], p: float | No
     lowest = f"Lowest regret by norm: {named}."
     if p is None:
         return f"Too few runs to test whether the best score depends on the norm. {lowest}"
-    shown = p_text(p) if p < 0.001 else f"= {p_text(p)}"
     if p < ALPHA:
-        return f"The regret of scores depends on the norm (permutation test of the interaction, p {shown}). {lowest}"
+        return (
+            f"The regret of scores depends on the norm (permutation test of the interaction, {p_equation(p)}). {lowest}"
+        )
     return (
         "No evidence that the best score depends on the norm (permutation test of the interaction of norm and score, "
-        f"p {shown}). {lowest}"
+        f"{p_equation(p)}). {lowest}"
     )
 
 
@@ -117,7 +118,7 @@ def _quality(made: Choices, rules: Sequence[Rule], chosen: Sequence[int]) -> Tab
 
         rows.append(
             [
-                _shown(name),
+                shown(name),
                 both([within(made.regret((name, guard), chosen)) for guard in guards]),
                 both([signed(s.spearman, 2) if not math.isnan(s.spearman) else NONE for s in summaries]),
                 both([_percent(s.below_source) for s in summaries]),
@@ -243,7 +244,3 @@ def _choices_frame(made: Choices, rules: Sequence[Rule]) -> pd.DataFrame:
 
 def _percent(fraction: float) -> str:
     return NONE if math.isnan(fraction) else f"{100 * fraction:.0f} %"
-
-
-def _shown(name: str) -> str:
-    return f"{name} (uses target labels)" if name == ORACLE else name

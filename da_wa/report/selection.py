@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from da_wa.report.candidates import ORACLE
 from da_wa.report.content import Part, Plot, Section, Table
 from da_wa.report.facts import Facts
 from da_wa.report.figures import Panel, dots
@@ -15,7 +16,6 @@ from da_wa.report.tables import SELECTIONS
 from da_wa.report.wording import arrow, counted, listed, number, signed
 
 TITLE = "How much does the selection of the epoch matter?"
-ORACLE = "target_oracle"
 
 
 def section(facts: Facts) -> Section:

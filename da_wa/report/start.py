@@ -11,7 +11,7 @@ from da_wa.report.content import Plot, Section
 from da_wa.report.facts import Facts
 from da_wa.report.figures import relation
 from da_wa.report.matrix import AVERAGE
-from da_wa.report.statistics import p_text, rank_correlation
+from da_wa.report.statistics import p_equation, rank_correlation
 from da_wa.report.wording import counted, signed
 
 TITLE = "Do better pre-trained networks transfer better?"
@@ -47,7 +47,7 @@ def start_plot(name: str, points: pd.DataFrame) -> Plot:
     if points["epochs"].nunique() > 1:
         named = named + [f", {counted(epochs, 'epoch')}" for epochs in points["epochs"]]
     tau, p = rank_correlation(points[X], points[Y])
-    chance = "" if p is None or math.isnan(p) else f" (p {p_text(p)})" if p < 0.001 else f" (p = {p_text(p)})"
+    chance = "" if p is None or math.isnan(p) else f" ({p_equation(p)})"
     caption = (
         f"Rank correlation of accuracies in pre-training and on the targets over {counted(len(points), 'network')}: "
         f"Kendall's τ {signed(tau, 2)}{chance}."

@@ -232,3 +232,12 @@ def p_text(p: float | None) -> str:
     if p is None:
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def p_equation(p: float) -> str:
+    """A p-value in a sentence.
+
+    >>> p_equation(0.03), p_equation(1e-5)
+    ('p = 0.030', 'p < 0.001')
+    """
+    return f"p {p_text(p)}" if p < 0.001 else f"p = {p_text(p)}"

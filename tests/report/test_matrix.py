@@ -13,6 +13,7 @@ from da_wa.errors import ConfigError, DataError
 from da_wa.report import write_report
 from da_wa.report.checkpoints import checkpoints
 from da_wa.report.facts import load_facts
+from da_wa.report.pivot import pivot
 
 PAIRS = [("A", "W"), ("W", "A"), ("A", "D"), ("D", "A"), ("W", "D"), ("D", "W")]
 COLUMNS = [f"{source}->{target}" for source, target in PAIRS]
@@ -273,4 +274,4 @@ def test_what_a_cell_averages_over_is_no_factor_of_a_table(experiment, factor):
     experiment.fill(["bn", "bn_wa"], seeds=[0, 1])
     facts = load_facts(experiment.out)
     with pytest.raises(ConfigError, match=f"'{factor}' differs within a cell"):
-        facts.pivot(["norm"], [factor])
+        pivot(facts.frame, ["norm"], [factor])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from da_wa.report.contrasts import contrasts, effects, pairwise
+from da_wa.records.contrasts import contrasts
+from da_wa.report.contrasts import effects, pairwise
 from da_wa.report.outcomes import Outcome
 from da_wa.report.resampling import Estimate, Resamples, seeds_to_resolve
 from da_wa.report.statistics import ALPHA, Interval, Precision, run_flips, welch

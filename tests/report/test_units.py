@@ -14,6 +14,7 @@ from da_wa.report import effect, overview, tables, write_report
 from da_wa.report import methods as by_method
 from da_wa.report.contrasts import effects, pairwise
 from da_wa.report.facts import load_facts
+from da_wa.report.pivot import pivot
 from da_wa.report.resampling import Resamples
 
 SMALL = {"A": 140, "W": 90, "D": 70}
@@ -32,7 +33,7 @@ def test_methods_are_rows_of_their_own(methods: Any) -> None:
     assert list(facts.matrix.mean.index) == ["BN", "BN · DANN", "BN + WA", "BN + WA · DANN"]
     assert (facts.matrix.seeds == 2).all(axis=None)
     assert (facts.matrix.runs == 2).all(axis=None)
-    by_method = facts.pivot(["method"], ["weight"]).mean
+    by_method = pivot(facts.frame, ["method"], ["weight"]).mean
     assert by_method.at["dann", "align"] == pytest.approx(facts.matrix.mean.at["BN + WA · DANN", "Avg"])
 
 
