@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from da_wa.adapt.inputs import batch, pair, product, wide
+from da_wa.adapt.inputs import batch, pair, product
 from da_wa.adapt.losses import entropy
+from da_wa.norm.precision import at_least_float32
 
 LARGEST_PRODUCT = 4096
 """The largest f ⊗ p that :func:`condition` computes without random maps (Long et al. 2018)."""
@@ -187,12 +188,12 @@ def domain_bce(
 def _one_domain(outputs: Tensor, sign: int, weights: Tensor | None) -> Tensor:
     if outputs.shape[1:] not in ((), (1,)) or outputs.ndim == 0 or len(outputs) == 0:
         raise ValueError(f"discriminator outputs of shape {tuple(outputs.shape)} must be (n,) or (n, 1) with n >= 1")
-    losses = -F.logsigmoid(sign * wide(outputs).flatten())
+    losses = -F.logsigmoid(sign * at_least_float32(outputs).flatten())
     if weights is None:
         return losses.mean()
     if weights.shape != losses.shape:
         raise ValueError(f"weights of shape {tuple(weights.shape)} must be ({len(losses)},), one for each row")
-    return (wide(weights) * losses).mean()
+    return (at_least_float32(weights) * losses).mean()
 
 
 def entropy_weights(logits: Tensor) -> Tensor:

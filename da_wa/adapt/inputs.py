@@ -5,14 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
-def wide(x: Tensor) -> Tensor:
-    """``x`` in float32 if its type is narrower: losses are never computed in half precision.
-
-    >>> wide(torch.ones(2, dtype=torch.bfloat16)).dtype, wide(torch.ones(2, dtype=torch.float64)).dtype
-    (torch.float32, torch.float64)
-    """
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+from da_wa.norm.precision import at_least_float32
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -45,7 +38,7 @@ def batch(x: Tensor, name: str, *, rows: int = 1, columns: int = 1) -> Tensor:
     """
     if x.ndim != 2 or x.shape[0] < rows or x.shape[1] < columns:
         raise ValueError(f"{name} of shape {tuple(x.shape)}: expected two dimensions of at least ({rows}, {columns})")
-    return wide(x)
+    return at_least_float32(x)
 
 
 def pair(source: Tensor, target: Tensor, name: str, *, rows: int = 1, columns: int = 1) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from da_wa.adapt.inputs import batch, pair, wide
+from da_wa.adapt.inputs import batch, pair
+from da_wa.norm.precision import at_least_float32
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -204,7 +205,7 @@ def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
     """
     if values.ndim != 1 or values.shape != keep.shape or len(values) == 0:
         raise ValueError(f"values {tuple(values.shape)} and keep {tuple(keep.shape)} must be (n,) with n >= 1")
-    values = wide(values)
+    values = at_least_float32(values)
     return torch.where(keep, values, 0).sum() / keep.sum().clamp_min(1)
 
 
@@ -229,7 +230,7 @@ def sharpness_step(gradients: Sequence[Tensor], rho: float = 0.05) -> list[Tenso
     """
     if len(gradients) == 0 or rho < 0:
         raise ValueError(f"{len(gradients)} gradients, rho={rho}: expected one gradient or more, and rho >= 0")
-    norms = torch.stack([torch.linalg.vector_norm(wide(g.detach())) for g in gradients])
+    norms = torch.stack([torch.linalg.vector_norm(at_least_float32(g.detach())) for g in gradients])
     norm = torch.linalg.vector_norm(norms)
     scale = torch.where(norm > 0, rho / torch.where(norm > 0, norm, 1), 0)
-    return [(wide(g.detach()) * scale).to(g.dtype) for g in gradients]
+    return [(at_least_float32(g.detach()) * scale).to(g.dtype) for g in gradients]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from da_wa.norm.spec import at_least_float32
+from da_wa.norm.precision import at_least_float32
 
 
 class BatchRenorm2d(nn.BatchNorm2d):

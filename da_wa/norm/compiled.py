@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from da_wa.errors import ConfigError
+from da_wa.norm.precision import at_least_float32
 
 
 def fused_group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -49,7 +50,7 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # it would compute the statistics in half precision
-            wide, pixels = _wide(x), x.shape[2] * x.shape[3]
+            wide, pixels = at_least_float32(x), x.shape[2] * x.shape[3]
             mean = _group_mean(wide.sum((2, 3)), groups) / pixels
             square = _group_mean((wide * wide).sum((2, 3)), groups) / pixels
             inverse_std = torch.rsqrt((square - mean * mean).clamp_min(0) + eps)
@@ -62,7 +63,7 @@ class _GroupNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, weight, mean, inverse_std = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):
-            wide, g, pixels = _wide(x), _wide(gradient), x.shape[2] * x.shape[3]
+            wide, g, pixels = at_least_float32(x), at_least_float32(gradient), x.shape[2] * x.shape[3]
             of_bias = g.sum((2, 3))
             of_weight = ((g * wide).sum((2, 3)) - mean * of_bias) * inverse_std  # Σ g·x̂
             shift = _group_mean(weight * of_bias, ctx.groups) / pixels
@@ -84,10 +85,6 @@ def _group_mean(values: Tensor, groups: int) -> Tensor:
         return values.mean(1, keepdim=True).expand(n, channels)
     # A matrix product is not fused into the passes over the map, where it would prevent vector instructions.
     return (values.view(n * groups, size) @ values.new_full((size, size), 1 / size)).view(n, channels)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _map(coefficients: Tensor) -> Tensor:

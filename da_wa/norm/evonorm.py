@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from da_wa.norm.spec import at_least_float32, group_count
+from da_wa.norm.precision import at_least_float32
+from da_wa.norm.spec import group_count
 
 
 def evonorm_s0(x: Tensor, v: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from da_wa.norm.spec import at_least_float32
+from da_wa.norm.precision import at_least_float32
 
 
 def filter_response_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-6) -> Tensor:

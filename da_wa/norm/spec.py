@@ -190,12 +190,3 @@ def instance_norm(channels: int, **kwargs: Any) -> InstanceNorm2d:
     ['bias', 'weight']
     """
     return InstanceNorm2d(channels, affine=True, track_running_stats=False, **kwargs)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32 if its type is narrower: statistics are never computed in half precision.
-
-    >>> at_least_float32(torch.ones(2, dtype=torch.bfloat16)).dtype
-    torch.float32
-    """
-    return x.to(torch.promote_types(x.dtype, torch.float32))

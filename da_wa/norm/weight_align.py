@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from da_wa.norm.normalized_conv import GainConv2d, filter_size, standardize_filters
-from da_wa.norm.spec import at_least_float32
+from da_wa.norm.precision import at_least_float32
 
 EPS = 1e-10
 """Added to the variance inside the root. The paper gives no value; trained filters have a variance near 2/n >= 4e-4."""

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from da_wa.norm.normalized_conv import GainConv2d, filter_size
-from da_wa.norm.spec import at_least_float32
+from da_wa.norm.precision import at_least_float32
 
 
 def normalize_weight(weight: Tensor, gain: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from da_wa.norm.normalized_conv import NormalizedConv2d, filter_size
-from da_wa.norm.spec import at_least_float32
+from da_wa.norm.precision import at_least_float32
 
 EPS = 1e-5
 
