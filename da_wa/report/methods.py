@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -191,29 +189,15 @@ def _summary(grid: _Grid) -> str:
 
 def _online(facts: Facts) -> pd.DataFrame:
     """Streams: accuracy when the images arrived and after the pass, one row for each label and pair; fractions."""
-    found: dict[tuple[str, str, str], list[tuple[float, float, Mapping[str, float]]]] = defaultdict(list)
+    rows = []
     for record in facts.records:
         if record.online is not None and record.target is not None:
             after = next(r.accuracy for r in record.results if (r.domain, r.selection) == (record.target, "last"))
-            terms = record.curve[-1].terms if record.curve else {}
-            found[facts.label(record), record.source, record.target].append((record.online.accuracy, after, terms))
-    rows = [
-        {
-            "label": label,
-            "source": source,
-            "target": target,
-            "runs": len(values),
-            "online": sum(v[0] for v in values) / len(values),
-            "after": sum(v[1] for v in values) / len(values),
-            "used": _mean([v[2]["used"] for v in values if "used" in v[2]]),
-        }
-        for (label, source, target), values in found.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+            used = record.curve[-1].terms.get("used", math.nan) if record.curve else math.nan
+            rows.append((facts.label(record), record.source, record.target, record.online.accuracy, after, used))
+    names, means = ["label", "source", "target"], ["online", "after", "used"]
+    by_pair = pd.DataFrame(rows, columns=[*names, *means]).groupby(names, sort=False)
+    return by_pair.agg(runs=("online", "size"), **{name: (name, "mean") for name in means}).reset_index()
 
 
 def _online_table(online: pd.DataFrame) -> Table:
@@ -238,23 +222,13 @@ def _online_table(online: pd.DataFrame) -> Table:
 
 def _logged(facts: Facts) -> pd.DataFrame:
     """What methods logged in the first and last epoch, means over runs; one row for each label and name."""
-    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    rows = []
     for record in facts.records:
         if len(record.curve) > 1:
             first, last = record.curve[0].terms, record.curve[-1].terms
-            for name in first.keys() & last.keys():
-                found[facts.label(record), name].append((first[name], last[name]))
-    rows = [
-        {
-            "label": label,
-            "quantity": name,
-            "runs": len(values),
-            "first": sum(v[0] for v in values) / len(values),
-            "last": sum(v[1] for v in values) / len(values),
-        }
-        for (label, name), values in sorted(found.items())
-    ]
-    return pd.DataFrame(rows)
+            rows += [(facts.label(record), name, first[name], last[name]) for name in first.keys() & last.keys()]
+    by_name = pd.DataFrame(rows, columns=["label", "quantity", "first", "last"]).groupby(["label", "quantity"])
+    return by_name.agg(runs=("first", "size"), first=("first", "mean"), last=("last", "mean")).reset_index()
 
 
 def _logged_table(logged: pd.DataFrame) -> Table:
