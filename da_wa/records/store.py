@@ -112,18 +112,6 @@ class RunDir:
         if known is None or (known != text and not self.finished):
             write_bytes(target, text)
 
-    @contextmanager
-    def claim(self, stale_s: float = lease.STALE_S) -> Iterator[bool]:
-        """Hold the unit: ``with run.claim() as mine`` gives False at once when another process holds it.
-
-        Ask :attr:`finished` *after* claiming: the other process may have finished the unit in between.
-
-        Raises:
-            DataError: the folder cannot be written.
-        """
-        with claimed(self.path / "lease", ".*.part", stale_s) as mine:
-            yield mine
-
     @property
     def finished(self) -> bool:
         """Whether a record that can be trusted is there; its training may have diverged."""

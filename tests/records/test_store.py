@@ -11,6 +11,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,16 @@ from da_wa.errors import ConfigError, DataError, DiskFull, NewerVersion
 from da_wa.records.files import locked, remove_abandoned, write_atomically, write_json
 from da_wa.records.outputs import Outputs, pack
 from da_wa.records.schema import Record, parse
-from da_wa.records.store import RunDir, Store
+from da_wa.records.store import RunDir, Store, claimed
 from da_wa.runs.jobs import UnitJob
 
 PLAN = {"lr": 1e-5, "note": "é 😀"}
 Raw = Callable[..., dict[str, Any]]
 MakeOutputs = Callable[..., Outputs]
+
+
+def claim(run: RunDir) -> AbstractContextManager[bool]:
+    return claimed(run.path / "lease", ".*.part")
 
 
 def is_finished(run: RunDir) -> bool:
@@ -462,7 +467,7 @@ def test_an_out_folder_that_is_a_file(tmp_path: Path) -> None:
     run = Store(tmp_path / "out").run("a")
     with pytest.raises(DataError, match=r"config\.yaml.*Not a directory"):
         run.plan(PLAN)
-    with pytest.raises(DataError, match="Cannot write"), run.claim():
+    with pytest.raises(DataError, match="Cannot write"), claim(run):
         pass
     assert Store(tmp_path / "out").runs() == []
 
@@ -497,28 +502,28 @@ def test_a_failure_is_read(run: RunDir) -> None:
 
 
 def test_a_run_is_held_by_one_at_a_time(run: RunDir) -> None:
-    with run.claim() as first:
+    with claim(run) as first:
         assert first
-        with RunDir(run.path).claim() as second:
+        with claim(run) as second:
             assert not second
-        with RunDir(run.path).claim() as third:  # the refused claim has not freed the first
+        with claim(run) as third:  # the refused claim has not freed the first
             assert not third
-    with run.claim() as again:
+    with claim(run) as again:
         assert again
 
 
 def test_an_error_frees_the_run(run: RunDir) -> None:
-    with pytest.raises(RuntimeError), run.claim():
+    with pytest.raises(RuntimeError), claim(run):
         raise RuntimeError
-    with run.claim() as mine:
+    with claim(run) as mine:
         assert mine
 
 
 HOLD = """
 import pathlib, sys
-from da_wa.records.store import RunDir
+from da_wa.records.store import claimed
 
-with RunDir(pathlib.Path(sys.argv[1])).claim() as mine:
+with claimed(pathlib.Path(sys.argv[1]), ".*.part") as mine:
     print(mine, flush=True)
     sys.stdin.read()
 """
@@ -526,20 +531,22 @@ with RunDir(pathlib.Path(sys.argv[1])).claim() as mine:
 
 def test_two_processes_cannot_claim_a_run_and_a_killed_one_frees_it(run: RunDir) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, run.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, run.path / "lease"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "True\n"
-        other = subprocess.run([sys.executable, "-c", HOLD, run.path], input="", capture_output=True, text=True)
+        other = subprocess.run(
+            [sys.executable, "-c", HOLD, run.path / "lease"], input="", capture_output=True, text=True
+        )
         assert other.stdout == "False\n"
-        with run.claim() as mine:
+        with claim(run) as mine:
             assert not mine
         process.send_signal(signal.SIGKILL)
         process.wait()
         mine = False
         while not mine:  # pytest's timeout ends a wait without end
-            with run.claim() as mine:
+            with claim(run) as mine:
                 time.sleep(0 if mine else 0.01)
     finally:
         process.kill()
