@@ -28,13 +28,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from da_wa.data.domains import SUFFIXES
 from da_wa.data.images import FORMATS, as_rgb, reason
 from da_wa.errors import DataError, UserError, nearest, printable
 
 VOID = 255
 """The label of pixels without a class, whatever number the files have for it."""
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 MASK_MODES = ("L", "P")
 """What an image of labels is: one channel of 8 bits, or a palette. The palette's colours are not used."""
 

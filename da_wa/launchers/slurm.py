@@ -6,6 +6,7 @@ Workers are requeued when they reach their time limit or are pre-empted, and res
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import subprocess
@@ -158,15 +159,12 @@ def minutes(limit: str | int) -> int:
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(limit))
     if found is None:
         raise ConfigError(f"launcher.time={limit}: write minutes, HH:MM:SS or D-HH:MM:SS")
-    days, *parts = (None if group is None else int(group) for group in found.groups())
-    first, second, third = parts
-    if days is not None:
-        seconds = 86400 * days + 3600 * (first or 0) + 60 * (second or 0) + (third or 0)
-    elif third is not None:
-        seconds = 3600 * (first or 0) + 60 * (second or 0) + third
-    else:
-        seconds = 60 * (first or 0) + (second or 0)
-    return max(1, -(-seconds // 60))
+    days, *parts = found.groups()
+    numbers = [int(part) for part in parts if part is not None]
+    if days is None and len(numbers) < 3:  # minutes, or minutes and seconds
+        numbers = [0, *numbers]
+    hours, mins, seconds = (*numbers, 0, 0)[:3]
+    return max(1, 1440 * int(days or 0) + 60 * hours + mins + math.ceil(seconds / 60))
 
 
 def _wait(array: str, launch: Launch) -> None:

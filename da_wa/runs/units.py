@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 from da_wa.config.choices import ACTIVATIONS
 from da_wa.data.manifest import DomainManifest
 from da_wa.errors import ConfigError
+from da_wa.models.weights import WeightsError, file_digest
 from da_wa.records import identity
 from da_wa.records.identity import Facts
 from da_wa.records.store import Store
@@ -236,7 +236,6 @@ def _content(checkpoint: Path | None) -> str | None:
     if checkpoint is None:
         return None
     try:
-        with checkpoint.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise ConfigError(f"pretrain.checkpoint={checkpoint} cannot be read: {error.strerror}.") from error
+        return file_digest(checkpoint)
+    except WeightsError as error:
+        raise ConfigError(f"pretrain.checkpoint={error}") from error
