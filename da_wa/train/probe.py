@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning.loggers import Logger
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -22,10 +21,8 @@ from da_wa.errors import ConfigError, printable
 from da_wa.records.outputs import Outputs, from_logits, round_logits
 from da_wa.train.classifier import half
 from da_wa.train.engine import device_name, peak_memory_mb
-from da_wa.train.features import Extractor
 from da_wa.train.fit import Task, extractor, fit
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
-from da_wa.train.progress import Notify
 from da_wa.train.recipe import AnyRecipe
 from da_wa.train.subsets import Subsets
 from da_wa.train.train import Cost, Trained
@@ -179,32 +176,13 @@ _NEVER = -1e4
 """Logit of a class without training images."""
 
 
-def probe(
-    subsets: Subsets,
-    recipe: Probe,
-    extract: Extractor,
-    *,
-    seed: int,
-    notify: Notify = lambda done, epochs: None,
-    loggers: Sequence[Logger] = (),
-    logged: Mapping[str, Any] | None = None,
-) -> Trained:
+@fit.register
+def _probe(recipe: Probe, task: Task) -> Trained:
     """Fit the head of a frozen network on the source and evaluate it: one epoch.
 
     The head is copied into the network, which then predicts from images.
-
-    Args:
-        subsets: images to train on, to evaluate, and to keep features of.
-        recipe: of the head.
-        extract: gives the features.
-        seed: of the folds.
-        notify: called at the end.
-        loggers: Lightning loggers.
-        logged: hyperparameters for the loggers.
-
-    Raises:
-        DataError: features that cannot be computed or kept.
     """
+    extract, subsets = extractor(recipe, task, task.model), task.subsets
     assert subsets.train is not None, "training on the source needs source images"
     started = time.perf_counter()
     model, settings, train = extract.model, extract.settings, subsets.train
@@ -213,15 +191,15 @@ def probe(
     computed += more
     extracted = time.perf_counter()
     x = features[train.domain.name][train.index]
-    head = recipe.fit(x, train.labels, len(train.domain.classes), seed)
+    head = recipe.fit(x, train.labels, len(train.domain.classes), task.seed)
     fitted = time.perf_counter()
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(head.weight))
         model.head.bias.copy_(torch.from_numpy(head.bias))
     outputs = _outputs(subsets, features, mixed, head)
     row = {"epoch": 1, **_fit_of(head(x), train.labels), "terms": {"C": head.C, **_named(head.validation)}}
-    for logger in loggers:
-        logger.log_hyperparams(dict(logged or {}))
+    for logger in task.loggers:
+        logger.log_hyperparams(dict(task.logged))
         accuracies = {name: domain.correct[-1] / len(domain.index) for name, domain in outputs.domains.items()}
         logger.log_metrics({f"accuracy/{name}": float(value) for name, value in accuracies.items()}, step=1)
         logger.save()
@@ -238,21 +216,8 @@ def probe(
         flops=computed * count_flops(model, extract.shape(train.domain)).prediction,
         matrix_rate=matrix_rate(device, matrix_type(settings.precision), torch.get_num_threads()),
     )
-    notify(1, 1)
+    task.notify(1, 1)
     return Trained([row], outputs, 0, cost)
-
-
-@fit.register
-def _probe(recipe: Probe, task: Task) -> Trained:
-    return probe(
-        task.subsets,
-        recipe,
-        extractor(recipe, task, task.model),
-        seed=task.seed,
-        notify=task.notify,
-        loggers=task.loggers,
-        logged=task.logged,
-    )
 
 
 def _outputs(
