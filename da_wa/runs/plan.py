@@ -180,22 +180,19 @@ def _refuse_other_settings(store: Store, planned: Sequence[UnitJob]) -> None:
         known = run.config().get("facts", {}).get("shared")
         differ = "they are of an earlier version" if known is None else _differences(known, wanted["facts"]["shared"])
         raise _not_comparable(store, differ)
+    finished = (run for run in store.runs() if (run.path / "record.json").exists())
+    others = {run.id: run.config() for run in finished if run.id not in ids}
     for kind in ("norm", "model", "method"):  # one name in a table is one network
         now = {job.config["facts"][kind]["name"]: _comparable(job.config["facts"][kind]) for job in planned}
-        for run in store.runs():
-            if run.id in ids or not (run.path / "record.json").exists():
-                continue
-            old = _comparable(run.config().get("facts", {}).get(kind, {}))
+        for config in others.values():
+            old = _comparable(config.get("facts", {}).get(kind, {}))
             same = now.get(old.get("name"), old)
             if old != same:
                 raise _not_comparable(store, f"{kind} {old['name']}: {_differences(old, same)}")
     cells = {_cell(job.config): job.config["facts"] for job in planned}
-    for run in store.runs():  # one cell of a table is one run
-        if run.id in ids or not (run.path / "record.json").exists():
-            continue
-        config = run.config()
+    for name, config in others.items():  # one cell of a table is one run
         if "unit" in config and (twin := cells.get(_cell(config))):
-            raise _not_comparable(store, f"run {run.id}: {_differences(config['facts'], twin)}")
+            raise _not_comparable(store, f"run {name}: {_differences(config['facts'], twin)}")
 
 
 def _cell(config: Mapping[str, Any]) -> tuple[Any, ...]:
