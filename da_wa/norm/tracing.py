@@ -166,19 +166,11 @@ def layers_after_norm(norm: nn.Module) -> list[nn.Module] | None:
 
 def _normalize(norm: nn.Module, x: Tensor) -> Tensor:
     """The output of torch's own class with the parameters of ``norm``; LayerNorm over the channels of a pixel."""
-    match norm:
-        case nn.BatchNorm2d():
-            return nn.BatchNorm2d.forward(norm, x)
-        case nn.SyncBatchNorm():
-            return nn.SyncBatchNorm.forward(norm, x)
-        case nn.GroupNorm():
-            return nn.GroupNorm.forward(norm, x)
-        case nn.InstanceNorm2d():
-            return nn.InstanceNorm2d.forward(norm, x)
-        case nn.LayerNorm():
-            return nn.LayerNorm.forward(norm, x.movedim(1, -1)).movedim(-1, 1)
-        case _:
-            raise TypeError(f"{type(norm).__name__} is not a norm of feature maps")
+    if isinstance(norm, nn.LayerNorm):
+        return nn.LayerNorm.forward(norm, x.movedim(1, -1)).movedim(-1, 1)
+    kind = next(kind for kind in TORCH_NORMS if isinstance(norm, kind))
+    normalized: Tensor = kind.forward(norm, x)  # type: ignore[arg-type]
+    return normalized
 
 
 def channels(norm: nn.Module) -> int:

@@ -126,7 +126,7 @@ def write_report(
         "accuracy.csv": tables.accuracy_csv(facts.frame).encode(),
         "results.csv": tables.csv(facts.frame, "%.6f").encode(),
         "matrix.csv": tables.matrix_csv(facts.matrix).encode(),
-        "pretraining.csv": tables.pretraining_csv(networks).encode(),
+        "pretraining.csv": tables.csv(networks, "%.2f").encode(),
         "pretraining.md": tables.pretraining_markdown(networks).encode(),
         "pretraining.tex": tables.pretraining_latex(networks).encode(),
         "table.md": tables.markdown(facts.matrix, facts.missing, facts.unreadable, " ".join(notices), spread).encode(),

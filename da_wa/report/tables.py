@@ -54,11 +54,6 @@ def matrix_csv(matrix: Matrix) -> str:
     return csv(pd.DataFrame(columns, index=matrix.mean.index).rename_axis("label").reset_index(), "%.2f")
 
 
-def pretraining_csv(pretraining: pd.DataFrame) -> str:
-    """One row per checkpoint that runs started from; ``error`` is in percent."""
-    return csv(pretraining, "%.2f")
-
-
 def spread_of(matrix: Matrix, spread: Spread) -> pd.DataFrame:
     """What stands behind ± in every cell, in points; NaN where there is nothing.
 
