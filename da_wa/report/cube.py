@@ -123,7 +123,7 @@ def _frame(
         of = [made.families[k] for k in chosen]
         counts = [len({f.factors.seed for f in of if f.pair == pair}) for pair in dict.fromkeys(f.pair for f in of)]
         for rule in rules:
-            interval = found[label, rule]
+            interval = found[label, rule] or Interval(math.nan)
             regret = made.mean_regret(rule, chosen)
             rows.append(
                 {
@@ -133,9 +133,9 @@ def _frame(
                     "selection": rule[0],
                     "guard": rule[1],
                     "uses_target_labels": rule[0] == ORACLE,
-                    "mean": math.nan if interval is None else interval.value,
-                    "low": math.nan if interval is None else interval.low,
-                    "high": math.nan if interval is None else interval.high,
+                    "mean": interval.value,
+                    "low": interval.low,
+                    "high": interval.high,
                     "regret": regret,
                     "pairs": len(counts),
                     "seeds": min(counts),

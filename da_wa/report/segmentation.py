@@ -163,7 +163,7 @@ def frame(scores: Scores) -> pd.DataFrame:
     """One row per norm: mIoU, interval and differences in percent, the paper's number, IoU of every class."""
     rows = []
     for norm, (seeds, confusion) in scores.norms.items():
-        own, less = scores.intervals[norm], scores.difference(norm)
+        own, less = scores.intervals[norm], scores.difference(norm) or Interval(math.nan)
         per_class = zip(_classes(scores), _class_means(confusion), strict=True)
         rows.append(
             {
@@ -175,9 +175,9 @@ def frame(scores: Scores) -> pd.DataFrame:
                 "seeds": len(seeds),
                 "images": confusion.shape[1],
                 "paper": scores.theirs(norm),
-                "minus_reference": math.nan if less is None else less.value,
-                "minus_low": math.nan if less is None else less.low,
-                "minus_high": math.nan if less is None else less.high,
+                "minus_reference": less.value,
+                "minus_low": less.low,
+                "minus_high": less.high,
                 **{f"iou {name}": 100 * value for name, value in per_class},
             }
         )

@@ -22,7 +22,6 @@ about the same accuracy, that of the worst norm; each has its own whole schedule
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +38,7 @@ from da_wa.records.files import write_bytes, write_json
 from da_wa.runs.jobs import PretrainJob
 from da_wa.studies.model_card import model_card
 from da_wa.studies.search import best_rate, nearest_epochs, next_epochs, next_rate
-from da_wa.studies.study import Bench, ScopedStudy, merged, training_result
+from da_wa.studies.study import Bench, ScopedStudy, merged, read_decision, training_result
 
 RATES = "rates.csv"
 SELECTED = "selected.json"
@@ -203,7 +202,7 @@ class Pretraining(ScopedStudy[Scope]):
         """Fine-tune the networks of all seeds."""
         from da_wa.report import write_report  # imports matplotlib
 
-        rates, matched = _selected(bench.out), _read(bench.out / MATCHED, "match")
+        rates, matched = _selected(bench.out), read_decision(bench.out / MATCHED, "match")
         starts = [
             f"norms=[{','.join(self.norms)}]",
             f"pretrain.seeds={list(scope.seeds)}".replace(" ", ""),
@@ -330,17 +329,4 @@ def _lines(curves: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
 
 def _selected(out: Path) -> dict[str, float]:
     """The rate of every norm that the search selected."""
-    return _read(out / SELECTED, "search")
-
-
-def _read(path: Path, stage: str) -> dict[str, Any]:
-    """What a stage decided for every norm.
-
-    Raises:
-        UserError: the stage was not run.
-    """
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} has no {path.name} yet: run stage={stage} first.") from None
-    return found
+    return read_decision(out / SELECTED, "search")

@@ -200,7 +200,7 @@ class _Work:
     @cached_property
     def _shared(self) -> dict[str, Any]:
         """Facts of all runs."""
-        given, data = self.options.model_dump(by_alias=True), self.options.data
+        given, data = self.options.cfg, self.options.data
         images = {"train": self.training.digest(), "test": self.evaluated.digest()}
         kept = {key: getattr(data, key) for key in ("classes", "mean", "std")}
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from rich.console import Console
 
 from da_wa.config.compose import Experiment, compose
-from da_wa.errors import ConfigError, nearest
+from da_wa.errors import ConfigError, UserError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.records.files import write_bytes
 from da_wa.runs.inputs import Inputs
@@ -104,6 +105,19 @@ def merged(experiments: Sequence[Planned]) -> Planned:
     """One launch for the jobs of several experiments, so that all workers have something to do; one or more."""
     jobs = [job for planned in experiments for job in planned.jobs]
     return replace(experiments[0], jobs=jobs, merged=experiments)
+
+
+def read_decision(path: Path, stage: str) -> dict[str, Any]:
+    """What a stage decided, as it wrote it.
+
+    Raises:
+        UserError: the stage was not run.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} has no {path.name} yet: run stage={stage} first.") from None
+    return found
 
 
 def training_result(job: PretrainJob) -> Mapping[str, Any]:

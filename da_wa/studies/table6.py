@@ -16,7 +16,6 @@ pack            (only with ``stage=pack``) decode all images, to run on a machin
 
 from __future__ import annotations
 
-import json
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +36,7 @@ from da_wa.records.files import write_atomically, write_json
 from da_wa.records.store import Store
 from da_wa.report.paper import TABLE_I
 from da_wa.runs.jobs import PretrainJob, UnitJob
-from da_wa.studies.study import Bench, ScopedStudy, training_result
+from da_wa.studies.study import Bench, ScopedStudy, read_decision, training_result
 
 NOT_USED = "not used: "
 """Heads the columns of ``search.csv`` that hold target accuracies."""
@@ -244,11 +243,8 @@ def _norm(job: UnitJob) -> str:
 
 def _selected(out: Path) -> Recipe:
     """The recipe that the search selected."""
-    try:
-        found = json.loads((out / "selected.json").read_text())
-        return Recipe(found["size"], found["lr"], found["schedule"], found["epochs"])
-    except FileNotFoundError:
-        raise UserError(f"{out} has no selected.json yet: run stage=search first.") from None
+    found = read_decision(out / "selected.json", "search")
+    return Recipe(found["size"], found["lr"], found["schedule"], found["epochs"])
 
 
 def _last_accuracies(units: Sequence[UnitJob]) -> pd.DataFrame:
