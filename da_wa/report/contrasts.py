@@ -26,7 +26,8 @@ class Effect:
         contrast: what is compared.
         pairs: over which pairs.
         estimate: in points of accuracy.
-        p: of the sign-flip test of paired runs, ``None`` if there are too few runs.
+        p: of the sign-flip test of paired runs, with several pre-training seeds at least that of Student's test over
+            networks; ``None`` if there are too few runs.
         corrected: p after Holm's correction.
     """
 
@@ -78,9 +79,20 @@ def effects(
             name = f"{level_name(factor, value, labels)}, mean over {listed([base for base, _ in averaged], 2)}"
             if mean := measured(Contrast(factor, value, BASES[factor], {}, averaged, name)):
                 found.append(mean)
-    p = [run_flips(estimate.runs, len(found)) for _, _, estimate in found]
+    p = [_p_value(estimate, len(found)) for _, _, estimate in found]
     corrected = holm(p)
     return [Effect(*each, p[k], corrected[k]) for k, each in enumerate(found)]
+
+
+def _p_value(estimate: Estimate, family: int) -> float | None:
+    """Of the sign-flip test of runs; of Student's test over pre-trained networks, if there are several and it is larger.
+
+    Runs that start from the same network share its luck, so their signs are not independent.
+    """
+    p = run_flips(estimate.runs, family)
+    if p is None or estimate.pretraining_seeds == 1:
+        return p
+    return max(p, estimate.precision.p_value(estimate.interval.value))
 
 
 def effects_frame(found: Sequence[Effect]) -> pd.DataFrame:

@@ -156,7 +156,10 @@ def _averages_notes(found: Sequence[Effect], one_network: bool) -> list[str]:
         "most 5 % of absent effects are called significant."
     )
     if several > 1:
-        notes.append(f"Intervals include {counted(several, 'pre-training seed')}; seeds needed count those.")
+        notes.append(
+            f"Intervals include {counted(several, 'pre-training seed')}; seeds needed count those. p is not below that of "
+            "Student's test over pre-trained networks, because runs from one network are not independent."
+        )
     if one_network:
         notes.append("All seeds of a norm start from one pre-trained network: intervals do not include its variance.")
     return notes

@@ -5,7 +5,7 @@ pigeonhole bootstrap": its variance is never too small in expectation, and up to
 images matter only through their interaction, so the intervals are conservative). Seeds are drawn per source, because
 each source has its own networks, k - 1 of k with replacement, which makes the variance unbiased for few seeds (Rao &
 Wu 1988). Where there are several pre-training seeds, they are drawn first, in the same way and for all sources
-together, and seeds within each. Rows share every draw: the comparison of two rows is paired over seeds, sources,
+together, and seeds within each; so the variance of seeds within networks counts twice, which is conservative. Rows share every draw: the comparison of two rows is paired over seeds, sources,
 targets and images.
 
 The interval is value ± t · (standard deviation of the replicates) with Satterthwaite's degrees of freedom: seeds are

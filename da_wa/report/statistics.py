@@ -72,6 +72,19 @@ class Precision:
         whole, of_seeds = scipy.stats.t.isf(alpha / 2, [self.df, self.seed_df])
         return max(float(whole) * self.error, float(of_seeds) * math.sqrt(self.seed_variance))
 
+    def p_value(self, value: float) -> float:
+        """Two-sided p of Student's test that the true value is zero: the level at which :meth:`half_width` is ``value``.
+
+        >>> round(Precision(1.0).p_value(-1.96), 3), round(Precision(1.0, 1.0, 2.0, 2.0).p_value(4.303), 3)
+        (0.05, 0.05)
+        >>> Precision(0.0).p_value(0.0), Precision(0.0).p_value(1.0)
+        (1.0, 0.0)
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = abs(value) / np.array([self.error, math.sqrt(self.seed_variance)])
+        t[np.isnan(t)] = 0.0  # 0 / 0
+        return float(2 * scipy.stats.t.sf(t, [self.df, self.seed_df]).max())
+
 
 def welch(error: float, variances: Sequence[tuple[float, int]]) -> Precision:
     """Welch and Satterthwaite's degrees of freedom of an error that contains the variance of seeds.

@@ -294,6 +294,24 @@ def test_pretraining_seeds_alone_give_students_interval() -> None:
     assert found.interval.half == pytest.approx(stats.t.ppf(0.975, 2) * found.precision.error, rel=0.05)
 
 
+def test_runs_of_one_network_are_not_independent() -> None:
+    """Three networks whose luck is common to all nine runs: the test is Student's over three, not that of nine signs."""
+    right = {0: 2, 1: 12, 2: 20}  # of 100 images, more than without WA
+    outcomes = [
+        Outcome(label, s, t, 0, np.arange(100), np.zeros(100, int), (np.arange(100) >= 40 + gain).astype(int), None, p)
+        for p in right
+        for label, gain in (("BN", 0), ("BN + WA", right[p]))
+        for s, t in PAIRS
+    ]
+    (effect,) = effects(ROWS, PAIRS, Resamples(outcomes, 4000))
+    expected = stats.ttest_1samp(list(right.values()), 0).pvalue
+    assert run_flips(effect.estimate.runs) == pytest.approx(2**-8)
+    assert effect.p is not None
+    assert expected == pytest.approx(0.16, abs=0.01)
+    assert expected - 0.01 < effect.p < expected + 0.03  # images add to the error and to the degrees of freedom
+    assert not effect.resolved
+
+
 def test_seeds_of_different_networks_are_drawn_independently() -> None:
     """Three equal networks, two seeds of each: 1/2 and 0. A replicate draws one seed of each network that it draws.
 
