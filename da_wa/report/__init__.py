@@ -39,7 +39,7 @@ from da_wa.report.latex import table_latex
 from da_wa.report.matrix import Matrix
 from da_wa.report.scoring import identity
 from da_wa.report.tables import Spread
-from da_wa.report.wording import counted, spanned
+from da_wa.report.wording import counted, of_networks, spanned
 from da_wa.report.writing import inputs_digest, is_current, write_files
 from da_wa.select.catalogue import Score, load
 
@@ -214,7 +214,8 @@ def _page(facts: Facts, sections: Sequence[Section], files: Mapping[str, bytes])
         f"{setting.model}, {setting.size}×{setting.size} pixels, "
         f"{f'pre-trained on {setting.pretraining}' if setting.pretraining else 'not pre-trained'}, protocol "
         f"{setting.protocol}; {counted(len(matrix.mean), 'row' if adapted else 'norm')}, "
-        f"{counted(len(matrix.pairs), 'pair')} of domains, {spanned(matrix.least_seeds, matrix.most_seeds, 'seed')}. "
+        f"{counted(len(matrix.pairs), 'pair')} of domains, "
+        f"{of_networks(spanned(matrix.least_seeds, matrix.most_seeds, 'seed'), matrix.networks)}. "
         f"{trained or 'E'}valuated on the target after the last epoch."
     )
     return page.html(title, lead, summaries, sections, figures)

@@ -203,7 +203,7 @@ def _replicate(factors: Factors) -> Replicate:
 
 
 def _name(key: Key) -> str:
-    return " ".join(key)
+    return "\0".join(key)  # a level may have spaces
 
 
 def _add(cell: Cell, record: Record, folder: Path) -> None:

@@ -177,21 +177,21 @@ def facts_of(found: Collection, images: Mapping[str, Array] | None = None) -> Fa
     matrix = headline(frame, found.domains, found.missing, labels, resamples=resamples, setting=setting)
     classes = found.records[0].classes if found.records else []
     return Facts(
-        found.records,
-        found.missing,
-        found.unreadable,
-        found.domains,
-        frame,
-        predicted,
-        matrix,
-        resamples,
-        classes,
-        images,
-        samples,
-        found.mixed,
-        found.rows,
-        held_out,
-        found.runs,
+        records=found.records,
+        missing=found.missing,
+        unreadable=found.unreadable,
+        domains=found.domains,
+        frame=frame,
+        outcomes=predicted,
+        matrix=matrix,
+        resamples=resamples,
+        classes=classes,
+        images=images,
+        samples=samples,
+        mixed=found.mixed,
+        rows=found.rows,
+        held_out=held_out,
+        runs=found.runs,
     )
 
 

@@ -116,6 +116,12 @@ class Matrix:
         return int(counts[counts > 0].min(initial=self.most_seeds))
 
     @property
+    def networks(self) -> int:
+        """How many pre-training seeds there are; 1 if no cell has several."""
+        several = int(self.runs.to_numpy().max(initial=0)) > self.most_seeds
+        return len(self.setting.pretraining_seeds) if several and self.setting else 1
+
+    @property
     def uneven(self) -> bool:
         """Whether some cells have fewer seeds than others; empty cells do not count."""
         return self.least_seeds < self.most_seeds

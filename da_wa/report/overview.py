@@ -149,8 +149,10 @@ def _best(matrix: Matrix) -> str:
     averages = matrix.mean[AVERAGE].dropna().sort_values(ascending=False, kind="stable")
     if averages.empty:
         return "No norm has a result for every pair yet."
+    seeds, runs = matrix.seeds[AVERAGE].astype(int), matrix.runs[AVERAGE].astype(int)
     best = ", ".join(
-        f"{label} {percent:.1f} % ({counted(int(matrix.seeds.at[label, AVERAGE]), 'seed')})"
+        f"{label} {percent:.1f} % "
+        f"({counted(runs[label], 'run') if runs[label] > seeds[label] else counted(seeds[label], 'seed')})"
         for label, percent in averages.iloc[:3].items()
     )
     return f"Best averages over {counted(len(matrix.pairs), 'pair')}: {best}."

@@ -15,7 +15,7 @@ from da_wa.errors import printable
 from da_wa.report.content import NONE, Table
 from da_wa.report.latex import table_latex
 from da_wa.report.matrix import AVERAGE, BOUNDS, Matrix, Missing
-from da_wa.report.wording import arrow, counted, number
+from da_wa.report.wording import arrow, counted, number, of_networks
 
 Spread = Literal["interval", "std", "sem", "none"]
 """What stands behind ± in the table, see :func:`spread_of`."""
@@ -194,11 +194,9 @@ def notes(matrix: Matrix, spread: Spread = "interval") -> list[str]:
 
 
 def _spread_note(matrix: Matrix, spread: Spread) -> str:
-    most, starts = matrix.most_seeds, len(matrix.setting.pretraining_seeds) if matrix.setting else 0
     counts = matrix.runs.to_numpy()
     several = bool((counts > 1).any())
-    networks = f" of each of {starts} pre-trained networks" if counts.max(initial=0) > most else ""
-    runs = counted(most, "seed") + networks
+    runs = of_networks(counted(matrix.most_seeds, "seed"), matrix.networks)
     known = spread_of(matrix, spread).notna().any(axis=None)
     if spread == "interval" and known and several:
         alone = ", over images alone for one seed" if (counts == 1).any() else ""

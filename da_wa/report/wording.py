@@ -51,6 +51,15 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
+def of_networks(seeds: str, networks: int) -> str:
+    """``seeds``, which are those of each of several pre-trained networks.
+
+    >>> of_networks("1 seed", 1), of_networks("1 seed", 3)
+    ('1 seed', '1 seed of each of 3 pre-trained networks')
+    """
+    return seeds if networks == 1 else f"{seeds} of each of {networks} pre-trained networks"
+
+
 def spanned(low: int, high: int, noun: str) -> str:
     """3 seeds, 1 to 3 seeds."""
     return counted(high, noun) if low == high else f"{low} to {counted(high, noun)}"

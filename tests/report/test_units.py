@@ -180,6 +180,10 @@ def test_one_seed_of_several_networks_is_no_interval_over_images_alone(experimen
     told = " ".join(tables.notes(load_facts(experiment.out).matrix))
     assert "Mean over 1 seed of each of 3 pre-trained networks ± half of the 95 % interval over seeds" in told
     assert "One seed" not in told
+    write_report(experiment.out)
+    page = (experiment.out / "page.html").read_text()
+    assert "6 pairs of domains, 1 seed of each of 3 pre-trained networks." in page
+    assert "% (3 runs)" in page
 
 
 def test_cells_with_one_seed_beside_others_are_noted(experiment: Any) -> None:
