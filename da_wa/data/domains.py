@@ -147,7 +147,7 @@ def assemble(name: str, domains: Mapping[str, NamedImages], order: Sequence[str]
             f"  {printable(domain)} lacks {some(missing)}" for domain, missing in lacking.items() if missing
         )
         raise DataError(
-            f"The domains of {name} do not have the same classes:\n{differences}\n"
+            f"The domains of the dataset {name} do not have the same classes:\n{differences}\n"
             "Add the missing ones, or keep only the classes that all domains share with data.classes=common."
         )
     if not classes:
@@ -279,10 +279,33 @@ def read_domain(folder: Path, rule: ClassRule = "equal") -> NamedImages:
     beside = [entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith(".")]
     others = sorted(beside + [path for _, path in files if not _is_image(path)])
     if others:
+        count = "1 file is not an image" if len(others) == 1 else f"{len(others)} files are not images"
+        ignored_too = "is" if len(others) == 1 else "are"
+        logger.warning("%s: %s of a class and %s ignored: %s", printable(folder), count, ignored_too, some(others))
+    if deeper := _shared_subfolders(paths):
         logger.warning(
-            "%s: %d files are not images of a class and are ignored: %s", printable(folder), len(others), some(others)
+            "%s: the classes are taken to be %s; each of them has its images in the same subfolders, %s. If these are "
+            "the classes, give a folder one level deeper.",
+            printable(folder),
+            some(found),
+            some(deeper),
         )
     return NamedImages(ImageFiles(folder, tuple(path for _, path in paths)), tuple(c for c, _ in paths))
+
+
+def _shared_subfolders(paths: Sequence[tuple[str, str]]) -> list[str]:
+    """The subfolders of the classes, if all images lie in subfolders, two or more, with the same names in every class.
+
+    Args:
+        paths: class, and path below the domain, of each image.
+    """
+    below: dict[str, set[str]] = {}
+    for c, path in paths:
+        inner = path[len(c) + 1 :].split("/")
+        below.setdefault(c, set()).add(inner[0] if len(inner) > 1 else "")
+    names = next(iter(below.values()), set())
+    same = len(below) > 1 and len(names) > 1 and "" not in names and all(other == names for other in below.values())
+    return sorted(names) if same else []
 
 
 def subfolders(folder: Path) -> list[str]:

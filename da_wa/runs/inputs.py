@@ -57,7 +57,8 @@ class Inputs:
             domains = domains.with_folder(name, path)
         if len(domains.domains) < 2:
             raise ConfigError(
-                f"{domains.name} has only one domain, {domains.names[0]}; add a second one to transfer to."
+                f"The dataset {domains.name} has only one domain, {domains.names[0]}. Add a second one to transfer to, "
+                "or check data.root: it is the folder that holds the domains."
             )
         return fitted(domains, self.data.get("resize", "squash"), self.data.get("interpolation", "bilinear"))
 

@@ -68,6 +68,17 @@ def test_hidden_files_are_ignored_and_others_named(
     assert ".hidden" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("layout", "warned"), [("split/{domain}/{label}", True), ("{domain}/{label}", False), ("{domain}/{label}/a", False)]
+)
+def test_a_root_one_level_too_high_is_told(
+    tmp_path: Path, draw_tree: DrawTree, caplog: pytest.LogCaptureFixture, layout: str, warned: bool
+) -> None:
+    from_folders(draw_tree(tmp_path, per_class=1, layout=layout))
+    assert ("in the same subfolders, mug, pen, ruler. If these are the classes" in caplog.text) == warned
+    assert ("same subfolders" in caplog.text) == warned
+
+
 def test_links_to_folders_within_a_class_are_named(
     tmp_path: Path, draw_tree: DrawTree, caplog: pytest.LogCaptureFixture
 ) -> None:

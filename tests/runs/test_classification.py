@@ -36,6 +36,15 @@ def test_it_trains_on_every_training_image_and_evaluates_every_test_image(tmp_pa
     assert record.pretraining is None
 
 
+def test_a_dataset_with_one_domain_is_refused(tmp_path, draw_tree):
+    root = draw_tree(tmp_path / "shapes", domains=("paper",), per_class=1)
+    data = compose(["data=folders", f"data.root={root}"]).cfg["data"]
+    with pytest.raises(
+        ConfigError, match=r"has only one domain, paper\..*or check data\.root: it is the folder that holds"
+    ):
+        _ = Inputs(data, tmp_path).domains
+
+
 @pytest.mark.parametrize("indexed", [False, True])
 def test_one_more_domain_has_some_of_the_classes(indexed, tmp_path, cifar_root, draw_tree):
     root = cifar_root
