@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from da_wa.launchers.events import Emit, Event
-from da_wa.runs.jobs import Job
+from da_wa.runs.jobs import Job, PretrainJob
 
 LINE_EVERY_S = 60.0
 """Seconds between lines about epochs when output is not a terminal."""
@@ -67,7 +67,9 @@ def shown(jobs: Sequence[Job], console: Console) -> Iterator[Emit]:
     """Yields the callback for worker events."""
     tally = Tally(jobs)
     if tally.finished:
-        console.print(f"{tally.finished} of {tally.total} jobs are finished already")
+        networks = sum(isinstance(job, PretrainJob) and job.done for job in jobs)
+        which = f", {networks} of them pre-trained networks" if networks else ""
+        console.print(f"{tally.finished} of {tally.total} jobs are finished already{which}")
     if console.is_terminal:
         with _live(tally, console) as emit:
             yield emit

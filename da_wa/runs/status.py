@@ -43,7 +43,8 @@ class Status:
 
     def summary(self) -> str:
         """How many units there are in each state, in one line."""
-        return f"{len(self.states)} units: {', '.join(f'{n} {name}' for name, n in self.counts.items())}"
+        noun = "run" if len(self.states) == 1 else "runs"
+        return f"{len(self.states)} {noun}: {', '.join(f'{n} {name}' for name, n in self.counts.items())}"
 
     def failures(self) -> list[str]:
         """A line for everything that failed or diverged."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from da_wa.launchers import progress
 from da_wa.launchers.events import Event
 from da_wa.launchers.progress import Tally, duration, shown, steps
+from da_wa.runs.jobs import PretrainJob
 
 
 class Job:
@@ -64,6 +65,16 @@ def test_lines_where_output_is_no_terminal(clock):
     assert lines[-1] == "[2/2] bn-A-s0: done, nothing left"
     assert len(lines) <= 5  # thirty epochs in no time are not thirty lines
     assert not any("\x1b" in line for line in lines)
+
+
+def test_networks_that_are_there_are_counted(tmp_path):
+    (tmp_path / "net.safetensors").touch()
+    network = PretrainJob("net", {}, 10.0, tmp_path / "net.safetensors")
+    assert network.done
+    out = io.StringIO()
+    with shown([network, Job("bn-A-s0", 10), Job("bn-W-s0", 10)], Console(file=out, width=200)):
+        pass
+    assert out.getvalue() == "1 of 3 jobs are finished already, 1 of them pre-trained networks\n"
 
 
 def test_names_in_brackets_are_shown_as_they_are():

@@ -56,10 +56,10 @@ def test_what_runs_where_how_fast_and_the_time_left(tmp_path, at, monkeypatch):
     with running.claim():
         summary, line = Watch(tmp_path).lines()
     # a took 40 s; half of b and all of c are left, for one worker
-    assert summary == "3 units: 1 done, 1 running, 1 ready; about 60 s left"
+    assert summary == "3 runs: 1 done, 1 running, 1 ready; about 60 s left"
     assert line.startswith("running  b, on ")
     assert line.endswith("epoch 2 of 4, 20.0 s per epoch, output in out/slurm/7_0_log.err")
-    assert Watch(tmp_path).lines() == ["3 units: 1 done, 2 ready"]
+    assert Watch(tmp_path).lines() == ["3 runs: 1 done, 2 ready"]
     assert ready.state() == running.state()
 
 
@@ -70,17 +70,17 @@ def test_a_pretraining_that_units_wait_for_is_shown(tmp_path):
         unit(tmp_path, name, network.path)
     with network.claim():
         summary, line = Watch(tmp_path).lines()
-    assert summary == "2 units: 2 waiting"
+    assert summary == "2 runs: 2 waiting"
     assert line.startswith("running  net, on ")
     network.fail("no memory")
-    assert Watch(tmp_path).lines() == ["2 units: 2 waiting", "failed  net: no memory"]
+    assert Watch(tmp_path).lines() == ["2 runs: 2 waiting", "failed  net: no memory"]
 
 
 def test_a_unit_whose_plan_cannot_be_read_is_shown_beside_the_others(tmp_path):
     unit(tmp_path, "a")
     (unit(tmp_path, "b").directory.path / "config.yaml").write_text("start: [")
     summary, line = Watch(tmp_path).lines()
-    assert summary == "2 units: 1 ready, 1 failed"
+    assert summary == "2 runs: 1 ready, 1 failed"
     assert line.startswith("failed  b: ") and "config.yaml is not valid YAML" in line
     assert line.endswith("Restore it, or move its folder away to run the unit again.")
 
@@ -96,7 +96,7 @@ def test_watch_ends_with_the_last_unit_and_leaves_the_final_state(tmp_path):
         job.fail("no memory")
     watcher.join(timeout=60)
     assert not watcher.is_alive()
-    assert console.file.getvalue().splitlines()[-2:] == ["1 units: 1 failed", "failed  a: no memory"]
+    assert console.file.getvalue().splitlines()[-2:] == ["1 run: 1 failed", "failed  a: no memory"]
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):
