@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
-from da_wa.errors import ConfigError, nearest
+from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.records.files import read_bytes, write_bytes
 from da_wa.records.outputs import published
 from da_wa.records.store import RunDir, Store
@@ -33,7 +34,8 @@ def export(out: Path, to: Path, keep: Collection[str] = ()) -> list[RunDir]:
         The copies, ordered by id.
 
     Raises:
-        ConfigError: ``to`` lies in ``out`` or is a file; ``keep`` has an unknown name; ``out`` has no finished unit.
+        ConfigError: ``to`` lies in ``out``, is a file or has the runs of another experiment; ``keep`` has an unknown
+            name; ``out`` has no finished unit.
         DataError: a unit cannot be trusted, or a file cannot be written.
     """
     if unknown := sorted(set(keep).difference(KEEP)):
@@ -43,10 +45,29 @@ def export(out: Path, to: Path, keep: Collection[str] = ()) -> list[RunDir]:
         raise ConfigError(f"to={to} lies in out={out}. Choose a folder outside of it.")
     if target.is_file():
         raise ConfigError(f"to={to} is a file. Choose a folder; it is made where it is missing.")
+    _refuse_other(Store(source), Store(target), to)
     copies = [copy for run in Store(source).runs() if (copy := _export_unit(run, Store(target).run(run.id), keep))]
     if not copies:
         raise ConfigError(f"{out} has no finished runs to export. Check out=DIR.")
     return copies
+
+
+def _refuse_other(source: Store, target: Store, to: Path) -> None:
+    """Raise where the target has runs, all of other experiments: no report could be made of both."""
+    old = _experiments(target)
+    if old and (new := _experiments(source)) and old.isdisjoint(new):
+        raise ConfigError(
+            f"to={to} has runs of another experiment, with other images or settings. Choose an empty folder."
+        )
+
+
+def _experiments(store: Store) -> set[str]:
+    """What the readable records belong to."""
+    found = set()
+    for run in store.runs():
+        with suppress(DataError):  # of the source: reported when it is copied; of the target: replaced
+            found |= {record.experiment for record in [run.record()] if record is not None}
+    return found
 
 
 def _export_unit(run: RunDir, copy: RunDir, keep: Collection[str]) -> RunDir | None:

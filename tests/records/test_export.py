@@ -144,6 +144,22 @@ def test_wrong_options_are_named(out: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "to").exists()
 
 
+def test_two_experiments_are_not_exported_to_one_folder(
+    out: Path, tmp_path: Path, record: Record, outputs: Outputs
+) -> None:
+    export(out, tmp_path / "to")
+    other = Store(tmp_path / "other").run("bn-A-s7")
+    other.plan(Store(out).run("bn-A-s0").config())
+    other.finish(record.model_copy(update={"id": "bn-A-s7", "experiment": "0" * 8}), outputs)
+    before = files(tmp_path / "to")
+    with pytest.raises(ConfigError, match="has runs of another experiment"):
+        export(tmp_path / "other", tmp_path / "to")
+    assert files(tmp_path / "to") == before
+    (tmp_path / "to" / "runs" / "bn-A-s1" / "record.json").write_text("{")  # of an interrupted export
+    export(out, tmp_path / "to")
+    assert files(tmp_path / "to") == before
+
+
 def test_a_unit_that_cannot_be_trusted_is_not_exported(out: Path, tmp_path: Path) -> None:
     path = Store(out).run("bn-A-s0").path / "record.json"
     path.write_text(path.read_text().replace('"correct": 3', '"correct": 2'))
