@@ -82,7 +82,7 @@ def _collapsed(outcomes: Sequence[Outcome], classes: Sequence[str]) -> list[str]
         outcome, top, count = max((run for runs in by_pair.values() for run in runs), key=lambda run: run[2])
         where = listed([f"{arrow(*pair)} ({counted(len(runs), 'run')})" for pair, runs in by_pair.items()], 4)
         text = (
-            f"{label} predicts one class for most images on {where}; at worst {classes[top]} for {count} of "
+            f"{label} predicts one class for most images on {where}; at worst class {classes[top]} for {count} of "
             f"{len(outcome.predicted)} images. Its accuracy there says little: compare balanced accuracies."
         )
         lines.append((count / len(outcome.predicted), label, text))

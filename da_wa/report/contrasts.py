@@ -85,7 +85,7 @@ def effects(
 
 
 def _p_value(estimate: Estimate, family: int) -> float | None:
-    """Of the sign-flip test of runs; of Student's test over pre-trained networks, if there are several and it is larger.
+    """The larger p of the sign-flip test of runs and, with several pre-trained networks, of Student's test over them.
 
     Runs that start from the same network share its luck, so their signs are not independent.
     """

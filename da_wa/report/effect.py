@@ -157,8 +157,8 @@ def _averages_notes(found: Sequence[Effect], one_network: bool) -> list[str]:
     )
     if several > 1:
         notes.append(
-            f"Intervals include {counted(several, 'pre-training seed')}; seeds needed count those. p is not below that of "
-            "Student's test over pre-trained networks, because runs from one network are not independent."
+            f"Intervals include {counted(several, 'pre-training seed')}; seeds needed count those. p is not below that "
+            "of Student's test over pre-trained networks, because runs from one network are not independent."
         )
     if one_network:
         notes.append("All seeds of a norm start from one pre-trained network: intervals do not include its variance.")

@@ -73,7 +73,7 @@ class Precision:
         return max(float(whole) * self.error, float(of_seeds) * math.sqrt(self.seed_variance))
 
     def p_value(self, value: float) -> float:
-        """Two-sided p of Student's test that the true value is zero: the level at which :meth:`half_width` is ``value``.
+        """Two-sided p of Student's test for a true value of zero: the level at which :meth:`half_width` is ``value``.
 
         >>> round(Precision(1.0).p_value(-1.96), 3), round(Precision(1.0, 1.0, 2.0, 2.0).p_value(4.303), 3)
         (0.05, 0.05)

@@ -194,15 +194,15 @@ def notes(matrix: Matrix, spread: Spread = "interval") -> list[str]:
 
 
 def _spread_note(matrix: Matrix, spread: Spread) -> str:
-    counts = matrix.runs.to_numpy()
-    several = bool((counts > 1).any())
+    counts, spreads = matrix.runs.to_numpy(), spread_of(matrix, spread)
+    several, known = bool((counts > 1).any()), spreads.notna().any(axis=None)
     runs = of_networks(counted(matrix.most_seeds, "seed"), matrix.networks)
-    known = spread_of(matrix, spread).notna().any(axis=None)
+    exact = " It is too short at 0 and 100 %, where it is ± 0.0." if (spreads == 0).any(axis=None) else ""
     if spread == "interval" and known and several:
         alone = ", over images alone for one seed" if (counts == 1).any() else ""
-        return f"Mean over {runs} ± half of the 95 % interval over seeds and images{alone}."
+        return f"Mean over {runs} ± half of the 95 % interval over seeds and images{alone}.{exact}"
     if spread == "interval" and known:
-        return "One seed: ± half of the 95 % interval over images; other seeds may differ by more."
+        return f"One seed: ± half of the 95 % interval over images; other seeds may differ by more.{exact}"
     if known:
         name = {"std": "standard deviation", "sem": "standard error of the mean"}[spread]
         return f"Mean over {runs} ± {name} over runs."

@@ -295,7 +295,7 @@ def test_pretraining_seeds_alone_give_students_interval() -> None:
 
 
 def test_runs_of_one_network_are_not_independent() -> None:
-    """Three networks whose luck is common to all nine runs: the test is Student's over three, not that of nine signs."""
+    """Three networks whose luck is common to all nine runs: Student's test over three, not that of nine signs."""
     right = {0: 2, 1: 12, 2: 20}  # of 100 images, more than without WA
     outcomes = [
         Outcome(label, s, t, 0, np.arange(100), np.zeros(100, int), (np.arange(100) >= 40 + gain).astype(int), None, p)

@@ -29,6 +29,17 @@ def test_counts_are_in_the_notes_and_not_in_the_cells(experiment: Any) -> None:
     assert "Mean over 3 seeds ± half of the 95 % interval over seeds and images." in notes
 
 
+def test_an_interval_of_zero_width_is_explained(experiment: Any) -> None:
+    experiment.images = dict.fromkeys("ab", 20)
+    experiment.correct = lambda norm, source, target, seed: 20 if target == "b" else 10
+    experiment.fill(["bn"], seeds=[0])
+    told = [note for note in tables.notes(matrix_of(experiment)) if note.startswith("One seed: ")]
+    assert [
+        note.endswith("other seeds may differ by more. It is too short at 0 and 100 %, where it is ± 0.0.")
+        for note in told
+    ] == [True]
+
+
 def test_a_norm_that_has_fewer_seeds_everywhere_is_named_once(experiment: Any) -> None:
     experiment.fill(["bn"], seeds=[0, 1, 2])
     experiment.fill(["wa"], seeds=[0])
