@@ -67,6 +67,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(known) or 'none'}."
 
 
+def install(extra: str) -> str:
+    """How to install an extra; the package is not on PyPI.
+
+    >>> install("ray")
+    "install it with: uv sync --extra ray in a clone, or pip install 'PATH_OF_CLONE[ray]'"
+    """
+    return f"install it with: uv sync --extra {extra} in a clone, or pip install 'PATH_OF_CLONE[{extra}]'"
+
+
 def printable(name: object) -> str:
     r"""A file, class or domain name as it can be printed, logged and written as UTF-8.
 

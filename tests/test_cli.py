@@ -368,7 +368,10 @@ def test_scores_are_listed_without_torch():
 def test_mistakes_that_need_no_data_come_before_a_download(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("da_wa.config.loggers.find_spec", lambda package: None)
     office = ["data=office31", f"data.root={tmp_path / 'office31'}"]
-    for option, said in (("sources=[X]", "there is no domain 'X'"), ("logger=wandb", 'pip install "da-wa[wandb]"')):
+    for option, said in (
+        ("sources=[X]", "there is no domain 'X'"),
+        ("logger=wandb", "uv sync --extra wandb in a clone, or pip install 'PATH_OF_CLONE[wandb]'"),
+    ):
         assert main([*office, option]) == 2
         assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from da_wa.config.choices import LOGGER_PACKAGES
-from da_wa.errors import ConfigError
+from da_wa.errors import ConfigError, install
 
 
 def check_loggers(loggers: Mapping[str, Any]) -> None:
@@ -24,4 +24,4 @@ def check_loggers(loggers: Mapping[str, Any]) -> None:
     for name in loggers:
         packages = LOGGER_PACKAGES.get(name, ())
         if packages and not any(find_spec(package) for package in packages):
-            raise ConfigError(f'logger={name} needs {packages[0]}: pip install "da-wa[{name}]"')
+            raise ConfigError(f"logger={name} needs {packages[0]}; {install(name)}")

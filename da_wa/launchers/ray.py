@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 from typing import Any, Literal
 
-from da_wa.errors import ConfigError
+from da_wa.errors import ConfigError, install
 from da_wa.launchers.launcher import check_options
 from da_wa.launchers.worker import Launch, run_worker, stopped
 from da_wa.runs.jobs import Job
@@ -62,7 +62,7 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise ConfigError("launcher=ray needs Ray; install it with: pip install 'da-wa[ray]'") from error
+            raise ConfigError(f"launcher=ray needs Ray; {install('ray')}") from error
         started = not ray.is_initialized()
         if started:
             try:

@@ -9,13 +9,14 @@ import logging
 import math
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from da_wa.errors import ConfigError
+from da_wa.errors import ConfigError, install
 from da_wa.launchers.launcher import check_options, ended_in_time
 from da_wa.launchers.worker import Launch, run_worker, stopped
 
@@ -97,7 +98,7 @@ class Slurm:
         try:
             import submitit
         except ImportError as error:
-            raise ConfigError("launcher=slurm needs submitit; install it with: pip install 'da-wa[slurm]'") from error
+            raise ConfigError(f"launcher=slurm needs submitit; {install('slurm')}") from error
         given = {
             "partition": self.partition,
             "account": self.account,
@@ -123,7 +124,11 @@ class Slurm:
             with executor.batch():
                 tasks = [executor.submit(worker) for _ in range(int(self.workers))]
         except (RuntimeError, submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            raise ConfigError(f"launcher=slurm: {error}") from error
+            raise ConfigError(
+                f"launcher=slurm: {error} Run the command on a login node of the cluster, or with launcher=local."
+                if shutil.which("srun") is None
+                else f"launcher=slurm: {error}"
+            ) from error
         return str(tasks[0].job_id).partition("_")[0]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.googlenet import InceptionAux as GoogLeNetAux
 from torchvision.models.inception import InceptionAux
 
-from da_wa.errors import ConfigError, nearest
+from da_wa.errors import ConfigError, install, nearest
 from da_wa.models.backbone import Expected
 from da_wa.models.library import State
 from da_wa.models.weights import WeightsError
@@ -196,9 +196,7 @@ def last_linear(network: nn.Module) -> str | None:
 
 def _need(package: str, module: Any) -> None:
     if module is None:
-        raise ConfigError(
-            f"model={package} needs the package {package}; install it with: pip install 'da-wa[{package}]'"
-        )
+        raise ConfigError(f"model={package} needs the package {package}; {install(package)}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -200,7 +200,9 @@ def test_a_file_of_the_package_wins_over_one_of_the_same_name(tmp_path):
 def test_a_missing_logger_package_is_named_with_the_command_that_installs_it(monkeypatch, name):
     monkeypatch.setattr("da_wa.config.loggers.find_spec", lambda package: None)
     cfg = compose(["norms=[bn]", f"logger={name}"]).cfg
-    with pytest.raises(ConfigError, match=rf'pip install "da-wa\[{name}\]"'):
+    with pytest.raises(
+        ConfigError, match=rf"uv sync --extra {name} in a clone, or pip install 'PATH_OF_CLONE\[{name}\]'"
+    ):
         check_loggers(cfg["logger"])
     monkeypatch.setattr("da_wa.config.loggers.find_spec", lambda package: package)
     check_loggers(cfg["logger"])

@@ -146,7 +146,7 @@ def test_senseless_options_are_refused(options):
 def test_without_slurm_the_error_says_so(tmp_path, monkeypatch):
     pytest.importorskip("submitit", reason="submitit is not installed")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="slurm cluster"):
+    with pytest.raises(ConfigError, match=r"slurm cluster\? Run the command on a login node .* launcher=local"):
         Slurm(**SMALL)(Launch("one", [fake("a", tmp_path)], tmp_path))
 
 

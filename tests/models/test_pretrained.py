@@ -221,7 +221,7 @@ def test_without_internet_the_error_names_the_way_out(monkeypatch, tmp_path):
 
 def test_without_timm_the_error_names_the_package(monkeypatch):
     monkeypatch.setattr(libraries, "timm", None)
-    with pytest.raises(ConfigError, match=r"pip install 'da-wa\[timm\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'PATH_OF_CLONE\[timm\]'"):
         Pretrained(named("keep"), 2, library=Timm("test_resnet"))
 
 
