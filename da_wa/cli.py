@@ -189,7 +189,8 @@ def _claims(words: Sequence[str], console: Console) -> int:
 
 def _list(words: Sequence[str], console: Console) -> int:
     if len(words) != 1 or words[0] not in (*GROUPS, "scores"):
-        raise ConfigError(f"da-wa list needs one of: {', '.join(GROUPS)}, scores.")
+        groups = f"da-wa list needs one of: {', '.join(GROUPS)}, scores."
+        raise ConfigError(f"there is no group {words[0]!r}; {groups}" if len(words) == 1 else groups)
     for name, description in _scores() if words[0] == "scores" else available(GROUPS[words[0]]):
         console.print(f"{name:<16} {description}")
     return 0

@@ -333,6 +333,14 @@ def test_words_that_are_no_command(tmp_path, capsys):
     assert "no network of an earlier version" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "said"), [([], "error: da-wa list needs"), (["nroms"], "no group 'nroms'; da-wa list needs")]
+)
+def test_an_unknown_group_is_named(words, said, capsys):
+    assert main(["list", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["run", "status", "report", "export", "list", "migrate"])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -297,5 +297,5 @@ class Config(Node):
     def _keeps_epochs_that_are_trained(self) -> Config:
         epochs = getattr(self.finetune, "epochs", 0)
         if late := [epoch for epoch in self.keep_epochs if epoch > epochs]:
-            raise rule(f"keep_epochs={late}: finetune trains {epochs} epochs")
+            raise rule(f"keep_epochs={late}: must be at most the number of epochs, finetune.epochs={epochs}")
         return self

@@ -72,7 +72,7 @@ CASES: list[tuple[str, str]] = [
     ("keep=weights", "keep"),
     ("keep=[weight]", "keep"),
     ("keep_epochs=[-1]", "keep_epochs"),
-    ("keep_epochs=[0,31]", "keep_epochs=[31]"),
+    ("keep_epochs=[0,31]", "keep_epochs=[31]: must be at most the number of epochs, finetune.epochs=30"),
     # folders
     ("out=null", "out"),
     ("out=5", "out"),
