@@ -4,9 +4,9 @@ Seeds and images are crossed: each seed's network sees every image. Both are res
 pigeonhole bootstrap": its variance is never too small in expectation, and up to three times too large where seeds and
 images matter only through their interaction, so the intervals are conservative). Seeds are drawn per source, because
 each source has its own networks, k - 1 of k with replacement, which makes the variance unbiased for few seeds (Rao &
-Wu 1988). Where there are several pre-training seeds, they are drawn first, in the same way and for all sources together,
-and seeds within each; so the variance of seeds within networks counts twice, which is conservative. Rows share every
-draw: the comparison of two rows is paired over seeds, sources, targets and images.
+Wu 1988). Where there are several pre-training seeds, they are drawn first, in the same way and for all sources
+together, and seeds within each; so the variance of seeds within networks counts twice, which is conservative. Rows
+share every draw: the comparison of two rows is paired over seeds, sources, targets and images.
 
 The interval is value ± t · (standard deviation of the replicates) with Satterthwaite's degrees of freedom: seeds are
 few and images many, and the normal quantile would be far too short. Images add degrees of freedom, so the interval over
