@@ -388,6 +388,7 @@ def test_mistakes_that_need_no_data_come_before_a_download(tmp_path, capsys, mon
 def test_phases_are_lines_where_output_is_not_a_terminal(experiment, capsys):
     assert main([*experiment, "norms=[bn]", "sources=[paper]"]) == 0
     said = capsys.readouterr().out
+    assert "\nfolders: blueprint 24, paper 24, sunset 24 images, 3 classes\nLoading PyTorch\n" in said
     assert said.index("Loading PyTorch") < said.index("[1/1]") < said.index("Writing the report")
 
 

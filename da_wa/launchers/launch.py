@@ -131,13 +131,16 @@ def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str
     pending = [job for job in jobs if not isinstance(job.outcome(), Done)]
     if all(job.done for job in pending):
         return
+    parts = planned.merged or [planned]
+    for summary in dict.fromkeys(part.inputs.summary for part in parts if part.inputs):
+        console.print(summary)
     with phase(console, "Loading PyTorch"):
         from da_wa.runs.preflight import preflight  # imports torch
 
-    for part in planned.merged or [planned]:
+    for part in parts:
         preflight(part.experiment, part.inputs.manifests if part.inputs else [], _common(part.jobs, jobs))
     launcher: Launcher = make(cfg["launcher"])
-    for part in planned.merged or [planned]:
+    for part in parts:
         decode(part, _common(part.jobs, pending), console)
     with ThreadPoolExecutor(16) as pool:  # writing waits for the disk
         list(pool.map(lambda job: job.register(), pending))
@@ -148,7 +151,7 @@ def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str
         return
     with shown(jobs, console) as emit, following(planned.out, emit):
         launcher(work)
-    for part in planned.merged or [planned]:
+    for part in parts:
         if sources := [job for job in part.jobs if isinstance(job, UnitJob) and job.dependents]:
             awaited = Store(part.out).awaited()
             for job in sources:

@@ -14,7 +14,7 @@ from da_wa.data.cache import DecodedDomain, StepProgress, decode_domains, read_m
 from da_wa.data.domains import DomainSet
 from da_wa.data.fitting import fitted
 from da_wa.data.manifest import DomainManifest
-from da_wa.errors import ConfigError
+from da_wa.errors import ConfigError, printable
 
 _found: dict[str, DomainSet] = {}
 _pretraining: dict[str, Sequence[DecodedDomain]] = {}
@@ -70,6 +70,12 @@ class Inputs:
             UserError: the data is wrong; the message says what and where.
         """
         return read_manifests(self.domains, self.data["size"], self.cache_dir, self.data["on_bad"], self.progress)
+
+    @property
+    def summary(self) -> str:
+        """The dataset, the images of each domain and the number of classes, for the user to check."""
+        counts = ", ".join(f"{printable(manifest.name)} {len(manifest)}" for manifest in self.manifests)
+        return f"{printable(self.domains.name)}: {counts} images, {len(self.manifests[0].classes)} classes"
 
     @cached_property
     def decoded(self) -> Sequence[DecodedDomain]:
