@@ -13,6 +13,7 @@ from da_wa.config.types import (
     AutoCrop,
     Below1,
     Count,
+    Finite,
     Flag,
     Fraction,
     Fractions,
@@ -20,7 +21,6 @@ from da_wa.config.types import (
     Pixels,
     Positive,
     Text,
-    _Float,
 )
 
 
@@ -126,7 +126,7 @@ class Probe(Part):
     model_config = ConfigDict(extra="forbid")
     name: Text
     C: Annotated[
-        list[Annotated[_Float, Field(gt=0)]],
+        list[Annotated[Finite, Field(gt=0)]],
         Field(min_length=1),
         Allowed("a list of numbers, more than 0, e.g. [0.01,1.0]; one number needs no cross-validation"),
     ]

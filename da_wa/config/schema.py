@@ -14,6 +14,8 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    StrictBool,
+    StrictInt,
     Tag,
     model_validator,
 )
@@ -30,6 +32,7 @@ from da_wa.config.types import (
     Count,
     Counts,
     Epochs,
+    Finite,
     Flag,
     Folder,
     Lengths,
@@ -37,6 +40,7 @@ from da_wa.config.types import (
     Mean,
     MethodNames,
     ModelNames,
+    Name,
     NormNames,
     OneOf,
     OtherExperiments,
@@ -53,10 +57,6 @@ from da_wa.config.types import (
     Sources,
     Std,
     Text,
-    _Bool,
-    _Float,
-    _Int,
-    _Str,
 )
 
 
@@ -82,7 +82,7 @@ class ShippedData(Data):
     download: Flag = False
     verify: Flag = False
     seed: Seed = 0
-    per_class: Annotated[_Int, Field(ge=1, le=87), Allowed("a whole number, 1 to 87")] = 1
+    per_class: Annotated[StrictInt, Field(ge=1, le=87), Allowed("a whole number, 1 to 87")] = 1
     folders: Paths | None = None
     lists: Paths = {}
     class_names: Text | None = None
@@ -197,7 +197,7 @@ class Trainer(Node):
     precision: Annotated[str, OneOf(choices.PRECISIONS)]
     channels_last: AutoFlag
     compile: Annotated[
-        _Bool | _Str | None, Allowed("null, true, false, or the name of a mode or backend of torch.compile")
+        StrictBool | Name | None, Allowed("null, true, false, or the name of a mode or backend of torch.compile")
     ]
     fused: AutoFlag
     deterministic: Flag
@@ -216,10 +216,10 @@ class Launcher(Part):
 
     workers: Several = "auto"
     threads: Several = "auto"
-    deadline_s: Annotated[Annotated[_Float, Field(ge=0)] | None, Allowed("null or a number of seconds, 0 or more")] = (
+    deadline_s: Annotated[Annotated[Finite, Field(ge=0)] | None, Allowed("null or a number of seconds, 0 or more")] = (
         None
     )
-    lease_s: Annotated[_Float, Field(gt=0), Allowed("a number of seconds, more than 0")] = 120.0
+    lease_s: Annotated[Finite, Field(gt=0), Allowed("a number of seconds, more than 0")] = 120.0
     detach: Flag = False
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, StrictBool, StrictInt, ValidationError
 from pydantic_core import PydanticCustomError, core_schema
 
 from da_wa.errors import nearest
@@ -77,19 +77,17 @@ def _unit(text: str) -> Any:
     return Allowed(f"three numbers {text}, for red, green and blue of images in 0…1 (divide values of 0…255 by 255)")
 
 
-_Int = Annotated[int, Field(strict=True)]
-_Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Str = Annotated[str, Field(strict=True, min_length=1)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Name = Annotated[str, Field(strict=True, min_length=1)]
 _Auto = Annotated[str, Field(strict=True, pattern="^auto$")]
-_Bool = Annotated[bool, Field(strict=True)]
-_AtLeastOne = Annotated[_Int, Field(ge=1)]
-_SeedInt = Annotated[_Int, Field(ge=0, lt=2**32)]
+_AtLeastOne = Annotated[StrictInt, Field(ge=1)]
+_SeedInt = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 
-Text = Annotated[_Str, Allowed("text; put quotes around a number")]
-Flag = Annotated[_Bool, Allowed("true or false")]
-AutoFlag = Annotated[_Bool | _Auto, Allowed("true, false or auto")]
+Text = Annotated[Name, Allowed("text; put quotes around a number")]
+Flag = Annotated[StrictBool, Allowed("true or false")]
+AutoFlag = Annotated[StrictBool | _Auto, Allowed("true, false or auto")]
 AutoCrop = Annotated[
-    Annotated[_Float, Field(gt=0, le=1)] | _Auto, Allowed("auto or a number above 0, up to 1, e.g. 0.875")
+    Annotated[Finite, Field(gt=0, le=1)] | _Auto, Allowed("auto or a number above 0, up to 1, e.g. 0.875")
 ]
 Count = Annotated[_AtLeastOne, Allowed("a whole number, 1 or more")]
 Counts = Annotated[list[_AtLeastOne], Field(min_length=1), Allowed("a list of whole numbers, 1 or more, e.g. [3,3,3]")]
@@ -106,46 +104,48 @@ SeedsOrAuto = Annotated[
     Allowed("a list of whole numbers, 0 or more, e.g. seeds=[0,1,2], or auto (then up to seeds_max=20)"),
 ]
 Levels = Annotated[
-    list[_Str], Allowed("a list of levels to compare with their base, e.g. report.contrasts=[align,dann], or null")
+    list[Name], Allowed("a list of levels to compare with their base, e.g. report.contrasts=[align,dann], or null")
 ]
-Positive = Annotated[_Float, Field(ge=0), Allowed("a number, 0 or more")]
-Fraction = Annotated[_Float, Field(ge=0, le=1), Allowed("a number from 0 to 1")]
-Fractions = Annotated[list[Annotated[_Float, Field(ge=0, le=1)]], Allowed("a list of numbers from 0 to 1")]
-Below1 = Annotated[_Float, Field(ge=0, lt=1), Allowed("a number, 0 or more and less than 1")]
-Between0and1 = Annotated[_Float, Field(gt=0, lt=1), Allowed("a number between 0 and 1, e.g. 0.1")]
-Mean = Annotated[list[Annotated[_Float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3), _unit("from 0 to 1")]
+Positive = Annotated[Finite, Field(ge=0), Allowed("a number, 0 or more")]
+Fraction = Annotated[Finite, Field(ge=0, le=1), Allowed("a number from 0 to 1")]
+Fractions = Annotated[list[Annotated[Finite, Field(ge=0, le=1)]], Allowed("a list of numbers from 0 to 1")]
+Below1 = Annotated[Finite, Field(ge=0, lt=1), Allowed("a number, 0 or more and less than 1")]
+Between0and1 = Annotated[Finite, Field(gt=0, lt=1), Allowed("a number between 0 and 1, e.g. 0.1")]
+Mean = Annotated[list[Annotated[Finite, Field(ge=0, le=1)]], Field(min_length=3, max_length=3), _unit("from 0 to 1")]
 Std = Annotated[
-    list[Annotated[_Float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3), _unit("above 0 and up to 1")
+    list[Annotated[Finite, Field(gt=0, le=1)]], Field(min_length=3, max_length=3), _unit("above 0 and up to 1")
 ]
 NormNames = Annotated[
-    list[_Str], Field(min_length=1), Allowed("a list of names of norms, e.g. norms=[bn,bn_wa]; see `da-wa list norms`")
+    list[Name],
+    Field(min_length=1),
+    Allowed("a list of names of norms, e.g. norms=[bn,bn_wa]; see `da-wa list norms`"),
 ]
 ModelNames = Annotated[
-    list[_Str], Field(min_length=1), Allowed("a list of names of models, e.g. models=[resnet20,resnet18], or null")
+    list[Name], Field(min_length=1), Allowed("a list of names of models, e.g. models=[resnet20,resnet18], or null")
 ]
 MethodNames = Annotated[
-    list[_Str],
+    list[Name],
     Field(min_length=1),
     Allowed("a list of names of methods, e.g. methods=[none,mcc]; see `da-wa list methods`"),
 ]
 Scores = Annotated[
-    list[_Str], Allowed("a list of label-free scores, e.g. select=[entropy,im] ([] for none), or null for all")
+    list[Name], Allowed("a list of label-free scores, e.g. select=[entropy,im] ([] for none), or null for all")
 ]
 Sources = Annotated[
-    list[_Str] | Annotated[str, Field(strict=True, pattern="^all$")],
+    list[Name] | Annotated[str, Field(strict=True, pattern="^all$")],
     Allowed("all or a list of domains, e.g. sources=[A,W]"),
 ]
-Paths = Annotated[dict[_Str, _Str], Allowed("names and paths, e.g. {C: data/caltech}; {} for none")]
-Sizes = Annotated[dict[_Str, _AtLeastOne], Allowed("a number of images for each domain, e.g. {A:415,D:73,W:130}")]
-Rates = Annotated[dict[_Str, Positive], Allowed("a learning rate for each of some norms, e.g. {wa: 0.05}")]
-Lengths = Annotated[dict[_Str, _AtLeastOne], Allowed("a number of epochs for each of some norms, e.g. {bn: 4}")]
+Paths = Annotated[dict[Name, Name], Allowed("names and paths, e.g. {C: data/caltech}; {} for none")]
+Sizes = Annotated[dict[Name, _AtLeastOne], Allowed("a number of images for each domain, e.g. {A:415,D:73,W:130}")]
+Rates = Annotated[dict[Name, Positive], Allowed("a learning rate for each of some norms, e.g. {wa: 0.05}")]
+Lengths = Annotated[dict[Name, _AtLeastOne], Allowed("a number of epochs for each of some norms, e.g. {bn: 4}")]
 Folder = Annotated[
-    _Str,
+    Name,
     AfterValidator(_usable_folder),
     Allowed("a folder to write to, no part of its path longer than 255 bytes; a number needs ./ before it"),
 ]
-Checkpoint = Annotated[_Str, AfterValidator(_existing), Allowed("a .safetensors file or a folder of them that exists")]
+Checkpoint = Annotated[Name, AfterValidator(_existing), Allowed("a .safetensors file or a folder of them that exists")]
 OtherExperiments = Annotated[
-    list[Annotated[_Str, AfterValidator(_existing_folder)]],
+    list[Annotated[Name, AfterValidator(_existing_folder)]],
     Allowed("a list of existing out folders of other experiments, e.g. [out/first,out/second]; [] for none"),
 ]

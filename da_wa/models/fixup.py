@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from da_wa.errors import ConfigError, nearest
 from da_wa.norm.spec import Norm
 
-GainInit = Literal["one", "fixup"]
+FixupGain = Literal["one", "fixup"]
 
 
 class Bias(nn.Module):
@@ -130,7 +130,7 @@ def projection(c_in: int, c_out: int, stride: int, norm: Norm) -> nn.Module:
     return norm.conv(c_in, c_out, 1, stride=stride, bias=False)
 
 
-def init_fixup(blocks: list[FixupBlock], gain_init: GainInit) -> None:
+def init_fixup(blocks: list[FixupBlock], gain_init: FixupGain) -> None:
     """Initialise the convolutions of L residual blocks with m layers each (Sec. 4 of the paper).
 
     Plain convolutions: ``N(0, 2/(k·k·c_out))``, in the residual branch times ``L^(-1/(2m-2))``, the last
@@ -157,7 +157,7 @@ def init_fixup(blocks: list[FixupBlock], gain_init: GainInit) -> None:
 
 
 @torch.no_grad()
-def _scale_conv(conv: nn.Module, factor: float, gain_init: GainInit) -> None:
+def _scale_conv(conv: nn.Module, factor: float, gain_init: FixupGain) -> None:
     if type(conv) is nn.Conv2d:
         fan_out = conv.out_channels * math.prod(conv.kernel_size)
         conv.weight.normal_(0.0, math.sqrt(2 / fan_out)).mul_(factor)
@@ -170,7 +170,7 @@ def check_gain_init(gain_init: str) -> None:
 
     >>> check_gain_init("fixup")
     """
-    known = get_args(GainInit)
+    known = get_args(FixupGain)
     if gain_init not in known:
         raise ConfigError(
             f"model.gain_init={gain_init} must be one of {', '.join(known)}. {nearest(str(gain_init), known)}"

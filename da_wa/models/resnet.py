@@ -18,7 +18,7 @@ from da_wa.models.fixup import (
     FixupBasicBlock,
     FixupBlock,
     FixupBottleneck,
-    GainInit,
+    FixupGain,
     check_gain_init,
     init_fixup,
 )
@@ -158,7 +158,7 @@ class ResNet(Backbone):
         block: str | type[Block],
         depths: Sequence[int],
         widths: Sequence[int],
-        gain_init: GainInit = "one",
+        gain_init: FixupGain = "one",
         stem: str = "cifar",
     ) -> None:
         super().__init__()
