@@ -61,7 +61,7 @@ def test_a_worker_in_a_folder_that_its_machine_lacks_says_so(tmp_path):
 def test_a_launcher_without_its_package_names_the_extra(launcher, package, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, package, None)
     assert main([*options(tmp_path), f"launcher={launcher}"]) == 2
-    assert f"da-wa[{launcher}]" in capsys.readouterr().err
+    assert f"uv sync --extra {launcher} in a clone" in capsys.readouterr().err
 
 
 def test_a_damaged_result_is_run_again(tmp_path):

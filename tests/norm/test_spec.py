@@ -154,14 +154,14 @@ def test_the_import_is_light(use: str) -> None:
     tops = {name.split(".")[0] for name in loaded}
     assert tops.isdisjoint(HEAVY)
     own = {name.split(".")[1] for name in loaded if name.startswith("da_wa.")}
-    assert own == {"errors", "norm"}
+    assert own == {"errors", "norm", "shipped"}
 
 
 def test_an_installed_package_has_its_own_files(tmp_path: Path) -> None:
     """A wheel has ``conf`` inside ``da_wa``, see ``pyproject.toml``; a ``conf`` beside the package is not its own."""
     package = Path(da_wa.__file__).parent
     shutil.copytree(package / "norm", tmp_path / "da_wa" / "norm", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("__init__.py", "errors.py"):
+    for name in ("__init__.py", "errors.py", "shipped.py"):
         shutil.copy(package / name, tmp_path / "da_wa")
     for conf, label in ((tmp_path / "da_wa" / "conf", "installed"), (tmp_path / "conf", "beside")):
         (conf / "norm").mkdir(parents=True)

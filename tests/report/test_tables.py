@@ -229,7 +229,7 @@ def test_undecodable_bytes_can_be_written(experiment: Any) -> None:
 def test_checkpoint_tables(experiment: Any) -> None:
     experiment.add("bn", "A")
     found = checkpoints(load_facts(experiment.out))
-    assert tables.pretraining_csv(found) == (
+    assert tables.csv(found, "%.2f") == (
         "label,dataset,epochs,correct,n,error,checkpoint\n"
         "BN,CIFAR-100,6,6002,10000,39.98,resnet20-cifar100-bn-ab12cd34\n"
     )
