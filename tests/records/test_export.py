@@ -144,6 +144,7 @@ def test_wrong_options_are_named(out: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "to").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*is damaged")
 def test_two_experiments_are_not_exported_to_one_folder(
     out: Path, tmp_path: Path, record: Record, outputs: Outputs
 ) -> None:
