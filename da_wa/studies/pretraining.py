@@ -10,8 +10,9 @@ search      every norm at several rates on most training images; ``rates.csv``
 train       every norm at its selected rate on all training images, several seeds
 match       every norm for as many epochs as it needs for the accuracy that all reach;
             ``matched.csv``
-report      ``pretraining.csv`` (test accuracy), ``curves.csv``, ``curves.png``, and
-            ``cards/``, a page about every network
+report      ``pretraining.csv`` (test accuracy), ``curves.csv``, ``curves.png``,
+            ``cards/``, a page about every network, and ``networks.tar``, the
+            networks with their pages
 transfer    only on request: fine-tunes and reports in ``transfer`` and
             ``transfer_matched``
 ==========  =========================================================================
@@ -22,19 +23,21 @@ about the same accuracy, that of the worst norm; each has its own whole schedule
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
 from da_wa.config.compose import Experiment, compose
 from da_wa.errors import UserError
 from da_wa.launchers.launch import Planned
-from da_wa.records.files import write_bytes, write_json
+from da_wa.records.files import write_atomically, write_bytes, write_json
 from da_wa.runs.jobs import PretrainJob
 from da_wa.studies.model_card import model_card
 from da_wa.studies.search import best_rate, nearest_epochs, next_epochs, next_rate
@@ -202,7 +205,7 @@ class Pretraining(ScopedStudy[Scope]):
         """Fine-tune the networks of all seeds."""
         from da_wa.report import write_report  # imports matplotlib
 
-        rates, matched = _selected(bench.out), read_decision(bench.out / MATCHED, "match")
+        rates, matched = _selected(bench.out), _matched(bench.out)
         starts = [
             f"norms=[{','.join(self.norms)}]",
             f"pretrain.seeds={list(scope.seeds)}".replace(" ", ""),
@@ -253,28 +256,40 @@ class Pretraining(ScopedStudy[Scope]):
         if curves:  # else all diverged in the first epoch
             figure = learning_curves(_lines(pd.DataFrame(curves)), [f"seed {seed}" for seed in scope.seeds])
             write_bytes(bench.out / "curves.png", rendered(figure, "png"))
-        self._write_cards(bench, [job for _, _, job in trained], pd.DataFrame(rows))
+        cards = self._cards(bench, scope)
+        for network, card in cards.items():
+            write_bytes(bench.out / "cards" / f"{network.stem}.md", card.encode())
+        write_atomically(bench.out / "networks.tar", partial(_pack, cards))
         bench.console.print(pd.DataFrame(rows).to_string(index=False))
 
-    def _write_cards(self, bench: Bench, jobs: Sequence[PretrainJob], trained: pd.DataFrame) -> None:
+    def _cards(self, bench: Bench, scope: Scope) -> dict[Path, str]:
+        """A page about every trained network, by its checkpoint."""
         from da_wa.models.checkpoint import read_header  # imports torch
 
-        searched = pd.read_csv(bench.out / RATES)
-        trained = trained[trained["network"].isin([job.id for job in jobs if job.done])]
-        for job in jobs:
-            if not job.checkpoint.exists():  # diverged, or not trained yet
-                continue
-            header, norm = read_header(job.checkpoint), job.config["norm"]["label"]
-            same, tried = trained[trained["label"] == norm], searched[searched["norm"] == header.facts["norm"]["name"]]
-            card = model_card(
-                job.id,
-                norm,
-                header.facts,
-                header.result,
-                _accuracy_by(same, "seed"),
-                _accuracy_by(tried, "lr"),
-            )
-            write_bytes(bench.out / "cards" / f"{job.id}.md", card.encode())
+        searched, cards = pd.read_csv(bench.out / RATES), {}
+        matched = _matched(bench.out) if (bench.out / MATCHED).exists() else {}
+        for norm in self.norms:
+            rates = _accuracy_by(searched[searched["norm"] == norm], "lr")
+            for epochs in sorted({scope.epochs, matched.get(norm, scope.epochs)}):
+                planned = {seed: self._trained(bench, norm, seed, epochs) for seed in scope.seeds}
+                jobs = {seed: job for seed, one in planned.items() for job in _networks(one) if job.done}
+                accuracies = {seed: _outcome(job)["accuracy"] for seed, job in jobs.items()}
+                for job in jobs.values():
+                    if job.checkpoint.exists():  # else it diverged
+                        label, header = job.config["norm"]["label"], read_header(job.checkpoint)
+                        card = model_card(job.id, label, header.facts, header.result, accuracies, rates)
+                        cards[job.checkpoint] = card
+        return cards
+
+
+def _pack(cards: Mapping[Path, str], file: IO[bytes]) -> None:
+    """Networks and their cards as an archive; the same networks give the same bytes."""
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for network, card in cards.items():
+            for name, content in (network.name, network.read_bytes()), (f"{network.stem}.md", card.encode()):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, BytesIO(content))
 
 
 def _searched(out: Path, scope: Scope) -> dict[str, dict[int, float]]:
@@ -330,3 +345,8 @@ def _lines(curves: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
 def _selected(out: Path) -> dict[str, float]:
     """The rate of every norm that the search selected."""
     return read_decision(out / SELECTED, "search")
+
+
+def _matched(out: Path) -> dict[str, int]:
+    """The epochs of every norm at which the networks are about equally accurate."""
+    return read_decision(out / MATCHED, "match")

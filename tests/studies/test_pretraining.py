@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import tarfile
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_networks_are_trained_at_the_selected_rate(command, tmp_path):
         recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
         assert (recipe["epochs"], recipe["optimizer"]["lr"], recipe["seed"]) == (1, selected, int(row["seed"]))
     first, second = (row["network"] for row in trained)
+    packed = (out / "networks.tar").read_bytes()
+    with tarfile.open(out / "networks.tar") as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    kept = [out / "networks" / f"{row['network']}.safetensors" for row in trained]  # not those of the search
+    files = {path.name: path for path in (*kept, *(out / "cards").iterdir())}
+    assert {path.name for path in (tmp_path / "unpacked").iterdir()} == files.keys()
+    for name, path in files.items():
+        assert (tmp_path / "unpacked" / name).read_bytes() == path.read_bytes()
+    assert main([*command, "stage=report"]) == 0
+    assert (out / "networks.tar").read_bytes() == packed
     (out / "networks" / f"{second}.safetensors").unlink()
     assert main([*command, "stage=report"]) == 0
     assert "seed 1" not in (out / "cards" / f"{first}.md").read_text()  # not trained is not diverged
@@ -97,6 +108,11 @@ def test_matched_networks_are_fine_tuned_beside_those_of_the_whole_budget(comman
     assert main(command) == 0
     matched = {(row["norm"], row["seed"]): (row["epochs"], row["level"]) for row in rows(out / "matched.csv")}
     assert matched == {(norm, seed): (n, "0.3") for norm, n in (("bn", "1"), ("none", "4")) for seed in "01"}
+    cards = [path.read_text() for path in (out / "cards").iterdir()]
+    assert len(cards) == 6  # both seeds of none at 4 epochs, of bn at 4 and at 1
+    shorter = [card for card in cards if "epochs: 1\n" in card]
+    assert len(shorter) == 2
+    assert all("seed 0: 31.0 %, seed 1: 31.0 %" in card for card in shorter)  # of the same epochs only
     assert main([*command, "stage=transfer"]) == 0
     for folder, epochs in ("transfer", {"bn": 4, "none": 4}), ("transfer_matched", {"bn": 1, "none": 4}):
         records = [json.loads(path.read_text()) for path in (out / folder).glob("runs/*/record.json")]
