@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,11 +150,13 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
         raise ConfigError(f"overrides is one text; write a list of them: [{overrides!r}].")
     if any(override.startswith("study=") for override in overrides):
         raise ConfigError("a study is not one experiment; run it on the command line: da-wa run study=NAME.")
+    if config_dir is not None:
+        sys.path.insert(0, str(Path(config_dir).resolve()))  # inherited by workers
     experiment = compose(overrides, None if config_dir is None else Path(config_dir))
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet)
     planned = prepare(experiment, console)
     launch(planned, console)
-    if planned.inputs is not None and not (planned.detached and planned.unfinished):
+    if planned.inputs is not None and not planned.submitted:
         write_results(planned, console)
     return Results(planned.out)
 
@@ -173,8 +176,8 @@ def write_results(planned: Planned, console: Console) -> list[str]:
             compare=[Path(other) for other in options["compare"]],
             spread=options["spread"],
             select=imported(planned.experiment.scores),
-            guard=options["guard"],
-            contrasts=options["contrasts"],
+            guard=options.get("guard", True),
+            contrasts=options.get("contrasts"),
             progress=progress,
         )
     console.print(report.summary())

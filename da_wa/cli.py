@@ -122,7 +122,7 @@ def run(experiment: Experiment, console: Console) -> int:
     """
     planned = prepare(experiment, console)
     launch(planned, console)
-    if planned.detached and planned.unfinished:
+    if planned.submitted:
         return 0
     failed = [job.id for job in planned.unfinished]
     if planned.inputs is not None:

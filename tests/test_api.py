@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,20 @@ def test_wrong_names_are_named(results):
         results.matrix("weight")
     with pytest.raises(ConfigError, match=r"columns is one text; write a list of it: \['activation'\]"):
         results.matrix(["weight"], "activation")
+
+
+def test_own_code_is_found_as_on_the_command_line(tmp_path, monkeypatch):
+    class Planning(Exception):
+        pass
+
+    def prepare(experiment, console):
+        raise Planning(importlib.import_module("layers_of_a_user").NAME)
+
+    (tmp_path / "layers_of_a_user.py").write_text("NAME = 'found'")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(api, "prepare", prepare)
+    with pytest.raises(Planning, match="found"):
+        api.run(["experiment=demo"], config_dir=tmp_path)
 
 
 def test_a_study_is_for_the_command_line():

@@ -98,9 +98,9 @@ def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experime
 
 def _compose(words: Sequence[str], where: Sequence[Path]) -> DictConfig:
     own, *more = where
-    quoted = [_quoted(f"file://{folder}") for folder in more]
+    added = ",".join(quoted(f"file://{folder}") for folder in more)
     with initialize_config_dir(str(own), version_base="1.3"):
-        return hydra_compose("config", [*words, f"hydra.searchpath=[{','.join(quoted)}]"])
+        return hydra_compose("config", [*words, f"hydra.searchpath=[{added}]"])
 
 
 def _experiment(tree: DictConfig, words: Sequence[str], of_methods: Sequence[str], where: Sequence[Path]) -> Experiment:
@@ -214,10 +214,11 @@ def _present(word: str, known: set[str]) -> str:
         return f"~{key}"
     if value.isascii() or value[0] in "'\"[{":
         return word
-    return f"{key}={_quoted(value)}"
+    return f"{key}={quoted(value)}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A value as Hydra reads it, whatever characters it has."""
     return "'{}'".format(text.replace("'", r"\'"))
 
 

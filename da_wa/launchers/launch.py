@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +52,11 @@ class Planned:
     def detached(self) -> bool:
         """Whether the command ends when its workers are submitted."""
         return bool(self.experiment.cfg["launcher"].get("detach"))
+
+    @property
+    def submitted(self) -> bool:
+        """Whether workers of a detached launcher still have something to do."""
+        return self.detached and not all(job.done for job in self.needed)
 
     @property
     def unfinished(self) -> list[Job]:
@@ -114,10 +121,15 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
     if jobs is not None or not planned.experiment.auto:
         _run(planned, console, planned.jobs if jobs is None else jobs, launch_id)
         return launch_id
-    while True:
+    options = planned.experiment.cfg["launcher"]
+    limit = options.get("deadline_s")
+    ends = math.inf if limit is None else time.monotonic() + limit
+    while (left := ends - time.monotonic()) > 0:
         wanted = planned.needed
         if all(job.done for job in wanted):
             break
+        if limit is not None:
+            options["deadline_s"] = left
         _run(planned, console, wanted, launch_id)
         if planned.detached or not all(job.done for job in wanted):  # submitted, failed, or out of time
             break

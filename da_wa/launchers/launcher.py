@@ -20,10 +20,6 @@ class Launcher(Protocol):
     def remote(self) -> bool:
         """Whether workers may run on machines with other devices."""
 
-    @property
-    def detach(self) -> bool:
-        """Whether the call returns when workers are submitted, not when they have ended."""
-
     def __call__(self, launch: Launch) -> None:
         """Start workers, each of which calls :func:`~da_wa.launchers.worker.run_worker`, and wait until they end.
 

@@ -41,7 +41,7 @@ class Local:
     gpus: Sequence[int] | Literal["auto"] = "auto"
     units_per_gpu: int = 1
 
-    remote = detach = False
+    remote = False
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -75,7 +75,7 @@ class Local:
         import torch
 
         count = torch.cuda.device_count()
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
         names = visible if len(visible) == count else [str(gpu) for gpu in range(count)]
         if self.gpus == "auto":
             return names[:count]

@@ -45,7 +45,6 @@ class Ray:
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
 
     remote = True
-    detach = False
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -89,17 +89,29 @@ def run_worker(launch: Launch, threads: int, deadline_s: float | None = None, lo
     from da_wa.runs.execute import execute
 
     torch.set_num_threads(threads)
-    for name in ("domains", "cache"):  # warnings about the images were given when the work was planned
-        logging.getLogger(f"da_wa.data.{name}").setLevel(logging.ERROR)
     try:
         if launch.trainer is not None:
             make(launch.trainer).check_device()
-        with _imports_are_no_garbage():
+        with _images_are_known(), _imports_are_no_garbage():
             work(launch.jobs, execute, emit, launch.id, until, launch.lease_s)
     except UserError as error:
         emit(Event("lost", "", message=str(error)))
         raise
     emit(Event("end", ""))
+
+
+@contextmanager
+def _images_are_known() -> Iterator[None]:
+    """Warnings about the images were given when the work was planned."""
+    loggers = [logging.getLogger(f"da_wa.data.{name}") for name in ("domains", "cache")]
+    before = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def _pretraining(experiment: Experiment, folder: Path) -> dict[tuple[str, str, i
             dtype=pretrain["dtype"],
             seed=seed or 0,
             images=images,
-            holdout=pretrain["holdout"],
+            holdout=pretrain.get("holdout", 0.0),
         )
         name = identity.network_name(pretrain["name"], facts)
         config = {
@@ -125,7 +125,7 @@ def _network_seeds(pretrain: Mapping[str, Any], model: Mapping[str, Any]) -> lis
 
 
 def _seeds(pretrain: Mapping[str, Any]) -> list[int | None]:
-    return list(dict.fromkeys(pretrain["seeds"] or [pretrain["seed"]]))
+    return list(dict.fromkeys(pretrain.get("seeds") or [pretrain["seed"]]))
 
 
 def _own_weights(model: Mapping[str, Any]) -> str | None:

@@ -272,7 +272,7 @@ def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], job
 def _check_pretraining(pretrain: Mapping[str, Any]) -> None:
     """Find the images for pre-training, and split them as the job will."""
     train, batch_size = find_pretraining(pretrain["data"]).domains[0], pretrain["recipe"]["batch_size"]
-    images, holdout = len(train.labels), pretrain["holdout"]
+    images, holdout = len(train.labels), pretrain.get("holdout", 0.0)
     if holdout:
         images = len(stratified_holdout(train.labels, holdout, seed=0).train)
     check_batch(train.name, images, batch_size, "pre-training", "pretrain.recipe.batch_size")

@@ -27,10 +27,14 @@ from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.launchers.launch import Planned
 from da_wa.records.design import Design, Measure, Refusal, joined, level_text, read_design, write_design
 from da_wa.runs.jobs import Job, UnitJob
-from da_wa.studies.study import Bench, ScopedStudy, merged
+from da_wa.studies.study import Bench, ScopedStudy, merged, refuse_set
 
 Levels = Sequence[str] | Mapping[Any, Sequence[str]]
 """Names that one experiment compares, or levels and their options."""
+
+
+LISTS = ("norm", "model", "method")
+"""Factors whose levels one experiment compares."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Grid(ScopedStudy[Scope]):
         names: display names of levels, by factor; norms have their labels.
 
     Raises:
-        ConfigError: an unknown measure or none, or rows and columns that are not the factors.
+        ConfigError: an unknown measure or none, rows and columns that are not the factors, or a list of levels for a
+            factor that one experiment does not compare.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Grid(ScopedStudy[Scope]):
         self.factors, self.rows, self.columns = factors, rows, columns
         self.names = {f: {level_text(k): v for k, v in given.items()} for f, given in (names or {}).items()}
         for scope in self.scopes:
+            self._refuse_lists(scope)
             if sorted([*rows, *columns]) != sorted(self._factors(scope)):
                 raise ConfigError(f"rows {rows} and columns {columns} must be the factors {list(self._factors(scope))}")
 
@@ -114,9 +120,11 @@ class Grid(ScopedStudy[Scope]):
     def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """All of them, by folder."""
         start = [*self.options(scope), *words]
-        found = {part.folder: compose([*start, *part.options], config_dir) for part in self.parts(scope)}
-        for experiment in found.values():
-            self._refuse_levels(scope, experiment)
+        found = {}
+        for part in self.parts(scope):
+            refuse_set(words, part.options)
+            found[part.folder] = compose([*start, *part.options], config_dir)
+            self._refuse_levels(scope, found[part.folder])
         return found
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
@@ -135,6 +143,14 @@ class Grid(ScopedStudy[Scope]):
 
     def _factors(self, scope: str) -> dict[str, Levels]:
         return {**self.factors, **self.scopes[scope].factors}
+
+    def _refuse_lists(self, scope: str) -> None:
+        for factor, levels in self._factors(scope).items():
+            if not isinstance(levels, Mapping) and factor not in LISTS:
+                raise ConfigError(
+                    f"factors.{factor} is a list; only {', '.join(LISTS)} may be one. Give each level its options: "
+                    f"{{{', '.join(f'{level}: [OPTION=VALUE]' for level in levels)}}}."
+                )
 
     def _refuse_levels(self, scope: str, experiment: Experiment) -> None:
         """Refuse several values where the table has one cell for all of them.
@@ -163,8 +179,10 @@ class Grid(ScopedStudy[Scope]):
     def _table(self, bench: Bench, scope: str) -> None:
         parts = self.parts(scope)
         for part in parts:  # before the first one is planned, which may download images
+            refuse_set(bench.words, part.options)
             self._refuse_levels(scope, bench.compose(part.options))
         asked = [bench.prepare(part.folder, part.options) for part in parts]
+        _refuse_equal_runs(parts, asked)
         planned, refusals = [], []
         for part, whole in zip(parts, asked, strict=True):
             experiment, reasons = _trainable(whole)
@@ -213,6 +231,18 @@ class Grid(ScopedStudy[Scope]):
         report = write_study(bench.out)
         bench.console.print(report.summary())
         bench.console.print(f"The report is in {bench.out}")
+
+
+def _refuse_equal_runs(parts: Sequence[Part], asked: Sequence[Planned]) -> None:
+    """Refuse levels between which no run differs: each would be run for one of them only."""
+    folders: dict[str, str] = {}
+    for part, planned in zip(parts, asked, strict=True):
+        for job in planned.jobs:
+            if isinstance(job, UnitJob) and (other := folders.setdefault(job.id, part.folder)) != part.folder:
+                raise ConfigError(
+                    f"The runs of {part.folder} are those of {other}: their options ({', '.join(part.options)}) do not "
+                    "change the results. Leave one of these levels out of the study."
+                )
 
 
 def _known(measures: str | Sequence[str]) -> list[Measure]:

@@ -41,7 +41,15 @@ from da_wa.records.files import write_atomically, write_bytes, write_json
 from da_wa.runs.jobs import PretrainJob
 from da_wa.studies.model_card import model_card
 from da_wa.studies.search import best_rate, nearest_epochs, next_epochs, next_rate
-from da_wa.studies.study import Bench, ScopedStudy, merged, read_decision, training_result
+from da_wa.studies.study import (
+    Bench,
+    ScopedStudy,
+    merged,
+    option_of,
+    read_decision,
+    refuse_set,
+    training_result,
+)
 
 RATES = "rates.csv"
 SELECTED = "selected.json"
@@ -75,7 +83,7 @@ class Pretraining(ScopedStudy[Scope]):
         limits: the smallest and the largest rate that it may go to.
         holdout: the fraction of training images that the search holds out.
         tolerance: difference of accuracies (a fraction) at which networks count as equally accurate.
-        transfer: overrides that make an experiment of fine-tuning.
+        transfer: overrides that make an experiment of fine-tuning; those of the command come before them.
         scopes: plain values of :class:`Scope` by name.
     """
 
@@ -96,6 +104,7 @@ class Pretraining(ScopedStudy[Scope]):
 
     def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """The one that all others are changes of."""
+        refuse_set(words, [f"norms=[{','.join(self.norms)}]"])
         return {"networks": compose([*self.options(scope), *words], config_dir)}
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
@@ -136,15 +145,14 @@ class Pretraining(ScopedStudy[Scope]):
         write_json(bench.out / SELECTED, {norm: rate for norm, rate in best.items() if rate is not None})
 
     def _trial(self, bench: Bench, scope: Scope, norm: str, rate: float) -> Planned:
-        return bench.prepare(
-            "search",
-            [
-                f"norms=[{norm}]",
-                f"pretrain.holdout={self.holdout}",
-                f"pretrain.recipe.epochs={scope.search_epochs}",
-                f"pretrain.recipe.optimizer.lr={rate}",
-            ],
-        )
+        options = [
+            f"norms=[{norm}]",
+            f"pretrain.holdout={self.holdout}",
+            f"pretrain.recipe.epochs={scope.search_epochs}",
+            f"pretrain.recipe.optimizer.lr={rate}",
+        ]
+        refuse_set(bench.words, options)
+        return bench.prepare("search", options)
 
     def _trials(self, bench: Bench, scope: Scope, rates: Mapping[str, Sequence[float]]) -> pd.DataFrame:
         return pd.DataFrame(
@@ -211,9 +219,11 @@ class Pretraining(ScopedStudy[Scope]):
             f"pretrain.seeds={list(scope.seeds)}".replace(" ", ""),
             f"pretrain.recipe.epochs={scope.epochs}",
             *(f"++pretrain.rates.{norm}={rates[norm]}" for norm in self.norms),
-            *self.transfer,
         ]
         shorter = [f"++pretrain.epochs.{norm}={epochs}" for norm, epochs in matched.items()]
+        refuse_set(bench.words, [*starts, *shorter])
+        given = set(map(option_of, bench.words))
+        starts += [option for option in self.transfer if option_of(option) not in given]
         for folder, options in ("transfer", starts), ("transfer_matched", [*starts, *shorter]):
             planned = bench.prepare(folder, options)
             bench.run(planned)
@@ -225,15 +235,14 @@ class Pretraining(ScopedStudy[Scope]):
             raise UserError(
                 f"{norm} diverged at every rate of the search; remove it from `norms` in the file of the study."
             )
-        return bench.prepare(
-            "networks",
-            [
-                f"norms=[{norm}]",
-                f"pretrain.seeds=[{seed}]",
-                f"pretrain.recipe.epochs={epochs}",
-                f"++pretrain.rates.{norm}={rates[norm]}",
-            ],
-        )
+        options = [
+            f"norms=[{norm}]",
+            f"pretrain.seeds=[{seed}]",
+            f"pretrain.recipe.epochs={epochs}",
+            f"++pretrain.rates.{norm}={rates[norm]}",
+        ]
+        refuse_set(bench.words, options)
+        return bench.prepare("networks", options)
 
     def _report(self, bench: Bench, scope: Scope) -> None:
         from da_wa.report.figures import learning_curves, rendered  # imports matplotlib

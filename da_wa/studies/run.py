@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,8 @@ def run_study(words: Sequence[str], console: Console, config_dir: Path | None = 
     study = _study(chosen["study"], config_dir)
     bench = Bench(
         out=Path(chosen["out"] or f"out/{chosen['study']}-{chosen['scope']}"),
-        options=[*study.options(chosen["scope"]), *overrides],
+        options=study.options(chosen["scope"]),
+        words=overrides,
         console=console,
         ends=time.monotonic() + 60 * _minutes(chosen["minutes"]),
         config_dir=config_dir,
@@ -86,7 +88,10 @@ def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     if bare := [word for word in words if word in OPTIONS]:
         raise ConfigError(f"{bare[0]!r} has no value; write it, e.g. {bare[0]}={EXAMPLES[bare[0]]}.")
     own = [word for word in words if word.split("=", 1)[0] in OPTIONS]
-    return {**OPTIONS, **dict(word.split("=", 1) for word in own)}, [word for word in words if word not in own]
+    chosen = {**OPTIONS, **dict(word.split("=", 1) for word in own)}
+    if quote := re.fullmatch(r"'(.*)'|\"(.*)\"", chosen["out"]):  # as experiments need it
+        chosen["out"] = quote[1] or quote[2]
+    return chosen, [word for word in words if word not in own]
 
 
 def _study(name: str, config_dir: Path | None) -> Study:

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from da_wa.config.compose import rejoin
 from da_wa.config.make import make
 from da_wa.config.segmentation_types import SegmentationOptions
-from da_wa.config.tree import folders, options, read_node
+from da_wa.config.tree import folders, read_node
 from da_wa.config.validate import checked, shown
 from da_wa.errors import ConfigError, Diverged, nearest
 from da_wa.models.weights import file_digest
@@ -113,7 +113,7 @@ class Segmentation(Study):
         return {"train": partial(self._train, work), "report": partial(self._report, work)}
 
     def _work(self, scope: str, bench: Bench) -> _Work:
-        chosen = self.chosen(scope, bench.options, bench.config_dir)
+        chosen = self.chosen(scope, [*bench.options, *bench.words], bench.config_dir)
         return _Work(self.study, scope, chosen, bench.out, bench.config_dir)
 
     def _train(self, work_of: Callable[[Bench], _Work], bench: Bench) -> None:
@@ -145,9 +145,6 @@ class _Work:
     def __init__(self, study: str, scope: str, chosen: SegmentationOptions, out: Path, config_dir: Path | None) -> None:
         self.study, self.scope, self.options, self.out = study, scope, chosen, out
         where = folders(config_dir)
-        for name in chosen.norms:
-            if name not in options("norm", where):
-                raise ConfigError(f"norms: {name} is unknown. {nearest(name, options('norm', where))}")
         self.norms: dict[str, Any] = {
             name: OmegaConf.to_container(read_node("norm", name, where), resolve=True) for name in chosen.norms
         }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from rich.console import Console
 
-from da_wa.config.compose import Experiment, compose
+from da_wa.config.compose import Experiment, compose, quoted
 from da_wa.errors import ConfigError, UserError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.records.files import write_bytes
@@ -101,6 +101,34 @@ class ScopedStudy(Study, Generic[Scope]):
         return [f"experiment={self.experiment}", *self.scopes[scope].options]
 
 
+def option_of(word: str) -> str:
+    """The option that an override sets.
+
+    >>> option_of("++finetune.epochs=2")
+    'finetune.epochs'
+    """
+    return word.lstrip("+~").partition("=")[0]
+
+
+def refuse_set(words: Sequence[str], options: Sequence[str]) -> None:
+    """Refuse options of a command that would have no effect.
+
+    Args:
+        words: the overrides of the command.
+        options: those of the study, which come after them.
+
+    Raises:
+        ConfigError: one option is in both.
+    """
+    own = {option_of(option): option for option in options}
+    for word in words:
+        if (name := option_of(word)) in own:
+            raise ConfigError(
+                f"{word}: the study sets {name} itself ({own[name]}). Leave it out, or use a study of your own: a "
+                "changed copy of its file, see docs/paper.md."
+            )
+
+
 def merged(experiments: Sequence[Planned]) -> Planned:
     """One launch for the jobs of several experiments, so that all workers have something to do; one or more."""
     jobs = [job for planned in experiments for job in planned.jobs]
@@ -137,6 +165,7 @@ class Bench:
         console: shows progress.
         ends: the deadline, a value of ``time.monotonic()``; nothing starts after it.
         config_dir: a folder with the user's own options.
+        words: the overrides of the command, which come after ``options``.
         failed: ids of jobs that failed; a diverged job is done.
     """
 
@@ -145,6 +174,7 @@ class Bench:
     console: Console
     ends: float
     config_dir: Path | None = None
+    words: Sequence[str] = ()
     failed: list[str] = field(default_factory=list)
     _inputs: Inputs | None = None  # of the last experiment
 
@@ -154,14 +184,16 @@ class Bench:
         Raises:
             ConfigError: a wrong option, or one that a study cannot have.
         """
-        experiment = compose([*self.options, *options], self.config_dir)
+        experiment = compose([*self.options, *self.words, *options], self.config_dir)
         if experiment.auto:
             raise ConfigError("seeds=auto: a study needs to know its seeds; write them down, e.g. seeds=[0,1,2].")
         return experiment
 
     def prepare(self, folder: str, options: Sequence[str] = ()) -> Planned:
         """Plan the experiment with its results in ``folder``; nothing is decoded."""
-        places = [f"out={self.out / folder}", f"checkpoint_dir={self.out / 'networks'}"]
+        places = [f"out={quoted(str(self.out / folder))}"]
+        if "checkpoint_dir" not in map(option_of, self.words):
+            places.append(f"checkpoint_dir={quoted(str(self.out / 'networks'))}")
         planned = prepare(self.compose([*places, *options]), self.console, self._inputs)
         self._inputs = planned.inputs or self._inputs
         return planned
@@ -180,7 +212,9 @@ class Bench:
         left = self.ends - time.monotonic()
         if left <= 0:
             raise Paused
-        planned.experiment.cfg["launcher"]["deadline_s"] = left
+        options = planned.experiment.cfg["launcher"]
+        own = options.get("deadline_s")
+        options["deadline_s"] = left if own is None else min(left, own)
         self.console.print(f"== {planned.out}")
         this = launch(planned, self.console, jobs)
         if planned.detached:

@@ -29,14 +29,14 @@ import pandas as pd
 from da_wa.config.compose import Experiment, compose
 from da_wa.config.make import make
 from da_wa.data.decoded import save_index
-from da_wa.errors import UserError
+from da_wa.errors import ConfigError, UserError
 from da_wa.launchers.launch import Planned, decode
 from da_wa.records.export import export
-from da_wa.records.files import write_atomically, write_json
+from da_wa.records.files import locked, write_atomically, write_json
 from da_wa.records.store import Store
 from da_wa.report.paper import TABLE_I
 from da_wa.runs.jobs import PretrainJob, UnitJob
-from da_wa.studies.study import Bench, ScopedStudy, read_decision, training_result
+from da_wa.studies.study import Bench, ScopedStudy, read_decision, refuse_set, training_result
 
 NOT_USED = "not used: "
 """Heads the columns of ``search.csv`` that hold target accuracies."""
@@ -141,11 +141,11 @@ class Table6(ScopedStudy[Scope]):
         bench.run(self._networks(bench, options))
 
     def _networks(self, bench: Bench, options: Sequence[str] = ()) -> Planned:
-        return bench.prepare("table", ["sources=[]", *options])
+        return _prepared(bench, "table", ["sources=[]", *options])
 
     def _finetune(self, bench: Bench, folder: str, options: Sequence[str]) -> list[UnitJob]:
         """Fine-tune from the networks that exist; norms without one are left out and named."""
-        planned = bench.prepare(folder, options)
+        planned = _prepared(bench, folder, options)
         units = [job for job in planned.jobs if isinstance(job, UnitJob)]
         ready = [job for job in units if job.waits_for() is None]
         if absent := sorted({_norm(job) for job in units} - {_norm(job) for job in ready}):
@@ -165,11 +165,13 @@ class Table6(ScopedStudy[Scope]):
             for recipe in tried:
                 if recipe in score:
                     continue
+                refuse_set(bench.words, recipe.options)
                 options = [f"norms=[{','.join(self.searched)}]", "seeds=[0]", *recipe.options]
                 units = self._finetune(bench, f"search/{recipe}", options)
                 if not all(unit.done for unit in units):
                     raise UserError(
-                        f"search of {recipe}: runs failed, or their networks are missing. Run stage=pretrain."
+                        f"search of {recipe}: runs failed, or their networks are missing. "
+                        f"Run stage=pretrain norms=[{','.join(self.searched)}]."
                     )
                 found = _last_accuracies(units)
                 held_out = found[found["role"] == "source"]
@@ -184,7 +186,9 @@ class Table6(ScopedStudy[Scope]):
     def _table(self, bench: Bench, stage: str, recipe: Recipe, protocols: Sequence[str]) -> None:
         for protocol in protocols:
             folder = stage if protocol == "full" else f"{stage}-{protocol}-protocol"
-            self._finetune(bench, folder, [*recipe.options, f"protocol={protocol}"])
+            options = [*recipe.options, f"protocol={protocol}"]
+            refuse_set(bench.words, options)
+            self._finetune(bench, folder, options)
 
     def _report(self, bench: Bench) -> None:
         from da_wa.report import write_report  # imports matplotlib
@@ -237,6 +241,17 @@ class Table6(ScopedStudy[Scope]):
         )
 
 
+def _prepared(bench: Bench, folder: str, options: Sequence[str]) -> Planned:
+    """An experiment, planned.
+
+    Raises:
+        ConfigError: it adapts: the search selects by what all runs have, held-out images of a source.
+    """
+    if list(bench.compose(options).methods) != ["none"]:
+        raise ConfigError("study=table6 trains on the source only; leave methods=[…] out.")
+    return bench.prepare(folder, options)
+
+
 def _norm(job: UnitJob) -> str:
     return str(job.config["unit"]["factors"]["norm"])
 
@@ -274,17 +289,18 @@ def _wide(found: pd.DataFrame) -> dict[str, str]:
 def _write_records(out: Path, folders: Sequence[Path]) -> None:
     """Copy the finished runs of experiments to ``records/`` and ``records.tar.gz``, in place of earlier copies."""
     records = out / "records"
-    shutil.rmtree(records, ignore_errors=True)
-    for folder in folders:
-        if any(run.record() is not None for run in Store(folder).runs()):
-            export(folder, records / folder.relative_to(out))
 
     def write(file: IO[bytes]) -> None:
         with tarfile.open(fileobj=file, mode="w:gz") as archive:
             if records.is_dir():
                 archive.add(records, "records")
 
-    write_atomically(out / "records.tar.gz", write)
+    with locked(records):  # another command may have come to its end as well
+        shutil.rmtree(records, ignore_errors=True)
+        for folder in folders:
+            if any(run.record() is not None for run in Store(folder).runs()):
+                export(folder, records / folder.relative_to(out))
+        write_atomically(out / "records.tar.gz", write)
 
 
 def _percent(fraction: float) -> str:

@@ -143,7 +143,8 @@ def find_network(folder: Path, model: str, norm: str) -> Path:
         listed = ", ".join(path.name for path in found) or "none"
         raise ConfigError(
             f"{folder} needs one file {model}-*-{norm}-*.safetensors; found: {listed}. Leave {norm} out of norms=[…], "
-            f"or train it: run_office31.py experiment=checkpoints norms=[{norm}] checkpoint_dir={folder}"
+            f"or train it: run_office31.py experiment=checkpoints model={model} norms=[{norm}] "
+            f"checkpoint_dir={folder}"
         )
     return found[0]
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
 from da_wa.cli import main
+from da_wa.config.compose import compose
 from da_wa.errors import ConfigError
+from da_wa.launchers import launch as launch_module
 from da_wa.launchers.events import Reader
+from da_wa.launchers.launch import Planned
 from da_wa.launchers.slurm import Slurm
 from da_wa.launchers.worker import Launch, run_worker
+from da_wa.runs.jobs import Diverged
 from tests.launchers.fakes import fake, ran
 
 pytestmark = pytest.mark.timeout(600)
@@ -75,3 +81,38 @@ def test_a_damaged_result_is_run_again(tmp_path):
         assert main([*options(tmp_path), "launcher.workers=1"]) == 0
     assert (tmp_path / "out" / "accuracy.csv").read_bytes() == table
     assert record.with_name("record.damaged").exists()
+
+
+def test_seeds_are_added_until_the_deadline_of_the_command(tmp_path, monkeypatch):
+    """Every round has what the rounds before have left."""
+    now, limits = [1000.0], []
+
+    def run(planned, console, jobs, launch_id):
+        limits.append(planned.experiment.cfg["launcher"]["deadline_s"])
+        now[0] += 400
+        jobs[0].done = True
+
+    class Endless:
+        experiment = SimpleNamespace(auto=True, cfg={"launcher": {"deadline_s": 600}, "report": {}})
+        jobs = ()
+        detached = False
+
+        @property
+        def needed(self):
+            return [SimpleNamespace(done=False)]
+
+    monkeypatch.setattr(launch_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(launch_module, "_run", run)
+    monkeypatch.setattr(launch_module, "state", lambda jobs, contrasts: "")
+    launch_module.launch(Endless(), Console(quiet=True))
+    assert limits == [600, 200]
+
+
+def test_a_submitted_command_ends_when_only_diverged_runs_have_no_result(tmp_path):
+    experiment = compose(["launcher=slurm", "launcher.detach=true"])
+    diverged = SimpleNamespace(done=True, outcome=lambda: Diverged("NaN"))
+    running = SimpleNamespace(done=False, outcome=lambda: None)
+    ended, going = (Planned(experiment, None, jobs) for jobs in ([diverged], [diverged, running]))
+    assert ended.unfinished == [diverged]
+    assert not ended.submitted
+    assert going.submitted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 import subprocess
 import sys
@@ -205,6 +206,25 @@ def test_workers_share_the_chosen_gpus(visible, options, chosen, tmp_path, monke
     monkeypatch.setattr(local, "_work_in_processes", lambda launch, threads, deadline_s, gpus: found.extend(gpus))
     Local(**options)(Launch("one", [fake(str(k), tmp_path) for k in range(9)], tmp_path))
     assert found == chosen
+
+
+@pytest.mark.parametrize("options", [{"units_per_gpu": 2}, {"workers": 2}, {"gpus": [0], "units_per_gpu": 2}])
+def test_workers_share_the_only_gpu(options, tmp_path, monkeypatch):
+    """An empty CUDA_VISIBLE_DEVICES would hide it."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = []
+    monkeypatch.setattr(local, "_work_in_processes", lambda launch, threads, deadline_s, gpus: found.extend(gpus))
+    Local(**options)(Launch("one", [fake(str(k), tmp_path) for k in range(9)], tmp_path))
+    assert found == ["0", "0"]
+
+
+def test_warnings_about_images_are_heard_again_after_the_work(tmp_path):
+    loggers = [logging.getLogger(f"da_wa.data.{name}") for name in ("domains", "cache")]
+    before = [each.level for each in loggers]
+    run_worker(Launch("one", [], tmp_path), threads=torch.get_num_threads())
+    assert [each.level for each in loggers] == before
+    assert logging.ERROR not in before
 
 
 def test_a_gpu_that_is_not_there_is_an_error(tmp_path, monkeypatch):

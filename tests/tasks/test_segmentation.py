@@ -552,7 +552,7 @@ def test_wrong_options_are_named(words, said):
         ("model.weights=resnet20-cifar100-wa", r"does not match the architecture or norm"),
         ("model.weights=nowhere.pth", r"model\.weights=nowhere\.pth: no such file"),
         ("trainer.accelerator=gpu", r"trainer\.accelerator=gpu: this machine has none"),
-        ("norms=[bnn]", r"norms: bnn is unknown. Did you mean 'bn'"),
+        ("norms=[bnn]", r"there is no norm called 'bnn'. Did you mean 'bn'"),
         (
             "data.void=2",
             r"data\.void=2 is the label of 'square', whose pixels would not count; choose .* from 3 to 255",

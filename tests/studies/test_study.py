@@ -1,0 +1,137 @@
+"""What all studies share: whose options count, folders, deadlines. Nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from da_wa.cli import main
+from da_wa.config.compose import compose
+from da_wa.config.make import make
+from da_wa.errors import ConfigError
+from da_wa.shipped import conf_dir
+from da_wa.studies import table6
+from da_wa.studies.grid import Grid
+from da_wa.studies.run import _split
+from da_wa.studies.study import Bench, Paused
+
+
+def node(name: str) -> dict:
+    return yaml.safe_load((conf_dir() / "study" / f"{name}.yaml").read_text())
+
+
+def bench(out: Path, *words: str, ends: float = math.inf) -> Bench:
+    """Of networks alone, so that no images are needed."""
+    start = ["experiment=checkpoints", "norms=[bn]"]
+    return Bench(out, start, Console(quiet=True), ends, words=words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["study=table4", "scope=small", "stage=table", "finetune.epochs=12"], "the study sets finetune.epochs itself"),
+        (["study=table2", "scope=full", "--cfg", "++finetune.batch_size=8"], "the study sets finetune.batch_size"),
+        (["study=table6", "stage=paper-recipe", "finetune.optimizer.lr=1"], "the study sets finetune.optimizer.lr"),
+        (["study=table6", "stage=table", "protocol=full"], "the study sets protocol itself"),
+        (["study=table6", "stage=search", "data.size=48"], "the study sets data.size itself (data.size=32)"),
+        (["study=pretraining", "stage=search", "norms=[bn]"], "the study sets norms itself"),
+        (["study=pretraining", "--cfg", "norms=[bn]"], "the study sets norms itself"),
+        (["study=pretraining", "stage=train", "pretrain.seeds=[4]"], "the study sets pretrain.seeds itself"),
+        (["study=pretraining", "stage=transfer", "pretrain.recipe.epochs=2"], "the study sets pretrain.recipe.epochs"),
+        (["study=table6", "stage=search", "methods=[none,mcc]"], "study=table6 trains on the source only"),
+        (["study=table6", "stage=pretrain", "methods=[none,shot]"], "study=table6 trains on the source only"),
+    ],
+)
+def test_an_option_without_effect_is_refused(words, said, tmp_path, capsys):
+    recipe = {"size": 32, "lr": 0.1, "schedule": "cosine", "epochs": 2}
+    rates = dict.fromkeys(node("pretraining")["norms"], 0.1)
+    selected = recipe if "study=table6" in words else rates
+    (tmp_path / "selected.json").write_text(json.dumps(selected))
+    (tmp_path / "matched.json").write_text(json.dumps(dict.fromkeys(rates, 1)))
+    assert main([*words, f"out={tmp_path}", f"data.root={tmp_path / 'none'}", "minutes=1e-9"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_is_fine_tuned_can_be_chosen(tmp_path, monkeypatch):
+    """The shipped options compose, and those of the command come before them."""
+    prepared = []
+
+    def prepare(self, folder, options):
+        prepared.append(compose([*self.options, *self.words, *options]).cfg)
+        raise Paused
+
+    monkeypatch.setattr(Bench, "prepare", prepare)
+    (tmp_path / "selected.json").write_text(json.dumps(dict.fromkeys(node("pretraining")["norms"], 0.1)))
+    (tmp_path / "matched.json").write_text("{}")
+    command = ["study=pretraining", "scope=small", "stage=transfer", f"out={tmp_path}"]
+    assert main(command) == main([*command, "seeds=[7]", "sources=[A]"]) == 0
+    shipped, chosen = prepared
+    assert (shipped["data"]["name"], shipped["sources"], shipped["seeds"]) == ("Office-31", "all", [0, 1, 2])
+    assert (chosen["sources"], chosen["seeds"], chosen["finetune"]) == (["A"], [7], shipped["finetune"])
+    assert shipped["pretrain"]["seeds"] == [0, 1]
+
+
+def test_networks_are_where_the_command_says(tmp_path):
+    for words, folder in ((), tmp_path / "networks"), ([f"checkpoint_dir={tmp_path / 'mine'}"], tmp_path / "mine"):
+        (job,) = bench(tmp_path, *words).prepare("table").jobs
+        assert job.path.parent == folder
+
+
+def test_the_folder_of_a_study_may_have_any_name(tmp_path):
+    out = tmp_path / "Drop, 'box' (Lab)"
+    assert bench(out).prepare("table").out == out / "table"
+    for quote in "'\"":
+        chosen, rest = _split(["study=table1", f"out={quote}a (b){quote}", "norms=[bn]"])
+        assert (chosen["out"], rest) == ("a (b)", ["norms=[bn]"])
+
+
+def test_the_earlier_deadline_counts(tmp_path, monkeypatch):
+    limits = []
+    monkeypatch.setattr(
+        "da_wa.studies.study.launch",
+        lambda planned, console, jobs: limits.append(planned.experiment.cfg["launcher"]["deadline_s"]),
+    )
+    for ends, words in (math.inf, ["launcher.deadline_s=60"]), (time.monotonic() + 3600, ["launcher.deadline_s=60"]):
+        one = bench(tmp_path, *words, ends=ends)
+        with pytest.raises(Paused):
+            one.run(one.prepare("table", ["pretrain.seeds=[99]"]))
+    assert limits == [60, 60]
+
+
+def test_only_some_factors_are_lists():
+    with pytest.raises(ConfigError, match=r"factors\.lr is a list; only norm, model, method may be one"):
+        make(node("table1") | {"factors": {"norm": ["bn"], "lr": [0.1, 0.01]}, "columns": ["lr"]})
+
+
+def test_levels_without_effect_on_results_are_refused(tmp_path, draw_tree):
+    images = draw_tree(tmp_path / "images", domains=("train", "test"), classes=("a", "b"), per_class=40, side=32)
+    precisions = {"fp32": ["trainer.precision=32-true"], "bf16": ["trainer.precision=bf16-mixed"]}
+    grid = make(node("table1") | {"factors": {"norm": ["bn"], "precision": precisions}, "columns": ["precision"]})
+    assert isinstance(grid, Grid)
+    words = [f"data.root={images}", "data.verify=false", f"cache_dir={tmp_path / 'cache'}"]
+    one = Bench(tmp_path / "out", grid.options("smoke"), Console(quiet=True), math.inf, words=words)
+    with pytest.raises(ConfigError, match=r"precision-bf16 are those of precision-fp32: .*trainer\.precision=bf16"):
+        grid.stages("smoke")["table"](one)
+
+
+def test_one_command_at_a_time_writes_the_archive(tmp_path, monkeypatch):
+    events = []
+
+    @contextmanager
+    def locked(path):
+        events.append("locked")
+        yield
+        events.append("free")
+
+    monkeypatch.setattr(table6, "locked", locked)
+    monkeypatch.setattr(table6.shutil, "rmtree", lambda *args, **options: events.append("removed"))
+    monkeypatch.setattr(table6, "write_atomically", lambda *args: events.append("written"))
+    table6._write_records(tmp_path, [])
+    assert events == ["locked", "removed", "written", "free"]
