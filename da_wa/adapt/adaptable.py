@@ -53,4 +53,6 @@ def _is_affine(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
         return True
     if isinstance(owner, MIXERS) or (isinstance(owner, FILTERS) and own in PLAIN):
         return False
+    if own.endswith("bias") and any(isinstance(child, FILTERS) for child in owner.children()):
+        return False  # of a filter that the module calls itself, as timm's attentions with q_bias and v_bias
     return parameter.ndim <= 1

@@ -147,8 +147,8 @@ def convert(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_in
 
     - Convolutions keep weight and bias. Subclasses that compute something else (timm's ``ScaledStdConv2d``) and
       linear layers are unchanged; a warning is issued if the conversion reaches little, see :data:`LOW_COVERAGE`.
-    - Activation norms keep what the old and the new one have in common: the affine of BatchNorm, and its statistics
-      and eps if the new norm has such.
+    - Activation norms keep what the old and the new one have in common: the affine of BatchNorm, its statistics if the
+      new norm has such, and eps where both are BatchNorms or both are GroupNorms.
     - If ``norm`` has no activation norm, each BatchNorm is merged into the convolution before it, as in
       :func:`~da_wa.norm.folding.fold_batch_norm`; if there is none, it becomes a depthwise 1×1 convolution, the
       affine that it computes in evaluation. Other norms, and BatchNorms without running statistics, are lost.
@@ -167,7 +167,8 @@ def convert(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_in
         skip: names of layers, or of modules with all they contain, to leave unchanged besides the classifier. Also
             names the classifier where it cannot be found, because the control flow depends on the input.
         gain_init: ``match`` sets gains so that filters keep their scale: apart from the removed means, the network
-            computes the same. ``one`` sets gains to 1, as in a network trained from the start.
+            computes the same; a filter of zeros, which has no direction, is drawn anew with a gain of 0. ``one`` sets
+            gains to 1, as in a network trained from the start.
 
     Raises:
         ConfigError: an unknown name in ``skip``, an unknown ``gain_init``, a model that is already converted, that
@@ -315,8 +316,9 @@ def _new_norm(norm: nn.Module, make: ActivationFactory | None, like: Tensor) -> 
     kept = {name for name, tensor in new.state_dict().items() if name in state and tensor.shape == state[name].shape}
     for name in kept:
         setattr(new, name, state[name])
-    if isinstance(new, BATCH_NORMS) and isinstance(norm, BATCH_NORMS):
-        new.eps = norm.eps
+    for kind in (BATCH_NORMS, nn.GroupNorm):
+        if isinstance(new, kind) and isinstance(norm, kind):
+            new.eps = norm.eps
     return in_series(new, *after), _lost(state.keys() - kept)
 
 

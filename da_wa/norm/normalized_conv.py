@@ -136,8 +136,9 @@ class GainConv2d(NormalizedConv2d):
     def match_gain(self) -> None:
         """Set the gain so that the normalised weight is closest (least squares) to the raw weight.
 
-        A filter that differs from its normalised form only in scale is reproduced. Where the normalised filter
-        is zero, the gain becomes 1.
+        A filter that differs from its normalised form only in scale is reproduced. Where the normalised filter is
+        zero, it has no direction, and gradients would be divided by the square root of eps: the raw filter is drawn
+        anew and the gain becomes 0, which computes the same.
 
         >>> from da_wa.norm import WeightNormConv2d
         >>> conv = WeightNormConv2d(3, 8, 3)
@@ -149,4 +150,6 @@ class GainConv2d(NormalizedConv2d):
         wide = torch.float32 if self.weight.device.type == "mps" else torch.float64  # mps has no float64
         unit, raw = (w.flatten(1).to(wide) for w in (self.normalized_weight(), self.weight))
         size = unit.square().sum(1)
-        self.gain.copy_(torch.where(size > 0, (unit * raw).sum(1) / size, 1.0))
+        self.gain.copy_(torch.where(size > 0, (unit * raw).sum(1) / size, 0.0))
+        if not size.is_meta and (dead := size == 0).any():
+            self.weight[dead] = nn.init.kaiming_normal_(torch.empty_like(self.weight), nonlinearity="relu")[dead]

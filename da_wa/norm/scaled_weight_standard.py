@@ -11,7 +11,7 @@ from da_wa.norm.normalized_conv import GainConv2d, filter_size, standardize_filt
 
 EPS = 1e-6
 GAMMA_RELU = math.sqrt(2 / (1 - 1 / math.pi))
-"""Restores the variance of a standard normal input after a ReLU: 1.7139…"""
+"""Restores the variance of a standard normal input after a ReLU: 1.7128…; timm has 1.7139, measured."""
 
 
 def scaled_standardize_weight(weight: Tensor, gain: Tensor, gamma: float = GAMMA_RELU, eps: float = EPS) -> Tensor:

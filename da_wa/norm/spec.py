@@ -110,17 +110,9 @@ class GroupNorm(nn.GroupNorm):
             return F.group_norm(input, self.num_groups, weight, bias, self.eps)
 
 
-def compiled_on_cpu(x: Tensor) -> bool:
-    """Whether ``torch.compile`` traces a layer for a map on a processor.
-
-    >>> compiled_on_cpu(torch.zeros(1, 2, 4, 4))
-    False
-    """
-    return torch.compiler.is_compiling() and x.device.type == "cpu"
-
-
 def _can_be_fused(norm: nn.GroupNorm | nn.InstanceNorm2d, x: Tensor) -> bool:
-    return compiled_on_cpu(x) and x.ndim == 4 and norm.weight is not None and norm.bias is not None
+    compiled = torch.compiler.is_compiling() and x.device.type == "cpu" and x.ndim == 4
+    return compiled and norm.weight is not None and norm.bias is not None
 
 
 def group_norm(channels: int, groups: int = 32, **kwargs: Any) -> GroupNorm:

@@ -76,7 +76,7 @@ def fit(recipe: Any, task: Task) -> Trained:
 
 def extractor(recipe: AnyRecipe, task: Task, network: Backbone) -> Extractor:
     """What computes the features of the task's images by ``network``, prepared for the task's device."""
-    settings = task.settings.resolve(network)
+    settings = replace(task.settings, compile=None).resolve(network)
     settings.prepare(network)
     return Extractor(network, recipe.view_for(network), task.normalize, settings, task.cache, task.facts)
 
@@ -93,7 +93,7 @@ def _frozen(recipe: Frozen, task: Task) -> Trained:
     extract = extractor(recipe, task, model.network)
     subsets, computed = on_features(task.subsets, extract)
     seconds = time.perf_counter() - started
-    settings = replace(extract.settings, precision="32-true", compile=None)
+    settings = replace(extract.settings, precision="32-true")
     trained = _train(recipe.on_features(), task, model.on_features(), subsets, unchanged, settings)
     image, cost = extract.shape(task.subsets.evaluate[0].domain), trained.cost
     known = None if cost.flops is None else cost.flops + computed * count_flops(model, image).prediction

@@ -30,7 +30,8 @@ class Settings:
             kernels and replays them as CUDA graphs, ``cudagraphs`` replays torch's kernels without compiling.
             Networks of one architecture and norm share the compiled code within a process, and through inductor's
             cache on disk (``TORCHINDUCTOR_CACHE_DIR``) between processes. Evaluation is not compiled: it has few,
-            large batches of several sizes. ``auto`` compiles where it was measured to be faster: networks with
+            large batches of several sizes. Adaptation and features of a frozen network are not compiled either, because
+            they call parts of the network. ``auto`` compiles where it was measured to be faster: networks with
             InstanceNorm or a GroupNorm of several groups on a processor; it needs a C++ compiler and costs some
             seconds per network.
         fused: an optimiser step in one kernel, for optimisers that offer it.
@@ -109,6 +110,17 @@ class Settings:
         here = {"cuda": cuda, "gpu": cuda, "mps": torch.backends.mps.is_available()}
         if not here.get(self.accelerator, True):
             raise ConfigError(f"trainer.accelerator={self.accelerator}: this machine has none; use auto or cpu")
+
+    def check_network(self, model: nn.Module) -> None:
+        """Raise a ConfigError if a layer has no deterministic gradients on the device; settings are resolved."""
+        if self.accelerator != "gpu" or not self.deterministic:
+            return
+        for name, module in model.named_modules():
+            if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1)):
+                raise ConfigError(
+                    f"{name} of the network pools to {module.output_size}, which has no deterministic gradients on a "
+                    "GPU; write trainer.deterministic=false"
+                )
 
     def prepare(self, model: nn.Module) -> None:
         """Set the memory layout of ``model`` and compile it, as these settings say."""

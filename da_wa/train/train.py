@@ -150,14 +150,19 @@ def train(
         ConfigError: fewer training images than one batch.
         KeyboardInterrupt: Ctrl-C; the saved state is kept to resume from.
     """
+    if adaptation is not None:
+        settings = replace(settings, compile=None)
     settings = settings.resolve(model)
+    settings.check_network(model)
     gc.collect()  # an earlier training of this process may be in reference cycles that hold its images
     if settings.accelerator == "gpu":
         torch.cuda.reset_peak_memory_stats()
     view = recipe.view_for(model)
     data = _data(subsets, recipe, view, settings, adaptation, normalize, seed)
-    channels, _, stored = data.train.domain.pixels.shape[1:]
-    flops = count_flops(model, (channels, view.side(stored), view.side(stored)))
+    flops = None
+    if adaptation is None:
+        channels, _, stored = data.train.domain.pixels.shape[1:]
+        flops = count_flops(model, (channels, view.side(stored), view.side(stored)))
     module = _module(model, subsets, objective, recipe, adaptation, seed)
     clock = Clock()
     settings.prepare(model)
@@ -192,7 +197,7 @@ def train(
         total_s=clock.total_s,
         images_per_s=trained / clock.train_s if clock.train_s else 0.0,
         peak_memory_mb=peak_memory_mb(settings.accelerator),
-        flops=None if adaptation else trained * flops.training + evaluated * flops.prediction,
+        flops=None if flops is None else trained * flops.training + evaluated * flops.prediction,
         matrix_rate=matrix_rate(
             trainer.strategy.root_device.type, matrix_type(settings.precision), torch.get_num_threads()
         ),

@@ -124,6 +124,20 @@ def test_layers_that_mix_channels_and_tables_are_left_out():
     assert adaptable(Tokens()) == []
 
 
+def test_biases_of_filters_that_a_module_calls_itself_are_left_out():
+    """timm's attentions of BEiT and Swin v2 keep the bias of their linear layer beside it."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(8, 24, bias=False)
+            self.q_bias = nn.Parameter(torch.zeros(8))
+            self.v_bias = nn.Parameter(torch.zeros(8))
+            self.gamma = nn.Parameter(torch.ones(8))
+
+    assert [name for name, _ in adaptable(Attention())] == ["gamma"]
+
+
 def test_a_head_with_a_gain_is_left_out():
     model = resnet20("wa")
     model.head.gain = nn.Parameter(torch.ones(31))

@@ -6,6 +6,7 @@ The class is a bright colour channel; the target has less contrast and a colour 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -23,6 +24,7 @@ from da_wa.adapt.conformance import seeded_inputs
 from da_wa.adapt.domain_norm import DomainNorm, separate_domains
 from da_wa.adapt.losses import entropy
 from da_wa.adapt.method import Method, Seen, Step
+from da_wa.adapt.methods.mcc import MCC
 from da_wa.adapt.methods.sar import SAR
 from da_wa.config.make import make
 from da_wa.config.methods import method_nodes
@@ -139,6 +141,15 @@ def run(
         notify=notify,
     )
     return Run(model, trained, method)
+
+
+def test_an_adaptation_is_not_compiled_and_its_operations_are_not_counted(tmp_path, monkeypatch):
+    """It calls parts of the network, which a compiled network does not compile."""
+    monkeypatch.setattr(sys.modules[__name__], "SETTINGS", replace(SETTINGS, compile=True))
+    monkeypatch.setattr("da_wa.train.train.count_flops", None)
+    trained = run(tmp_path, SMALL, network("gn"), MCC(), epochs=1).trained
+    assert trained.cost.settings.compile is None
+    assert trained.cost.flops is None
 
 
 def permuted(of: DecodedDomain) -> DecodedDomain:

@@ -203,6 +203,19 @@ def test_match_keeps_the_function_but_for_the_removed_means() -> None:
     torch.testing.assert_close(converted(x), centred(x), rtol=1e-7, atol=1e-7)
 
 
+def test_a_block_that_starts_at_zero_can_learn() -> None:
+    """timm sets γ of the last BatchNorm of a block to 0; merged into the convolution, no direction would be left."""
+    model = timm.create_model("resnet18", num_classes=2)
+    assert not model.layer1[0].bn2.weight.any()
+    converted = convert(model, named("wa")).eval()
+    x = torch.randn(2, 3, 32, 32)
+    converted(x).sum().backward()
+    last = converted.layer1[0].conv2
+    assert not last.gain.any() and last.gain.grad.any()
+    assert last.weight.flatten(1).std(1).min() > 0
+    assert not last.weight.grad.any()  # not a gradient divided by the square root of eps
+
+
 def test_gain_init_one() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     converted = convert(model, named("bn_wa"), gain_init="one")
@@ -288,6 +301,8 @@ def test_what_norms_have_in_common_is_kept() -> None:
     coarse = shuffle(network(lambda c: nn.BatchNorm2d(c, eps=0.1))).eval()
     x = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(convert(coarse, named("brn"))(x), coarse(x))
+    even = shuffle(network(lambda c: nn.GroupNorm(4, c, eps=0.1)))
+    torch.testing.assert_close(convert(even, named("gn"))(x), even(x))
     response = convert(network(nn.InstanceNorm2d), named("frn"))[1]
     assert isinstance(response, FilterResponseNorm2d) and torch.equal(response.weight, torch.ones(8))
 

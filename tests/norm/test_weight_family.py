@@ -242,8 +242,20 @@ def test_match_gain(conv: type[GainConv2d], size: float) -> None:
     torch.testing.assert_close(layer.normalized_weight(), raw, rtol=1e-9, atol=0)
 
 
-def test_match_gain_of_a_dead_filter_is_one() -> None:
-    layer = WeightAlignConv2d(4, 5, 3)
-    nn.init.zeros_(layer.weight)
+@pytest.mark.parametrize("conv", [WeightAlignConv2d, WeightNormConv2d])
+def test_a_dead_filter_gets_a_direction_and_computes_the_same(conv: type[GainConv2d]) -> None:
+    """Without it the gradient of its raw weights would be divided by the square root of eps."""
+    layer = conv(4, 5, 3).double()
+    with torch.no_grad():
+        layer.weight[1::2] = 0
+    before = layer.weight.detach().clone()
     layer.match_gain()
-    assert torch.equal(layer.gain, torch.ones(5))
+    assert torch.equal(layer.weight[0::2], before[0::2])
+    assert torch.equal(layer.gain == 0, torch.tensor([False, True, False, True, False]))
+    assert not layer.normalized_weight()[1::2].any()
+    x, alive = torch.randn(2, 4, 6, 6, dtype=torch.float64), conv(4, 5, 3).double()
+    layer(x).square().sum().backward()
+    assert not layer.weight.grad[1::2].any()
+    layer(x).sum().backward()
+    assert layer.gain.grad[1::2].all()
+    assert layer.weight[1::2].std().item() == pytest.approx(alive.weight.std().item(), rel=0.5)

@@ -75,6 +75,12 @@ def task(domains, tmp_path):
     return make
 
 
+def test_features_are_not_compiled(domains, task):
+    """They are computed by a part of the network, which a compiled network does not compile."""
+    trained = fit(frozen(batch_size=36), task(settings=replace(SETTINGS, compile=True)))
+    assert trained.cost.settings.compile is None
+
+
 @pytest.mark.parametrize("name", ["none", "mcc"])
 def test_two_steps_are_those_of_plain_pytorch_in_float64(domains, task, name):
     """Batches of all images, so that their order does not matter."""

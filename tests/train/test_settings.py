@@ -61,6 +61,16 @@ def test_cuda_is_another_name_of_the_gpu(monkeypatch) -> None:
     Settings(accelerator="cpu").check_device()
 
 
+def test_a_pooling_without_deterministic_gradients_on_a_gpu_is_named() -> None:
+    vgg = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d((7, 7)))
+    for settings in Settings("gpu", deterministic=False), Settings("cpu"):
+        settings.check_network(vgg)
+    for size in 1, (1, 1):
+        Settings("gpu").check_network(nn.Sequential(nn.AdaptiveAvgPool2d(size)))
+    with pytest.raises(ConfigError, match=r"1 of the network pools to \(7, 7\).* write trainer\.deterministic=false"):
+        Settings("gpu").check_network(vgg)
+
+
 def test_narrow_networks_never_get_the_layout_in_which_their_gradients_are_wrong() -> None:
     narrow = ResNet(named("bn"), 3, block=BasicBlock, depths=[1, 1], widths=[4, 8])
     assert Settings(accelerator="cpu").resolve(narrow).channels_last is False
