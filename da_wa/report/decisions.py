@@ -75,7 +75,7 @@ def _table(frame: pd.DataFrame) -> Table:
             row.contrast,
             str(row.seeds),
             signed(row.effect),
-            number(row.evidence) if row.evidence < 1000 else "> 1000",
+            "> 1000" if row.evidence >= 1000 else number(row.evidence),
             "open" if pd.isna(row.decided_after) else f"decided after {counted(int(row.decided_after), 'seed')}",
         ]
         for row in frame.itertuples()

@@ -83,6 +83,20 @@ def test_one_seed_decides_nothing(experiment: Any) -> None:
     assert "seeds=auto adds them" in (experiment.out / "page.html").read_text()
 
 
+def test_a_comparison_without_a_common_result_has_no_evidence(experiment: Any) -> None:
+    experiment.images = SMALL
+    experiment.fill(["bn", "ln", "ln_wa"], (0, 1))
+    for seed in (0, 1):
+        for source in ("W", "D"):
+            experiment.add("bn_wa", source, seed)
+        experiment.diverge("bn_wa", "A", seed)
+    section = decisions.section(load_facts(experiment.out))
+    table = next(part for part in section.parts if getattr(part, "name", "") == "decisions")
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["BN → BN + WA"] == ["0", "–", "–", "open"]
+    assert float(rows["LN → LN + WA"][2].removeprefix("> ")) > 0
+
+
 def test_a_seed_counts_with_all_networks_and_is_their_mean() -> None:
     base = {(0, 0): 0.5, (1, 0): 0.5, (0, 1): 0.5, (0, 2): 0.5, (1, 2): 0.5}
     changed = {(0, 0): 0.6, (1, 0): 0.8, (0, 1): 0.7, (1, 1): 0.7, (0, 2): 0.4, (1, 2): 0.5}
