@@ -129,7 +129,7 @@ def _starts(experiments: Sequence[Experiment]) -> list[Table | Plot]:
     if not any(columns):
         return []
     points = pd.concat([start_points(facts) for _, facts in experiments])
-    plot = [start_plot("compare_start", points)] if len(points) > 2 else []
+    plot = [start_plot("compare_start", points, tested=False)] if len(points) > 2 else []  # they may share networks
     return [Table("compare_pretraining", caption, header, rows), *plot]
 
 

@@ -22,7 +22,8 @@ def section(facts: Facts) -> Section:
     """A norm may transfer well because it pre-trains well: one point for each norm."""
     points = start_points(facts)
     if len(points) < 3:
-        return Section(TITLE, ["Fewer than three norms started from pre-trained networks: nothing to compare."])
+        few = "Fewer than three norms were trained on the source alone from pre-trained networks: nothing to compare."
+        return Section(TITLE, [few])
     reading = (
         "Norms that pre-train better may transfer better for that reason alone. A norm above others with the same "
         "accuracy in pre-training transfers better than that accuracy predicts."
@@ -32,8 +33,13 @@ def section(facts: Facts) -> Section:
 
 
 def start_points(facts: Facts) -> pd.DataFrame:
-    """One row for each norm that has both numbers: norm, epochs of pre-training, both accuracies in percent."""
-    started = checkpoints(facts).groupby("label", sort=False)[["error", "epochs"]].mean()
+    """One row for each norm that has both numbers: norm, epochs of pre-training, both accuracies in percent.
+
+    Of training on the source alone: methods start from the same networks.
+    """
+    alone = {facts.label(record) for record in facts.records if record.factors.method == "none"}
+    networks = checkpoints(facts)
+    started = networks[networks["label"].isin(alone)].groupby("label", sort=False)[["error", "epochs"]].mean()
     rows = [
         {"norm": label, "epochs": int(epochs), X: 100 - error, Y: facts.matrix.mean.at[label, AVERAGE]}
         for label, error, epochs in started.itertuples()
@@ -41,15 +47,21 @@ def start_points(facts: Facts) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["norm", "epochs", X, Y]).dropna()
 
 
-def start_plot(name: str, points: pd.DataFrame) -> Plot:
-    """The points, named by norm, and by epochs of pre-training where those differ."""
+def start_plot(name: str, points: pd.DataFrame, *, tested: bool = True) -> Plot:
+    """The points, named by norm, and by epochs of pre-training where those differ.
+
+    Args:
+        name: of the figure.
+        points: see :func:`start_points`.
+        tested: print the p-value, which takes the points as independent.
+    """
     named = points["norm"]
     if points["epochs"].nunique() > 1:
         named = named + [f", {counted(epochs, 'epoch')}" for epochs in points["epochs"]]
     tau, p = rank_correlation(points[X], points[Y])
-    chance = "" if p is None or math.isnan(p) else f" ({p_equation(p)})"
+    chance = f" ({p_equation(p)})" if tested and p is not None and not math.isnan(p) else ""
     caption = (
-        f"Rank correlation of accuracies in pre-training and on the targets over {counted(len(points), 'network')}: "
+        f"Rank correlation of accuracies in pre-training and on the targets over {counted(len(points), 'point')}: "
         f"Kendall's τ {signed(tau, 2)}{chance}."
     )
-    return Plot(name, relation(points.assign(network=named), X, Y, "network"), caption, wide=False)
+    return Plot(name, relation(points.assign(norm=named), X, Y, "norm"), caption, wide=False)
