@@ -207,8 +207,9 @@ def _page(facts: Facts, sections: Sequence[Section], files: Mapping[str, bytes])
     matrix, setting = facts.matrix, facts.matrix.setting
     if setting is None:
         return page.html("Transfer across domains", "No run is finished yet.", summaries, sections, figures)
-    adapted = len({record.factors.method for record in facts.records}) > 1
-    title = f"{setting.dataset}: which normalisation {'and method ' if adapted else ''}transfers best?"
+    methods_used = {record.factors.method for record in facts.records}
+    adapted = methods_used != {"none"}
+    title = f"{setting.dataset}: which normalisation {'and method ' if len(methods_used) > 1 else ''}transfers best?"
     trained = "" if adapted else "Trained on the source alone, e"
     lead = (
         f"{setting.model}, {setting.size}×{setting.size} pixels, "

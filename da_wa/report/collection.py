@@ -24,8 +24,8 @@ RECIPE = ("batch_size", "epochs", "lr", "pretraining", "pretraining_epochs")
 REPLICATES = ("seed", "pretraining_seed")
 """Factors that repeat a measurement; never rows of a table."""
 
-ALWAYS = ("method", "model")
-"""Factors that are part of a row's label wherever they vary."""
+ALWAYS: Mapping[str, frozenset[str]] = {"method": frozenset({"none"}), "model": frozenset()}
+"""Factors that are part of a row's label wherever they vary, or have another level than the one given here."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,9 @@ def _replicate(unit: Record | Plan) -> tuple[int, int]:
 
 
 def _rows(units: Sequence[Record | Plan], records: Sequence[Record]) -> Rows:
-    """The norm, method and model where they vary, and any other factor that these do not determine."""
-    key = ["norm", *(f for f in ALWAYS if len({getattr(unit.factors, f) for unit in units}) > 1)]
+    """The norm, :data:`ALWAYS`, and any other factor that these do not determine."""
+    levels_of = {f: known.union(getattr(unit.factors, f) for unit in units) for f, known in ALWAYS.items()}
+    key = ["norm", *(f for f, levels in levels_of.items() if len(levels) > 1)]
     for factor in Factors.model_fields:
         if factor not in (*key, *REPLICATES):
             levels: dict[tuple[Any, ...], set[Any]] = defaultdict(set)
