@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from da_wa.errors import ConfigError
+from da_wa.records.identity import digest
 from da_wa.report.checkpoints import checkpoints
 from da_wa.report.collection import SHARED
 from da_wa.report.content import NONE, Plot, Section, Table
@@ -67,6 +68,7 @@ def _settings(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
         for field in (*SHARED, "model")
     }
     found["Recipe"] = [facts.records[0].experiment if facts.records else NONE for _, facts in experiments]
+    found["Methods"] = [_methods(facts) for _, facts in experiments]
     found["Images"] = [
         listed([f"{domain} {images.digest[:8]}" for domain, images in facts.records[0].images.items()])
         if facts.records
@@ -79,6 +81,15 @@ def _settings(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
 
 def _factor(facts: Facts, field: str) -> str:
     return " or ".join(dict.fromkeys(str(getattr(record.factors, field)) for record in facts.records)) or NONE
+
+
+def _methods(facts: Facts) -> str:
+    """The methods, each with a digest of its parameters if it has some."""
+    found = set()
+    for record in facts.records:
+        parameters = {name: value for name, value in record.method.items() if name != "name"}
+        found.add(record.factors.method + (f" {digest(parameters)}" if parameters else ""))
+    return listed(sorted(found)) or NONE
 
 
 def _settings_table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import yaml
 from scipy import stats
 
 from da_wa.errors import ConfigError
-from da_wa.report import comparison, effect, overview, paper, selection, side_by_side, start
+from da_wa.report import comparison, effect, overview, paper, selection, side_by_side, start, write_report
 from da_wa.report.content import Section, Table
 from da_wa.report.facts import Facts, load_facts
 from da_wa.report.tables import SELECTIONS
@@ -216,6 +217,49 @@ def test_transfer_beside_pretraining_needs_networks(experiment: Any) -> None:
     found = start.section(load_facts(experiment.out))
     assert not found.data
     assert "nothing to compare" in words(found)
+
+
+def test_networks_count_once_however_many_methods_start_from_them(experiment: Any, tmp_path: Any) -> None:
+    norms = ["bn", "ln_wa", "in", "gn", "wa"]
+    experiment.images = SMALL
+    experiment.fill(norms)
+    alone = start.section(load_facts(experiment.out))
+    assert "over 5 points" in alone.summary and "p " in alone.summary
+    experiment.fill(norms, method="mcc")
+    found = start.section(load_facts(experiment.out))
+    assert found.data["start"].equals(alone.data["start"])
+    assert found.summary == alone.summary
+    first, experiment.out = experiment.out, tmp_path / "other"
+    experiment.fill(norms)
+    section = side_by_side.section(first, load_facts(first), [experiment.out])
+    plot = next(part for part in section.details if getattr(part, "name", "") == "compare_start")
+    assert "over 10 points" in plot.caption and "p " not in plot.caption  # of five networks
+
+
+def test_methods_that_differ_between_experiments_are_named(experiment: Any, tmp_path: Any) -> None:
+    weak, strong = ({"name": "mcc", "weight": weight, "build": {"temperature": 2.5}} for weight in (0.1, 1.0))
+    folders = [tmp_path / name for name in ("weak", "strong", "again", "alone")]
+    for folder, method in zip(folders, (weak, strong, dict(reversed(weak.items())), None), strict=True):
+        experiment.out = folder
+        experiment.fill(["bn"], method=method["name"] if method else "none")
+        for record in folder.rglob("record.json") if method else ():
+            record.write_text(json.dumps(json.loads(record.read_text()) | {"method": method}))
+    facts = load_facts(folders[0])
+    told = {folder.name: side_by_side.section(folders[0], facts, [folder]).summary for folder in folders[1:]}
+    assert told["strong"] == told["alone"] == ("The experiments differ in methods, so their averages are not ranked.")
+    assert told["again"].startswith("The experiments have the same settings")
+
+
+def test_a_method_alone_is_not_compared_with_the_papers_numbers(experiment: Any) -> None:
+    experiment.images = SMALL
+    experiment.fill(["bn", "bn_wa"], method="mcc")
+    facts = load_facts(experiment.out)
+    assert list(facts.matrix.mean.index) == ["BN · mcc", "BN + WA · mcc"]
+    assert "for none of these runs" in words(comparison.section(facts))
+    write_report(experiment.out)
+    page = (experiment.out / "page.html").read_text()
+    assert "on the source alone, evaluated" not in page.split("<h2")[0]
+    assert "Evaluated on the target after the last epoch." in page
 
 
 def test_what_differs_between_experiments_is_named(experiment: Any, tmp_path: Any) -> None:
