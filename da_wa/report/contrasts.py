@@ -20,7 +20,7 @@ from da_wa.report.wording import listed
 
 @dataclass(frozen=True)
 class Effect:
-    """A contrast on average over the pairs that all its rows have.
+    """A contrast on average over the pairs that all its rows have with a common seed.
 
     Attributes:
         contrast: what is compared.
@@ -50,10 +50,10 @@ def effects(
     factor: str = "weight",
     labels: Mapping[tuple[str, Any], str] = MappingProxyType({}),
 ) -> list[Effect]:
-    """The average effect of every contrast whose rows share a pair, and of each level over several rows.
+    """The average effect of every contrast, and of each level over several rows.
 
-    The mean over rows is of those with the most seeds: its runs are the seeds that all of them have. The p-values are
-    corrected together.
+    An effect is over the pairs for which its rows have a common seed; without any there is none. The mean over rows is
+    of those with the most seeds: its runs are the seeds that all of them have. The p-values are corrected together.
 
     Args:
         rows: see :func:`contrasts`.
@@ -62,11 +62,9 @@ def effects(
         factor: ``weight`` or ``method``.
         labels: display names by (factor, level).
     """
-    known = set(resamples.cells)
 
     def measured(contrast: Contrast) -> tuple[Contrast, list[Pair], Estimate] | None:
-        needed = [label for labels in contrast.rows for label in labels]
-        shared = [pair for pair in pairs if all((label, *pair) in known for label in needed)]
+        shared = [pair for pair in pairs if resamples.estimate(contrast.terms([pair]))]
         estimate = resamples.estimate(contrast.terms(shared)) if shared else None
         return (contrast, shared, estimate) if estimate else None
 

@@ -27,8 +27,8 @@ LONG = 20
 def section(facts: Facts) -> Section:
     """Does WA help? Other weight normalisations likewise, each against plain weights."""
     empty = (
-        "No norm was run both with and without weight normalisation, so there is nothing to compare. "
-        "Example: norms=[bn,bn_wa]."
+        "No norm was run both with and without weight normalisation with a common seed, so there is nothing to "
+        "compare. Example: norms=[bn,bn_wa]."
     )
     found = _section(facts, "weight", "effect", empty)
     return replace(found, details=[*found.details, *_ranks(facts.matrix)])
@@ -36,7 +36,8 @@ def section(facts: Facts) -> Section:
 
 def adaptation(facts: Facts) -> Section:
     """Does adaptation help? Every method against training on the source alone, with the same norm."""
-    return _section(facts, "method", "adaptation", "No method was run beside method=none with the same norm.")
+    empty = "No method was run beside method=none with the same norm and a common seed."
+    return _section(facts, "method", "adaptation", empty)
 
 
 def _section(facts: Facts, factor: str, name: str, empty: str) -> Section:

@@ -156,6 +156,21 @@ def test_nothing_to_compare_in_pairs(experiment: Any) -> None:
     assert section.data == {}
 
 
+def test_a_source_without_a_common_seed_is_left_out_of_an_effect(experiment: Any) -> None:
+    experiment.images = SMALL
+    experiment.fill(["bn"], (0, 1))
+    for source, seeds in (("A", (0, 1)), ("W", (0, 1)), ("D", (2,))):
+        for seed in seeds:
+            experiment.add("bn_wa", source, seed)
+    facts = load_facts(experiment.out)
+    section = effect.section(facts)
+    (row,) = section.data["effect"].to_dict("records")
+    shared = [f"{source}->{target}" for source, target in facts.matrix.pairs if source != "D"]
+    mean = facts.matrix.mean[shared].mean(axis=1)
+    assert (row["pairs"], row["seeds"]) == (4, 2)
+    assert row["effect"] == pytest.approx(mean["BN + WA"] - mean["BN"])
+
+
 def test_what_selecting_by_target_labels_would_gain(experiment: Any) -> None:
     facts = simulate(experiment, ["bn", "bn_wa"], [0, 1])
     matrices = {rule: facts.selected(rule) for rule in SELECTIONS}
