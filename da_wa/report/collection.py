@@ -53,11 +53,15 @@ class Rows:
         return " · ".join(named)
 
     def order(self, factors: Factors) -> tuple[Any, ...]:
-        """Sorts norms as the paper does, others after them by name; then by the other factors, ``none`` first."""
+        """Sorts norms as the paper does, others after them by name; then by the other factors: ``none``, numbers, text."""
         label = self.labels.get(("norm", factors.norm), factors.norm)
         rank = paper.ROWS.index(label) if label in paper.ROWS else len(paper.ROWS)
-        others = (getattr(factors, factor) for factor in self.key[1:])
-        return (rank, label, factors.norm, *((level not in (None, "none"), str(level)) for level in others))
+        return (rank, label, factors.norm, *(_place(getattr(factors, factor)) for factor in self.key[1:]))
+
+
+def _place(level: Any) -> tuple[bool, float, str]:
+    """Sorts the levels of a factor: ``none`` first, numbers by their size, text by its letters."""
+    return (level not in (None, "none"), level if isinstance(level, int | float) else 0.0, str(level))
 
 
 @dataclass(frozen=True)

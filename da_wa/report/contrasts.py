@@ -50,10 +50,12 @@ def effects(
     factor: str = "weight",
     labels: Mapping[tuple[str, Any], str] = MappingProxyType({}),
 ) -> list[Effect]:
-    """The average effect of every contrast, and of each level over several rows.
+    """The average effect of every contrast, and of each level over several bases.
 
-    An effect is over the pairs for which its rows have a common seed; without any there is none. The mean over rows is
-    of those with the most seeds: its runs are the seeds that all of them have. The p-values are corrected together.
+    An effect is over the pairs for which its rows have a common seed; without any there is none. The mean over bases is
+    of those with the most seeds: its runs are the seeds that all of them have. If a base is compared with several rows,
+    such as the weights of a method, it is over all of them, and its name says how many. The p-values are corrected
+    together.
 
     Args:
         rows: see :func:`contrasts`.
@@ -73,8 +75,10 @@ def effects(
         of_value = [(contrast, estimate.seeds) for contrast, _, estimate in found if contrast.value == value]
         most = max(seeds for _, seeds in of_value)
         averaged = [contrast.rows[0] for contrast, seeds in of_value if seeds == most]
-        if len(averaged) > 1:
-            name = f"{level_name(factor, value, labels)}, mean over {listed([base for base, _ in averaged], 2)}"
+        bases = list(dict.fromkeys(base for base, _ in averaged))
+        if len(bases) > 1:
+            name = f"{level_name(factor, value, labels)}, mean over {listed(bases, 2)}"
+            name += f" ({len(averaged)} comparisons)" if len(averaged) > len(bases) else ""
             if mean := measured(Contrast(factor, value, BASES[factor], {}, averaged, name)):
                 found.append(mean)
     p = [_p_value(estimate, len(found)) for _, _, estimate in found]

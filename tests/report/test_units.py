@@ -211,6 +211,28 @@ def test_a_source_with_one_seed_beside_others_is_not_over_images_alone(experimen
     assert section.data["effect"]["seeds_needed"].tolist() == ["≥ 2"]  # 6 runs of 3 sources
 
 
+def test_weights_of_a_method_stand_by_size_and_are_no_bases_to_average_over(experiment: Any) -> None:
+    experiment.images = SMALL
+    right = {("none", None): 30, ("mcc", 1.0): 31, ("mcc", 2.0): 34, ("mcc", 10.0): 38}
+
+    def add(norm: str) -> None:
+        for (method, weight), n in right.items():
+            experiment.correct = lambda norm, source, target, seed, n=n: n + (norm == "ln")
+            for source in SMALL:
+                id_ = f"{norm}-{source}-{method}-{weight}"
+                experiment.add(norm, source, method=method, method_weight=weight, id=id_)
+
+    add("bn")
+    facts = load_facts(experiment.out)
+    rows = [f"BN · mcc · method weight {weight}" for weight in ("1.0", "2.0", "10.0")]
+    assert list(facts.matrix.mean.index) == ["BN", *rows]
+    assert list(facts.effects("method")["contrast"]) == [f"BN → {row}" for row in rows]
+    add("ln")
+    found = load_facts(experiment.out).effects("method").set_index("contrast")["effect"]
+    assert len(found) == 7
+    assert found["mcc, mean over BN and LN (6 comparisons)"] == pytest.approx(found.iloc[:6].mean())
+
+
 def test_needed_networks_are_enough_for_a_p_value(experiment: Any) -> None:
     """Two networks, one seed, three sources: 6 runs, at least 1/32. Four comparisons need 1/128: 8 runs, 3 networks."""
     experiment.images = SMALL
