@@ -125,10 +125,15 @@ def effects_frame(found: Sequence[Effect]) -> pd.DataFrame:
 
 
 def seeds_needed(effect: Effect, family: int) -> str:
-    """How many seeds per source, or pre-training seeds if there are several, would resolve the effect, as text."""
+    """How many seeds per source, or pre-training seeds if there are several, would resolve the effect, as text.
+
+    At least one more than there are, which have not resolved it.
+    """
     if effect.resolved:
         return "enough"
-    estimate, least = effect.estimate, least_seeds(effect, family)
+    estimate = effect.estimate
+    known = estimate.pretraining_seeds if estimate.pretraining_seeds > 1 else estimate.seeds
+    least = max(least_seeds(effect, family), known + 1)
     if estimate.seeds == 1 and estimate.pretraining_seeds == 1:
         return f"≥ {least}"
     needed = seeds_to_resolve(estimate)

@@ -131,7 +131,7 @@ def _averages_notes(found: Sequence[Effect], one_network: bool) -> list[str]:
         "paired runs, Holm-corrected over the rows of this table. Bold: significant, which means that the interval "
         "excludes 0 and the corrected p is below 0.05.",
         "Seeds needed: per source, to detect an effect of this size with a power of 80 %; a rough guide, because it "
-        "takes the estimates as exact. With one seed (≥): for any p-value at all.",
+        "takes the estimates as exact. With one seed (≥): the fewest that could be enough.",
     ]
     if any(effect.p is None for effect in found):
         notes.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from statsmodels.stats.multitest import multipletests  # type: ignore[import-unt
 
 from da_wa.report import effect, overview, tables, write_report
 from da_wa.report import methods as by_method
-from da_wa.report.contrasts import effects, pairwise
+from da_wa.report.contrasts import effects, pairwise, seeds_needed
 from da_wa.report.facts import load_facts
 from da_wa.report.pivot import pivot
 from da_wa.report.resampling import Resamples
@@ -245,6 +246,21 @@ def test_needed_networks_are_enough_for_a_p_value(experiment: Any) -> None:
     assert data["p_runs"].isna().all()
     assert all(needed == "> 100" or int(needed) >= 3 for needed in data["seeds_needed"])
     assert "3 pre-training seeds needed" in section.summary
+
+
+def test_needed_seeds_are_more_than_those_that_were_not_enough(experiment: Any) -> None:
+    """A gain in each of three runs is clear by its interval, but three signs never give a p-value below 1/4."""
+    experiment.images = {"A": 140, "W": 90}
+    for seed, gain in enumerate((30, 31, 32)):
+        experiment.correct = lambda norm, source, target, seed, gain=gain: 20 + gain * (norm == "bn_wa")
+        for norm in ("bn", "bn_wa"):
+            experiment.add(norm, "A", seed)
+    facts = load_facts(experiment.out)
+    (found,) = effects(facts.levels, facts.matrix.pairs, facts.resamples)
+    assert 0.0 not in found.estimate.interval and not found.resolved
+    assert seeds_needed(found, family=1) == "6"  # 2 ** (1 - 6) < 0.05
+    four_sources = replace(found.estimate, clusters=4, runs=np.repeat(found.estimate.runs, 4))
+    assert seeds_needed(replace(found, estimate=four_sources, p=0.04, corrected=0.2), family=1) == "4"
 
 
 def test_methods_have_a_row_for_every_level_of_what_else_varies(experiment: Any) -> None:
