@@ -53,7 +53,7 @@ class Rows:
         return " · ".join(named)
 
     def order(self, factors: Factors) -> tuple[Any, ...]:
-        """Sorts norms as the paper does, others after them by name; then by the other factors: ``none``, numbers, text."""
+        """Sorts norms as the paper does, others after them by name; then by the other factors, ``none`` first."""
         label = self.labels.get(("norm", factors.norm), factors.norm)
         rank = paper.ROWS.index(label) if label in paper.ROWS else len(paper.ROWS)
         return (rank, label, factors.norm, *(_place(getattr(factors, factor)) for factor in self.key[1:]))
