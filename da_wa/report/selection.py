@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from da_wa.report.candidates import ORACLE
@@ -13,7 +11,7 @@ from da_wa.report.figures import Panel, dots
 from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix
 from da_wa.report.statistics import Interval
 from da_wa.report.tables import SELECTIONS
-from da_wa.report.wording import arrow, counted, listed, number, signed
+from da_wa.report.wording import arrow, counted, number, signed
 
 TITLE = "How much does the selection of the epoch matter?"
 
@@ -26,10 +24,12 @@ def section(facts: Facts) -> Section:
     if headline is None or len(matrices) < 2:
         return Section(TITLE, ["The runs have results under one selection rule only, so there is nothing to compare."])
     others = {rule: matrix for rule, matrix in matrices.items() if rule != HEADLINE}
-    epochs = sorted({row.epoch for record in facts.records for row in record.evaluations})
+    most = max(len({row.epoch for row in record.evaluations}) for record in facts.records)
+    if most < 2:
+        return Section(TITLE, ["Every run was evaluated after one epoch only, so there is nothing to compare."])
     labels = list(headline.mean.index)
     details: list[Part] = [_table(rule, matrix, headline) for rule, matrix in others.items()]
-    summary = _optimism(others[ORACLE].mean - headline.mean, headline, epochs) if ORACLE in others else ""
+    summary = _optimism(others[ORACLE].mean - headline.mean, headline, most) if ORACLE in others else ""
     parts: list[Part] = [summary] if summary else []
     averaged = [label for label in labels if pd.notna(headline.mean.at[label, AVERAGE])]
     if averaged:
@@ -81,11 +81,11 @@ def _table(rule: str, matrix: Matrix, headline: Matrix) -> Table:
     return Table(f"selection_{rule}", caption, header, rows, notes=notes).transposed_if_wide()
 
 
-def _optimism(gain: pd.DataFrame, headline: Matrix, epochs: Sequence[int]) -> str:
+def _optimism(gain: pd.DataFrame, headline: Matrix, epochs: int) -> str:
     cells = gain.drop(columns=AVERAGE).stack()
     if cells.empty:
         return ""
-    among = f"Selecting among {counted(len(epochs), 'evaluated epoch')} ({listed([str(epoch) for epoch in epochs])})"
+    among = f"Selecting among up to {counted(epochs, 'evaluated epoch')}"
     if cells.max() < 0.05:
         return f"{among} by the target's own labels would have raised no number by even 0.1 points."
     label, column = cells.idxmax()

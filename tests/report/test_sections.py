@@ -177,7 +177,7 @@ def test_what_selecting_by_target_labels_would_gain(experiment: Any) -> None:
     section = selection.section(facts)
     gain = (matrices["target_oracle"].mean - matrices["last"].mean).drop(columns="Avg")
     assert (gain >= 0).all(axis=None)
-    assert section.summary.startswith("Selecting among 6 evaluated epochs (5, 10, 15, 20, 25 and 30) by the target's")
+    assert section.summary.startswith("Selecting among up to 6 evaluated epochs by the target's")
     assert f"by up to {gain.max(axis=None):.1f} " in section.summary
     cell = table(section, "selection_target_oracle").rows[0][1]
     assert cell == f"{matrices['target_oracle'].mean.at['BN', 'A->W']:.1f}\n{gain.at['BN', 'A->W']:+.1f}"
@@ -186,6 +186,15 @@ def test_what_selecting_by_target_labels_would_gain(experiment: Any) -> None:
     assert mine["less_last"] == pytest.approx(
         matrices["source_val"].mean.at["BN", "A->W"] - matrices["last"].mean.at["BN", "A->W"]
     )
+
+
+def test_one_evaluated_epoch_of_each_run_leaves_nothing_to_select(experiment: Any) -> None:
+    experiment.images = SMALL
+    experiment.fill(["bn"])
+    predicted = {domain: (np.zeros(SMALL[domain]), np.zeros((1, SMALL[domain]))) for domain in "AW"}
+    experiment.finish(experiment.record("bn", "A", method="tent", target="W", epochs=1), [1], predicted)
+    section = selection.section(load_facts(experiment.out))
+    assert section.everything == ["Every run was evaluated after one epoch only, so there is nothing to compare."]
 
 
 def test_experiments_side_by_side(experiment: Any, tmp_path: Any) -> None:
