@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -61,7 +61,7 @@ def pivot(
     places: dict[tuple[_Level, _Level], Mapping[str, str]] = {}
     ends = [name for name in (*rows, *columns) if name in ("source", "target")]
     for result in results.to_dict("records"):
-        cell = (tuple(result[name] for name in rows), tuple(result[name] for name in columns))
+        cell = (_level(result, rows), _level(result, columns))
         spans.setdefault(cell, {})[result["label"]] = None
         places[cell] = {name: result[name] for name in ends}
     table = {
@@ -133,6 +133,11 @@ def _values(results: pd.DataFrame, value: str) -> dict[Cell, dict[Replicate, flo
     for cell, p, seed, each in zip(names, pretraining, results["seed"], results[value], strict=True):
         found.setdefault(cell, {})[int(p), int(seed)] = 100 * float(each)
     return found
+
+
+def _level(result: Mapping[Hashable, Any], names: Sequence[str]) -> _Level:
+    """Factors of a result; ``None`` for those without a level, which compares equal where NaN does not."""
+    return tuple(None if pd.isna(result[name]) else result[name] for name in names)
 
 
 def _matching(pairs: Sequence[Pair], place: Mapping[str, str]) -> list[Pair]:

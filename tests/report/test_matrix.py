@@ -260,6 +260,16 @@ def test_runs_of_which_nothing_can_be_read(experiment: Any) -> None:
         load_facts(experiment.out)
 
 
+def test_results_without_a_level_share_a_row(experiment: Any) -> None:
+    experiment.images = {"A": 40, "W": 40}
+    experiment.correct = lambda norm, source, target, seed: 20
+    experiment.fill(["bn"])
+    experiment.fill(["bn"], method="dann", method_weight=0.5)
+    matrix = pivot(load_facts(experiment.out).frame, ["norm", "method_weight"])
+    assert len(matrix.mean) == 2
+    assert (matrix.mean == 50.0).all(axis=None)
+
+
 def test_checkpoints_are_listed_once(experiment: Any) -> None:
     experiment.fill(["bn", "wa"], seeds=[0, 1])
     experiment.add("ln", "A", **{"pretraining": None, "pretraining_seed": None, "network": None})
