@@ -132,19 +132,19 @@ class Choices:
             for k in self.where()
             if all(self.verdicts[name, False][k].chosen is not None for name in names)
         }
-        found: dict[tuple[object, ...], dict[str, dict[tuple[object, ...], list[float]]]] = {}
+        found: dict[tuple[object, ...], dict[str, dict[tuple[object, ...], list[list[float]]]]] = {}
         for k, values in usable.items():
             family = self.families[k]
-            others = family.factors.model_dump(exclude={"norm", "weight", "activation", "lr", "method_weight"})
+            own = {"norm", "weight", "activation", "lr", "pretraining_epochs", "method_weight"}  # may differ by norm
+            others = family.factors.model_dump(exclude=own)
             of_norm = found.setdefault(family.cluster, {}).setdefault(family.factors.norm, {})
-            of_norm[family.pair, repr(others)] = values
+            of_norm.setdefault((family.pair, repr(others)), []).append(values)
         table = []
         for of_norms in found.values():
             shared = set.intersection(*(set(of_norms.get(norm, {})) for norm in norms))
             if shared:
-                table.append(
-                    [np.mean([of_norms[norm][key] for key in sorted(shared, key=repr)], axis=0) for norm in norms]
-                )
+                keys = sorted(shared, key=repr)
+                table.append([np.mean([np.mean(of_norms[n][key], axis=0) for key in keys], axis=0) for n in norms])
         return interaction(np.array(table)) if table and len(names) > 1 else None
 
 

@@ -411,6 +411,17 @@ def test_the_interval_of_a_mean_regret_is_that_of_its_cells(experiment: Any) -> 
     assert regret.half == pytest.approx(1.96 * error, rel=0.08)
 
 
+def test_norms_of_different_pretraining_are_tested_for_an_interaction(experiment: Any) -> None:
+    experiment.images = SMALL
+    draw = np.random.default_rng(4)
+    for norm, epochs in (("bn", 6), ("ln", 12)):
+        for seed in (0, 1):
+            for source in SMALL:
+                add(experiment, norm, source, noisy(draw), seed, pretraining_epochs=epochs)
+    p = made(experiment).depends_on_norm()
+    assert p is not None and 0 < p <= 1
+
+
 def test_scores_are_compared_over_the_same_choices(experiment: Any) -> None:
     """LN has no finite logits and so no entropy, which is best where it has a value."""
     experiment.images = {"A": 60, "W": 40}
