@@ -31,12 +31,14 @@ def section(facts: Facts) -> Section:
 
 def _section(facts: Facts) -> Section:
     matrix = facts.matrix
-    rows, drawn, runs = [], {}, 0
+    rows, drawn = [], {}
     first = matrix.pairs[0][0] if matrix.pairs else ""
-    for label, source, seed, domains in facts.samples:
-        if source not in domains or len(domains) < 2:
-            continue
-        runs += 1
+    samples = [
+        (label, source, seed, domains)
+        for label, source, seed, domains in facts.samples
+        if source in domains and len(domains) > 1
+    ]
+    for label, source, seed, domains in samples:
         for target, features in domains.items():
             if target != source:
                 a, b = scaled(domains[source], features)
@@ -63,12 +65,12 @@ def _section(facts: Facts) -> Section:
         plot,
         *_against_accuracy(matrix, means),
     ]
-    smallest = min(len(features) for domains in drawn.values() for features in domains.values()) if drawn else 0
+    smallest = min(len(features) for *_, domains in samples for features in domains.values())
     return Section(
         TITLE,
         parts,
         {"shift": data},
-        details=[_table(distance, discrepancy, runs, smallest), *_embeddings(matrix, drawn, first)],
+        details=[_table(distance, discrepancy, len(samples), smallest), *_embeddings(matrix, drawn, first)],
     )
 
 
