@@ -18,8 +18,8 @@ def section(facts: Facts) -> Section:
         return Section(TITLE, ["The runs saved no accuracies during training, so there are no curves."])
     rows["accuracy"] *= 100
     spread = (
-        rows.groupby(["label", "source", "images", "epoch"], sort=False)["accuracy"]
-        .agg(mean="mean", low="min", high="max", seeds="count")
+        rows.groupby(["label", "source", "images", "epoch"], sort=False)
+        .agg(mean=("accuracy", "mean"), low=("accuracy", "min"), high=("accuracy", "max"), seeds=("seed", "nunique"))
         .reset_index()
     )
     targets = [f"target {domain}" for domain in facts.domains]
@@ -31,7 +31,7 @@ def section(facts: Facts) -> Section:
             label: {name: line for name, line in of_label.groupby("images", sort=False)}
             for label, of_label in here.groupby("label", sort=False)
         }
-        caption = f"Trained on {source}: accuracy by epoch. Lines: means over seeds, bands: their range."
+        caption = f"Trained on {source}: accuracy by epoch. Lines: means over runs, bands: their range."
         plots.append(Plot(f"curves_{number:02d}", learning_curves(lines, names), caption))
     data = {"curves": spread.sort_values(["source", "label", "images", "epoch"], kind="stable")}
     return Section(TITLE, [_held_out(spread)], data, details=plots)
@@ -42,7 +42,7 @@ def _held_out(spread: pd.DataFrame) -> str:
     rows = spread[spread["images"] == "source, held out"]
     if rows.empty:
         return "No source images were held out."
-    last = rows[rows["epoch"] == rows["epoch"].max()]
+    last = rows[rows["epoch"] == rows.groupby(["label", "source"])["epoch"].transform("max")]
     low, high = (last.loc[f()] for f in (last["mean"].idxmin, last["mean"].idxmax))
     return (
         f"After the last epoch, accuracy on held-out source images is between {low['mean']:.1f} % ({low['label']}, "

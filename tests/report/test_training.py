@@ -60,6 +60,16 @@ def test_shift_without_features(experiment: Any) -> None:
     assert len(section.everything) == 1
 
 
+def test_the_fewest_images_behind_a_distance_are_those_of_all_runs(experiment: Any) -> None:
+    experiment.images = {"A": 40, "W": 30, "D": 24}
+    experiment.simulate(["bn"], [0], features=20, classes=3)
+    experiment.simulate(["bn"], [1], features=12, classes=3)
+    section = shift.section(load_facts(experiment.out))
+    assert (
+        table(section, "shift").notes[0].startswith("From 6 runs: features after the last epoch of 12 images or more")
+    )
+
+
 def test_curves_hold_every_accuracy(experiment: Any) -> None:
     experiment.images = {"A": 140, "W": 90, "D": 70}
     experiment.simulate(["bn"], [0, 1])
@@ -70,6 +80,21 @@ def test_curves_hold_every_accuracy(experiment: Any) -> None:
     lowest = min(100 * o.right.mean() for o in facts.outcomes if (o.source, o.target) == ("A", "W"))
     assert first["low"] == pytest.approx(lowest)
     assert len(set(data["images"])) == 5
+
+
+def test_the_last_epoch_is_that_of_each_row_and_seeds_are_no_runs(experiment: Any) -> None:
+    experiment.images = {"A": 40, "W": 40}
+    experiment.correct = lambda norm, source, target, seed: 20
+    experiment.fill(["bn"])
+    for p in (0, 1):
+        experiment.add("bn", "A", method="dann", target="W", pretraining_seed=p)
+    truth = np.arange(40) % 3
+    fields = experiment.record("bn", "A", method="tent", target="W", epochs=1)
+    experiment.finish(fields, [1], {domain: (truth, np.where(np.arange(40) < 10, truth, 9)[None]) for domain in "AW"})
+    section = curves.section(load_facts(experiment.out))
+    assert "is between 25.0 % (BN · tent, A) and 50.0 % (BN, A)." in section.parts[0]
+    data = section.data["curves"].query("images == 'target W' and source == 'A'").set_index("label")
+    assert data["seeds"].to_dict() == {"BN": 1, "BN · DANN": 1, "BN · tent": 1}
 
 
 def test_costs_and_what_repeats_them(experiment: Any) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def learning_curves(parts: Mapping[str, Mapping[str, pd.DataFrame]], names: Sequence[str]) -> Figure:
-    """One small plot for each norm, one line for each set of images; the band is the range over seeds.
+    """One small plot for each norm, one line for each set of images; the band is the range over runs.
 
     Args:
         parts: norm -> name of the line -> columns epoch, mean, low, high (percent).
