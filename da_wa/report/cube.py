@@ -42,7 +42,8 @@ def section(facts: Facts, made: Choices, guard: bool = True) -> Section:
     }
     alike = {label for label in labels if _changes_nothing([made.families[k] for k in members[label]], made.families)}
     best = _best(found, alike)
-    skipped = _skipped(facts)
+    rows = without_weight(facts.rows)
+    skipped = {rows.label(record): record.factors for record in facts.identities}
     return Section(
         TITLE,
         [best, _table(labels, rules, found, alike, skipped, guard), _figure(labels, rules, found)],
@@ -163,22 +164,6 @@ def _nothing(skipped: Mapping[str, Factors], rules: Sequence[Rule]) -> pd.DataFr
             for name, guard in rules
         ]
     )
-
-
-def _skipped(facts: Facts) -> dict[str, Factors]:
-    """Rows that are not there because the method, by its own account, does nothing for the norm."""
-    rows = without_weight(facts.rows)
-    changes = {record.factors.method: record.changes for record in facts.records if record.changes is not None}
-    present = {(record.factors.norm, record.factors.model, record.factors.method) for record in facts.records}
-    found = {}
-    for method, activations in changes.items():
-        for record in facts.records:
-            factors = record.factors
-            absent = (factors.norm, factors.model, method) not in present
-            if factors.method == "none" and absent and factors.activation not in activations:
-                imagined = factors.model_copy(update={"method": method})
-                found[rows.label(record.model_copy(update={"factors": imagined}))] = imagined
-    return found
 
 
 def _changes_nothing(of_label: Sequence[Family], families: Sequence[Family]) -> bool:

@@ -112,6 +112,29 @@ class Facts:
         """What a norm changed of the trained network, by label; only of rows that were converted."""
         return conversions(self.records, self.label)
 
+    @cached_property
+    def identities(self) -> list[Record]:
+        """Rows that were not planned because the method, by its own account, does nothing for the norm.
+
+        They are the records of training on the source alone, with the method and each of its weights among the factors.
+        """
+        changes = {r.factors.method: r.changes for r in self.records if r.changes is not None}
+        weights: dict[str, dict[float | None, None]] = {}
+        for record in self.records:
+            weights.setdefault(record.factors.method, {})[record.factors.method_weight] = None
+        alone = {self.label(r): r for r in self.records if r.factors.method == "none"}
+        found = []
+        for method, activations in changes.items():
+            for record in alone.values():
+                adapted = [
+                    record.model_copy(update={"factors": record.factors.model_copy(update=update)})
+                    for update in ({"method": method, "method_weight": weight} for weight in weights[method])
+                ]
+                planned = any(self.label(each) in self.matrix.mean.index for each in adapted)
+                if record.factors.activation not in activations and not planned:
+                    found += adapted
+        return found
+
     @property
     def notices(self) -> list[str]:
         """Sentences that belong to the headline table."""

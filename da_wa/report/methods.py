@@ -55,6 +55,7 @@ class _Grid:
         variants = {_variant(record) for record in self.records.values()}
         self.variants = sorted(variants, key=lambda v: (v[0] != "none", v[0], v[1] or 0.0))
         self.labels = {(self._norm(r), _variant(r)): label for label, r in self.records.items()}
+        self.identities = {(self._norm(record), _variant(record)) for record in facts.identities}
         all_effects = effects(facts.levels, facts.matrix.pairs, facts.resamples, "method", facts.rows.labels)
         self.changes: dict[str, Effect] = {
             effect.contrast.rows[0][1]: effect for effect in all_effects if len(effect.contrast.rows) == 1
@@ -63,15 +64,6 @@ class _Grid:
     def _norm(self, record: Record) -> Level:
         factors = record.factors
         return (factors.norm, factors.model, *(getattr(factors, factor) for factor in self.others))
-
-    def nothing(self, norm: Level, variant: Variant) -> bool:
-        """Whether the method is the identity for the norm: it was not run, and says that it changes other layers."""
-        base = self.labels.get((norm, ("none", None)))
-        if base is None or (norm, variant) in self.labels:
-            return False
-        activation = self.records[base].factors.activation
-        changes = [r.changes for (_, v), label in self.labels.items() if v == variant for r in [self.records[label]]]
-        return any(known is not None and activation not in known for known in changes)
 
     def name(self, variant: Variant) -> str:
         """The display name of a variant."""
@@ -105,7 +97,7 @@ class _Grid:
                     interval = effect.estimate.interval
                     row |= {"change": interval.value, "change_low": interval.low, "change_high": interval.high}
                     row |= {"resolved": effect.resolved}
-                rows.append(row | {"identity": self.nothing(norm, variant)})
+                rows.append(row | {"identity": (norm, variant) in self.identities})
         order = ["norm", "model", *self.others, "method", "weight", "mean", "low", "high", "seeds"]
         order += ["change", "change_low", "change_high", "resolved", "identity"]
         return pd.DataFrame(rows).reindex(columns=order)
@@ -122,7 +114,7 @@ def _table(facts: Facts, grid: _Grid) -> Table:
         for j, variant in enumerate(grid.variants, 1):
             label = grid.labels.get((norm, variant))
             if label is None or pd.isna(matrix.mean.at[label, AVERAGE]):
-                cells.append(NOTHING if grid.nothing(norm, variant) else NONE)
+                cells.append(NOTHING if (norm, variant) in grid.identities else NONE)
                 continue
             effect = grid.changes.get(label)
             if effect is None:

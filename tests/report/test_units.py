@@ -11,8 +11,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
-from da_wa.report import effect, overview, tables, write_report
+from da_wa.report import cube, effect, overview, tables, write_report
 from da_wa.report import methods as by_method
+from da_wa.report.choices import choices
 from da_wa.report.contrasts import effects, pairwise, seeds_needed
 from da_wa.report.facts import load_facts
 from da_wa.report.pivot import pivot
@@ -173,6 +174,20 @@ def test_norms_by_methods_with_the_change_at_equal_norm(methods: Any) -> None:
     assert {f"{value:.1f}" for value in mean} <= shown
     frame = section.data["methods"].set_index(["norm", "method"])
     assert frame.at[("bn", "dann"), "change"] == pytest.approx(change)
+
+
+def test_a_method_that_was_planned_for_a_norm_and_failed_does_not_count_as_without_effect(experiment: Any) -> None:
+    experiment.images = {"A": 40, "W": 40}
+    experiment.correct = lambda norm, source, target, seed: 20
+    experiment.fill(["bn", "gn", "ln"])
+    experiment.fill(["bn"], method="adabn", changes=["bn"])
+    experiment.fail("gn", "A", "out of memory", method="adabn")
+    facts = load_facts(experiment.out)
+    section = by_method.section(facts)
+    assert [row[2] for row in section.parts[0].rows] == ["50.0\n+0.0 ± 0.0", "–", "="]
+    assert section.data["methods"].query("identity")[["norm", "method"]].to_numpy().tolist() == [["ln", "adabn"]]
+    shown = cube.section(facts, choices(facts, {})).parts[1]
+    assert {row[0] for row in shown.rows} == {"BN", "GN", "LN", "BN · adabn", "LN · adabn"}
 
 
 def test_one_seed_of_several_networks_is_no_interval_over_images_alone(experiment: Any) -> None:
