@@ -60,7 +60,7 @@ def write_claims(folders: Sequence[Path], to: Path) -> Table:
         to: where to write.
 
     Returns:
-        The table: claims × scopes, in the order of ``claims.yaml``; claims that no study decides are at the end.
+        The table: claims × scopes, in the order of ``claims.yaml``; claims of which no study was run are at the end.
 
     Raises:
         DataError: there is no study, or a file cannot be read or written.
@@ -72,10 +72,11 @@ def write_claims(folders: Sequence[Path], to: Path) -> Table:
     covered = {each.claim.id for each in found}
     absent = [Finding(c, "", "open", 0, 0, 0, 0, "", (0, 0)) for c in claims() if c.id not in covered]
     table = claims_table([*found, *absent])
-    counts = [f"{sum(f.verdict == verdict for f in found)} {verdict}" for verdict in ("holds", "does not", "open")]
-    lead = (
-        f"{counted(len(found), 'claim')} decided by {counted(len(studies), 'study', 'studies')}: {', '.join(counts)}."
-    )
+    run = [each for each in found if each.measured]
+    counts = [f"{sum(f.verdict == verdict for f in run)} {verdict}" for verdict in ("holds", "does not", "open")]
+    lead = f"{counted(len(run), 'claim')}, {counted(len(studies), 'study', 'studies')}: {', '.join(counts)}."
+    if rest := len(found) + len(absent) - len(run):
+        lead += f" {rest} more not run."
     sections = [
         Section(TITLE, [table]),
         *(Section(f"{each.design.title} (scope {each.design.scope})", [own]) for each, own in studies),

@@ -359,7 +359,11 @@ def test_the_overview_reads_several_studies_and_names_what_was_not_run(tmp_path:
     assert rows["WA has a lower error than no normalisation."][2:4] == ["small", "holds"]
     assert rows["WA trains with a batch size of 1."][2:4] == ["full", "holds"]
     assert rows["WA trains very deep networks, at batch sizes 1 and 64."][3] == "not run"
-    assert "What of the paper holds" in (tmp_path / "to" / "page.html").read_text()
+    page = (tmp_path / "to" / "page.html").read_text()
+    assert "What of the paper holds" in page
+    known = [row[3] for row in table.rows if row[3] != "not run"]
+    counts = ", ".join(f"{known.count(verdict)} {verdict}" for verdict in ("holds", "does not", "open"))
+    assert f"{len(known)} claims, 2 studies: {counts}. {len(table.rows) - len(known)} more not run." in page
     with pytest.raises(DataError, match="no study was run there"):
         write_claims([tmp_path / "to"], tmp_path / "to")
 
@@ -375,6 +379,8 @@ def test_the_readme_has_the_overview_of_the_published_runs(tmp_path):
     holds, not_, open_ = (sum(f"| {verdict} |" in row for row in decided) for verdict in ("holds", "does not", "open"))
     assert f"**{holds} hold, {not_} do not and {open_} are open**" in readme
     assert readme.count(f"{holds + not_ + open_} claims") == 2
+    lead = f"{holds + not_ + open_} claims, 9 studies: {holds} holds, {not_} does not, {open_} open."
+    assert lead in (tmp_path / "page.html").read_text()
 
 
 def test_a_cell_fails_only_when_no_run_is_left(tmp_path: Path) -> None:
