@@ -14,6 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 from da_wa.errors import ConfigError, DataError
 from da_wa.report import __main__ as command
 from da_wa.report import write_report
+from da_wa.report.facts import load_facts
 
 FILES = {
     "accuracy.csv",
@@ -171,6 +172,19 @@ def test_an_unknown_spread_is_refused(experiment: Any) -> None:
 
 
 @pytest.mark.figures
+def test_the_worst_collapse_is_the_largest_share_and_not_the_largest_count(experiment: Any) -> None:
+    experiment.images = {"A": 40, "W": 300}
+    experiment.correct = lambda norm, source, target, seed: 20
+    truth = {domain: np.arange(n) % 3 for domain, n in experiment.images.items()}
+    for source, target, share in (("A", "W", 0.8), ("W", "A", 1.0)):
+        n = experiment.images[target]
+        answers = np.where(np.arange(n) < share * n, 0, truth[target])
+        predicted = {source: (truth[source], truth[source][None]), target: (truth[target], answers[None])}
+        experiment.finish(experiment.record("bn", source), [30], predicted)
+    (told,) = load_facts(experiment.out).warnings
+    assert "at worst class back_pack for 40 of 40 images" in told
+
+
 def test_a_constant_classifier_is_warned_about(experiment: Any) -> None:
     experiment.images = {"A": 463, "B": 463}
     experiment.classes = ["cat", "dog", "fox"]
