@@ -84,6 +84,13 @@ def test_the_title_counts_the_seeds(experiment: Any) -> None:
     assert heatmap(matrix_of(experiment)).axes[0].get_title(loc="left").endswith("mean of up to 3 seeds")
 
 
+def test_the_title_counts_the_networks(experiment: Any) -> None:
+    for p in (0, 1, 2):
+        experiment.fill(["bn"], pretraining_seed=p)
+    title = heatmap(matrix_of(experiment)).axes[0].get_title(loc="left")
+    assert title.endswith("mean of 1 seed of each of 3 pre-trained networks")
+
+
 def lab(colour: str) -> np.ndarray:
     """CIELAB coordinates of an sRGB colour (D65)."""
     rgb = np.array([int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)])

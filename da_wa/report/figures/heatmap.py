@@ -10,7 +10,7 @@ import pandas as pd
 from da_wa.report.content import NONE, WIDE
 from da_wa.report.figures.style import plain, plain_style
 from da_wa.report.matrix import AVERAGE, Matrix
-from da_wa.report.wording import arrow
+from da_wa.report.wording import arrow, counted, of_networks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,6 +93,7 @@ def _title(matrix: Matrix) -> str:
     title = "Accuracy on the target (%)"
     if matrix.setting is None:
         return title
-    most = matrix.most_seeds
-    seeds = f"mean of {'up to ' if matrix.uneven else ''}{most} seeds" if most > 1 else "one seed"
+    runs = of_networks(counted(matrix.most_seeds, "seed"), matrix.networks)
+    several = matrix.most_seeds > 1 or matrix.networks > 1
+    seeds = f"mean of {'up to ' if matrix.uneven else ''}{runs}" if several else "one seed"
     return f"{title}\n{plain(matrix.setting.dataset)}, {plain(matrix.setting.model)}, {seeds}"
