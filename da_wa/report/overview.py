@@ -49,9 +49,8 @@ def section(facts: Facts, spread: Spread = "interval") -> Section:
     return Section(TITLE, parts, data, _best(matrix), details)
 
 
-def intervals(facts: Facts, held_out: Mapping[tuple[str, str], Estimate] | None = None) -> pd.DataFrame:
+def intervals(facts: Facts, held_out: Mapping[tuple[str, str], Estimate]) -> pd.DataFrame:
     """Every cell in percent: how many seeds, runs and images, accuracy and balanced accuracy with their intervals."""
-    held_out = _held_out_estimates(facts) if held_out is None else held_out
     results = facts.frame[facts.frame["selection"] == HEADLINE]
     matrix, balanced = facts.matrix, facts.balanced
     column = dict(zip(matrix.pairs, matrix.mean.columns, strict=False))
@@ -140,7 +139,8 @@ def _held_out(facts: Facts, estimates: Mapping[tuple[str, str], Estimate]) -> Ta
         rows,
         notes=[
             f"The same domain, other images: {listed([f'{domain} {n}' for domain, n in images.items()])}. The "
-            "difference to a target is the cost of the shift. ± as in the headline table."
+            "difference to a target is the cost of the shift. ± is half of the 95 % interval over seeds and images, "
+            "over images alone for one seed."
         ],
     ).transposed_if_wide("Domain")
 

@@ -59,6 +59,11 @@ def test_every_number_has_one_interval(experiment: Any) -> None:
     assert shown.rows[0][-1] == f"{average.interval.value:.1f} ± {average.interval.half:.1f}"
     assert len(table(section, "held_out_source").rows) == 2
     assert "14" in table(section, "held_out_source").notes[0]
+    deviations = overview.section(facts, "std")
+    assert table(deviations, "matrix").rows != shown.rows
+    own = table(deviations, "held_out_source")
+    assert own.rows == table(section, "held_out_source").rows
+    assert "± is half of the 95 % interval" in own.notes[0]
 
 
 def test_the_papers_cells_have_binomial_intervals_of_their_images(experiment: Any) -> None:
