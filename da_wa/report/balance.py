@@ -79,8 +79,8 @@ def _collapsed(outcomes: Sequence[Outcome], classes: Sequence[str]) -> list[str]
             )
     lines: list[tuple[float, str, str]] = []
     for label, by_pair in by_label.items():
-        found = [run for runs in by_pair.values() for run in runs]
-        outcome, top, count = max(found, key=lambda run: run[2] / len(run[0].predicted))
+        collapses = [run for runs in by_pair.values() for run in runs]
+        outcome, top, count = max(collapses, key=lambda run: run[2] / len(run[0].predicted))
         where = listed([f"{arrow(*pair)} ({counted(len(runs), 'run')})" for pair, runs in by_pair.items()], 4)
         text = (
             f"{label} predicts one class for most images on {where}; at worst class {classes[top]} for {count} of "
