@@ -45,7 +45,6 @@ class Contrast:
         factor: ``weight`` or ``method``.
         value: the level.
         base: the level that it is compared with.
-        at: the levels of the other factors; empty for a mean over several.
         rows: (label at the base, label at the level) of each comparison that is averaged.
         name: for display, e.g. ``BN → BN + WA``.
     """
@@ -53,7 +52,6 @@ class Contrast:
     factor: str
     value: str
     base: str
-    at: Row
     rows: Sequence[tuple[str, str]]
     name: str
 
@@ -100,7 +98,7 @@ def contrasts(rows: Mapping[str, Row], factor: str = "weight") -> list[Contrast]
                 for changed, other in rows.items():
                     if other[factor] == value and _others(other, factor) == at:
                         name = f"{label} → {changed}"
-                        found.append(Contrast(factor, value, base, at, [(label, changed)], name))
+                        found.append(Contrast(factor, value, base, [(label, changed)], name))
     return found
 
 
@@ -149,7 +147,7 @@ def by_seed(
             seeds that any of its cells has.
 
     >>> accuracies = {("BN", "A", "W"): {(0, 0): 0.5, (0, 1): 0.4}, ("BN + WA", "A", "W"): {(0, 0): 0.75}}
-    >>> contrast = Contrast("weight", "align", "plain", {}, [("BN", "BN + WA")], "")
+    >>> contrast = Contrast("weight", "align", "plain", [("BN", "BN + WA")], "")
     >>> by_seed(contrast, [("A", "W")], accuracies)
     {0: 25.0}
     """

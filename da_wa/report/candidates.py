@@ -20,9 +20,6 @@ from da_wa.report.facts import Facts
 from da_wa.report.outcomes import Array, Outcome
 from da_wa.select.regret import Verdict, judge, largest_share
 
-WEIGHT = "method_weight"
-"""The factor whose levels are candidates."""
-
 LAST, SOURCE, ORACLE = "last", "source_val", "target_oracle"
 RULES = (LAST, SOURCE, ORACLE)
 """Selection rules that need only counts of right predictions, which every record has."""
@@ -56,7 +53,7 @@ class Candidate:
     @property
     def weight(self) -> float | None:
         """Of the method, if it has one."""
-        return weight_of(self.record.factors)
+        return self.record.factors.method_weight
 
 
 @dataclass(frozen=True)
@@ -115,12 +112,6 @@ class Family:
         )  # fmt: skip
 
 
-def weight_of(factors: Factors) -> float | None:
-    """The weight of the method; ``None`` where it has none."""
-    found: float | None = getattr(factors, WEIGHT, None)
-    return found
-
-
 def families(facts: Facts) -> list[Family]:
     """All families, in display order.
 
@@ -144,7 +135,7 @@ def families(facts: Facts) -> list[Family]:
 
 def without_weight(rows: Rows) -> Rows:
     """Rows of the table that hold all weights of a method."""
-    return replace(rows, key=[factor for factor in rows.key if factor != WEIGHT])
+    return replace(rows, key=[factor for factor in rows.key if factor != "method_weight"])
 
 
 def _family(label: str, pair: Pair, units: Sequence[tuple[Record, Outputs]], key: Sequence[str]) -> Family:
@@ -153,7 +144,7 @@ def _family(label: str, pair: Pair, units: Sequence[tuple[Record, Outputs]], key
     Factors outside of it may differ from those of training on the source alone: a method may have a recipe of its own.
     """
     source, target = pair
-    weights = sorted(w for record, _ in units if (w := weight_of(record.factors)) is not None)
+    weights = sorted(w for record, _ in units if (w := record.factors.method_weight) is not None)
     middle = weights[(len(weights) - 1) // 2] if weights else None
     candidates = []
     for record, outputs in sorted(units, key=lambda unit: _preference(unit[0], middle)):
@@ -173,5 +164,5 @@ def _family(label: str, pair: Pair, units: Sequence[tuple[Record, Outputs]], key
 
 
 def _preference(record: Record, middle: float | None) -> tuple[bool, float]:
-    weight = weight_of(record.factors)
+    weight = record.factors.method_weight
     return (weight != middle, weight or 0.0)

@@ -79,7 +79,7 @@ def effects(
         if len(bases) > 1:
             name = f"{level_name(factor, value, labels)}, mean over {listed(bases, 2)}"
             name += f" ({len(averaged)} comparisons)" if len(averaged) > len(bases) else ""
-            if mean := measured(Contrast(factor, value, BASES[factor], {}, averaged, name)):
+            if mean := measured(Contrast(factor, value, BASES[factor], averaged, name)):
                 found.append(mean)
     p = [_p_value(estimate, len(found)) for _, _, estimate in found]
     corrected = holm(p)

@@ -19,7 +19,7 @@ def conversions(records: Iterable[Record], label: Callable[[Record], str]) -> di
 
 
 def notices(found: Mapping[str, Conversion]) -> list[str]:
-    """What was lost, a sentence for each group of rows; nothing where every trained value was kept.
+    """Which rows need re-training, a sentence for each reason; nothing where every trained value was kept.
 
     >>> kept = Conversion(replaced={"Conv2d -> WeightAlignConv2d": 2}, reached=2, layers=3, stale=2)
     >>> notices({"BN + WA": kept})

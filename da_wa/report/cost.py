@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -129,7 +129,7 @@ def _images(records: Sequence[Record]) -> Table:
         found = [record.images[domain] for record in records if domain in record.images]
         if found:
             n = NONE if found[0].n is None else str(found[0].n)
-            rows.append([domain, n, _few(images.digest for images in found)])
+            rows.append([domain, n, listed(list(dict.fromkeys(images.digest for images in found)))])
     classes = counted(len(records[0].classes), "class", "classes")
     return Table(
         "data",
@@ -137,7 +137,3 @@ def _images(records: Sequence[Record]) -> Table:
         ["Domain", "Images", "Digest of pixels and labels"],
         rows,
     )
-
-
-def _few(values: Iterable[str]) -> str:
-    return listed(list(dict.fromkeys(values)))

@@ -120,7 +120,7 @@ def _quality(made: Choices, rules: Sequence[Rule], chosen: Sequence[int]) -> Tab
             [
                 shown(name),
                 both([within(made.regret((name, guard), chosen)) for guard in guards]),
-                both([signed(s.spearman, 2) if not math.isnan(s.spearman) else NONE for s in summaries]),
+                both([signed(s.spearman, 2) for s in summaries]),
                 both([_percent(s.below_source) for s in summaries]),
                 both([_percent(s.collapsed) for s in summaries]),
                 str(summaries[0].families),

@@ -101,6 +101,6 @@ def test_a_seed_counts_with_all_networks_and_is_their_mean() -> None:
     base = {(0, 0): 0.5, (1, 0): 0.5, (0, 1): 0.5, (0, 2): 0.5, (1, 2): 0.5}
     changed = {(0, 0): 0.6, (1, 0): 0.8, (0, 1): 0.7, (1, 1): 0.7, (0, 2): 0.4, (1, 2): 0.5}
     accuracies = {("BN", "A", "W"): base, ("BN + WA", "A", "W"): changed}
-    contrast = Contrast("weight", "align", "plain", {}, [("BN", "BN + WA")], "")
+    contrast = Contrast("weight", "align", "plain", [("BN", "BN + WA")], "")
     found = by_seed(contrast, [("A", "W")], accuracies)
     assert found == pytest.approx({0: (10 + 30) / 2, 2: (-10 + 0) / 2})  # BN has no second network with seed 1

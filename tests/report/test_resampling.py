@@ -217,7 +217,6 @@ def test_norms_are_paired_by_their_factors_and_not_by_their_labels() -> None:
     assert names == ["Baseline → WA", "Batch → Ours", "Batch → BN + WS"]
     first = contrasts(rows)[0]
     assert (first.factor, first.value, first.base) == ("weight", "align", "plain")
-    assert first.at == {"activation": "none", "method": "none"}
     assert contrasts({name: rows[name] for name in ("Batch", "LN")}) == []
 
 

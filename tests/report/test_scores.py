@@ -16,7 +16,7 @@ from da_wa.cli import main
 from da_wa.errors import ConfigError
 from da_wa.records.outputs import Outputs, from_logits
 from da_wa.records.schema import Record
-from da_wa.report import candidates, cube, scores, write_report
+from da_wa.report import cube, scores, write_report
 from da_wa.report.choices import Choices, choices
 from da_wa.report.content import Section, Table
 from da_wa.report.facts import load_facts
@@ -212,27 +212,21 @@ def test_rules_of_records_are_chosen_as_in_records(runs: Any) -> None:
         assert own.to_dict() == known.to_dict()
 
 
-def test_weights_of_a_method_are_candidates(experiment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "WEIGHT", "lr")
+def test_weights_of_a_method_are_candidates(experiment: Any) -> None:
     experiment.images = {"A": 60, "W": 40}
-    for k, lr in enumerate((0.1, 1.0, 10.0)):
+    for k, weight in enumerate((0.1, 1.0, 10.0)):
         add(
-            experiment,
-            "bn",
-            "A",
-            lambda d, e, k=k: right(SMALL[d], 10 * k + e, 1.0),
-            lr=lr,
-            model="resnet20",
-            id=f"u{k}",
-        )
+            experiment, "bn", "A", lambda d, e, k=k: right(SMALL[d], 10 * k + e, 1.0), method="dann", target="W",
+            method_weight=weight, id=f"u{k}",
+        )  # fmt: skip
     found = made(experiment, ())
     (family,) = found.families
     assert len(family.candidates) == 9
-    assert family.label == "BN"
+    assert family.label == "BN · DANN"
     last = family.candidates[found.verdicts["last", False][0].chosen]  # type: ignore[index]
-    assert (last.record.factors.lr, last.epoch) == (1.0, 6)  # the middle weight
+    assert (last.weight, last.epoch) == (1.0, 6)  # the middle weight
     best = family.candidates[found.verdicts["target_oracle", False][0].chosen]  # type: ignore[index]
-    assert (best.record.factors.lr, best.epoch) == (10.0, 6)
+    assert (best.weight, best.epoch) == (10.0, 6)
 
 
 def test_a_method_without_an_effect(experiment: Any) -> None:
