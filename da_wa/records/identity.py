@@ -14,7 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Facts = dict[str, Any]
-_NOT_FACTS = frozenset({"label", "factors", "_target_", "_partial_", "_recursive_", "_convert_"})
+_DISPLAY = frozenset({"label", "factors"})
+"""What tables show of a norm, model or method; in the parts of these, arguments can have such names."""
+_HYDRA = frozenset({"_target_", "_partial_", "_recursive_", "_convert_"})
+"""The words of Hydra in a node: what it makes of it, and how."""
 
 
 def digest(value: Any) -> str:
@@ -35,16 +38,21 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.]+", "_", name).encode()[:40].decode(errors="ignore")
 
 
-def parameters(node: Any) -> Any:
-    """The facts in a configuration node: everything but class paths (``_target_``), labels and factors.
+def parameters(node: Mapping[str, Any]) -> Facts:
+    """The facts in a configuration node: everything but class paths (``_target_``) and its own label and factors.
 
     >>> parameters({"_target_": "a.B", "name": "b", "label": "B!", "eps": 1e-5})
     {'name': 'b', 'eps': 1e-05}
     """
+    found: Facts = _without_paths({k: v for k, v in node.items() if k not in _DISPLAY})
+    return found
+
+
+def _without_paths(node: Any) -> Any:
     if isinstance(node, Mapping):
-        return {str(k): parameters(v) for k, v in node.items() if k not in _NOT_FACTS}
+        return {str(k): _without_paths(v) for k, v in node.items() if k not in _HYDRA}
     if isinstance(node, (list, tuple)):
-        return [parameters(v) for v in node]
+        return [_without_paths(v) for v in node]
     return node
 
 
@@ -101,19 +109,25 @@ _NEW_IN_METHODS = {"exact": True}
 def recipe_facts(node: Mapping[str, Any] | None) -> Facts | None:
     """Parameters of a training recipe, which is known by its name; callables in it by their paths (``_target_``).
 
+    The path is the ``name`` of a callable, unless this is one of its arguments.
+
     >>> recipe_facts({"epochs": 6, "optimizer": {"_target_": "my.Lion", "_partial_": True, "lr": 0.1}})
     {'epochs': 6, 'optimizer': {'lr': 0.1, 'name': 'my.Lion'}}
+    >>> recipe_facts({"augment": {"_target_": "my.augment", "name": "randaugment"}})
+    {'augment': {'name': 'randaugment', '_target_': 'my.augment'}}
     """
     if node is None:
         return None
-    found: Facts = _with_paths({k: v for k, v in node.items() if v != _NEW_IN_RECIPES.get(k, _ABSENT)})
+    parts = {k: v for k, v in node.items() if k != "name" and v != _NEW_IN_RECIPES.get(k, _ABSENT)}
+    found: Facts = _with_paths(parts)
     return found | ({"name": node["name"]} if "name" in node else {})
 
 
 def _with_paths(node: Any) -> Any:
     if isinstance(node, Mapping):
-        known = {str(k): _with_paths(v) for k, v in node.items() if k not in _NOT_FACTS}
-        return known | ({"name": node["_target_"]} if "_target_" in node else {})
+        known = {str(k): _with_paths(v) for k, v in node.items() if k not in _HYDRA}
+        place = "_target_" if "name" in known else "name"
+        return known | ({place: node["_target_"]} if "_target_" in node else {})
     if isinstance(node, (list, tuple)):
         return [_with_paths(v) for v in node]
     return node

@@ -198,6 +198,29 @@ def test_every_fact_changes_the_name_of_a_network(path: str, value: Any) -> None
     assert network(changed(path, value)) != network(experiment())
 
 
+def with_schedule(*, of: str, **arguments: Any) -> dict[str, Any]:
+    """An experiment with a schedule of the user's own."""
+    return changed("recipe.schedule", {"_target_": of, "_partial_": True, **arguments})
+
+
+@pytest.mark.parametrize("naming", [unit, network])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (with_schedule(of="my.steps", name="short"), with_schedule(of="my.steps", name="long")),
+        (with_schedule(of="my.steps", name="short"), with_schedule(of="your.steps", name="short")),
+        (with_schedule(of="my.steps", factors=[1, 0.1]), with_schedule(of="my.steps", factors=[1, 0.2])),
+        (with_schedule(of="my.steps", label="a"), with_schedule(of="my.steps", label="b")),
+        (changed("norm.activation.factors", [1, 2]), changed("norm.activation.factors", [1, 3])),
+        (changed("model.build.label", "a"), changed("model.build.label", "b")),
+    ],
+)
+def test_arguments_of_own_callables_are_facts_whatever_their_names(
+    naming: Callable[..., str], one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    assert naming(one) != naming(other)
+
+
 def reverse(node: Any) -> Any:
     return {k: reverse(v) for k, v in reversed(node.items())} if isinstance(node, dict) else node
 
