@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from da_wa.errors import DataError
-from da_wa.records.files import read_bytes, write_bytes
+from da_wa.records.files import read_bytes, write_json
 from da_wa.records.schema import validated
 
 FILE = "study.json"
@@ -151,7 +151,7 @@ def write_design(out: Path, design: Design) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    write_bytes(out / FILE, (design.model_dump_json(indent=1) + "\n").encode())
+    write_json(out / FILE, design.model_dump())
 
 
 def read_design(out: Path) -> Design:

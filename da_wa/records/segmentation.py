@@ -14,7 +14,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from da_wa.errors import DataError
-from da_wa.records.files import read_bytes, write_bytes
+from da_wa.records.files import read_bytes, write_bytes, write_json
+from da_wa.records.plain import plain
 from da_wa.records.schema import validated
 
 RECORD, OUTPUTS = "record.json", "confusion.npz"
@@ -81,7 +82,7 @@ def write_run(folder: Path, record: SegmentationRecord, outputs: Outputs | None 
         np.savez_compressed(buffer, confusion=outputs.confusion.astype(np.int32), predicted=outputs.predicted)
         write_bytes(folder / OUTPUTS, buffer.getvalue())
         record = record.model_copy(update={"outputs": _digest(buffer.getvalue())})
-    write_bytes(folder / RECORD, (record.model_dump_json(indent=1) + "\n").encode())
+    write_json(folder / RECORD, plain(record.model_dump()))
 
 
 def read_run(folder: Path) -> tuple[SegmentationRecord, Outputs | None] | None:

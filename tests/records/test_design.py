@@ -62,3 +62,13 @@ def test_a_record_of_segmentation_that_is_not_valid_is_named_with_its_field(chan
     with pytest.raises(DataError) as error:
         read_run(tmp_path)
     assert str(error.value) == f"{path} is not valid: {said} Delete {tmp_path} to run it again."
+
+
+def test_names_that_are_not_utf8_are_read_back(odd: str, tmp_path: Path) -> None:
+    """As file systems give them: of evaluated images, of a folder."""
+    record = RECORD.model_copy(update={"images": [odd, "写真"]})
+    write_run(tmp_path / "run", record)
+    assert read_run(tmp_path / "run") == (record, None)
+    design = DESIGN.model_copy(update={"folders": [odd]})
+    write_design(tmp_path, design)
+    assert read_design(tmp_path) == design
