@@ -130,7 +130,7 @@ class PairedDataModule(DomainDataModule):
     def _random_order(self, images: int) -> Tensor:
         """Positions in the target subset, again and again: a function of seed, epoch and domain."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        stream = TARGET_ORDER + (zlib.crc32(self.target.domain.name.encode()) << 8)
+        stream = TARGET_ORDER + (zlib.crc32(self.target.domain.name.encode(errors="surrogateescape")) << 8)
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch, stream))
         return passes(len(self.target), images, generator)
 

@@ -165,7 +165,7 @@ class Paper:
 
     def _split(self, name: str, labels: np.ndarray, seed: int) -> Split:
         size = self._size(name, len(labels))
-        draw = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        draw = np.random.default_rng([seed, zlib.crc32(name.encode(errors="surrogateescape"))])
         return _split(len(labels), draw.permutation(len(labels))[:size])
 
     def _size(self, name: str, n: int) -> int:

@@ -54,8 +54,9 @@ def test_the_order_of_the_target_is_a_function_of_seed_epoch_and_domain():
     first = order(paired())
     assert order(paired()) == first
     others = [order(paired(seed=1)), order(paired(epoch=1)), order(paired(name="other"))]
+    others.append(order(paired(name="caf\udce9")))  # a folder's name that is not UTF-8
     assert all(other != first for other in others)
-    assert len({tuple(other) for other in others}) == 3
+    assert len({tuple(other) for other in others}) == 4
 
 
 def test_the_target_does_not_change_the_order_of_the_source():

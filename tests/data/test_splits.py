@@ -80,6 +80,11 @@ def test_domains_of_one_size_are_held_out_independently() -> None:
     assert not np.array_equal(Paper().target("A", labels, 0), Paper().target("B", labels, 0))
 
 
+def test_names_of_domains_that_are_not_utf8_are_held_out_independently() -> None:
+    labels = np.repeat(np.arange(10), 50)
+    assert not np.array_equal(Paper().target("caf\udce8", labels, 0), Paper().target("caf\udce9", labels, 0))
+
+
 def test_the_papers_holdout_is_unstratified() -> None:
     labels = np.repeat(np.arange(20), 40)
     per_class = np.array([np.bincount(labels[Paper().target("A", labels, s)], minlength=20) for s in range(200)])
