@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -133,7 +134,7 @@ def _unit(job: UnitJob, notify: Notify) -> None:
                 **record,
                 status="diverged",
                 evaluations=[],
-                curve=[EpochCurve.model_validate(row) for row in error.curve],
+                curve=_curve(error.curve),
                 provenance=machine() | {"command": command()} | _times(started),
                 error=Divergence(epoch=error.epoch, message=str(error)),
             ),
@@ -161,7 +162,7 @@ def _unit(job: UnitJob, notify: Notify) -> None:
             parameters=sum(p.numel() for p in model.parameters()),
             conversion=_conversion(model),
             evaluations=evaluations,
-            curve=[EpochCurve.model_validate(row) for row in trained.curve],
+            curve=_curve(trained.curve),
             online=_online(trained, unit.target),
             label_firewall=firewall,
             cost=trained.cost.values(),
@@ -272,6 +273,12 @@ def _online(trained: Trained, target: str | None) -> Evaluation | None:
         correct=int((logits.argmax(1) == labels).sum()),
         n=len(index),
     )
+
+
+def _curve(rows: Sequence[Mapping[str, Any]]) -> list[EpochCurve]:
+    """The curve for the record, without what a method logged where it is not finite, e.g. the mean of nothing."""
+    terms = [{k: v for k, v in row.get("terms", {}).items() if math.isfinite(v)} for row in rows]
+    return [EpochCurve.model_validate({**row, "terms": found}) for row, found in zip(rows, terms, strict=True)]
 
 
 def _evaluations(outputs: Outputs, source: str) -> list[Evaluation]:

@@ -213,7 +213,7 @@ def command(tmp_path, monkeypatch):
     mine = tmp_path / "mine"
     (mine / "method").mkdir(parents=True)
     (mine / "own_methods.py").write_text(OWN)
-    for name in ("Cheat", "Broken", "Looks", "Counts", "Phaseless"):
+    for name in ("Cheat", "Broken", "Empty", "Looks", "Counts", "Phaseless"):
         (mine / "method" / f"{name.lower()}.yaml").write_text(
             f"label: {name}\nphase: joint\nstatistics: joint\nweight: 1.0\nbuild: {{_target_: own_methods.{name}}}\n"
         )
@@ -250,6 +250,16 @@ class Broken(Method):
 
     def loss(self, step):
         return {"broken": step.target.logits.sum() * float("nan")}
+
+
+class Empty(Method):
+    """Logs the mean of no image, and of one."""
+
+    phase = "joint"
+
+    def loss(self, step):
+        self.watched = {"none": step.target.logits[:0].mean(), "one": step.target.logits[:1].mean()}
+        return {"gap": step.target.logits.square().mean()}
 
 
 class Looks(Method):
@@ -298,6 +308,13 @@ def test_a_loss_that_is_not_a_number_is_recorded_with_its_epoch(command):
     assert command("norms=[gn]", "methods=[broken]") in (0, 1)
     records = [run.record() for run in Store(Path("out")).runs()]
     assert {(r.status, r.error.epoch) for r in records} == {("diverged", 1)}
+
+
+def test_what_a_method_logs_that_is_not_a_number_is_not_in_the_record(command):
+    assert command("norms=[gn]", "methods=[empty]") == 0
+    records = [run.record() for run in Store(Path("out")).runs()]
+    logged = {"gap", "one", "feature_scale_source", "feature_scale_target"}
+    assert [set(r.curve[-1].terms) for r in records if r.factors.method == "empty"] == [logged, logged]
 
 
 def test_a_source_unit_that_diverged_fails_what_starts_from_it_by_name(command, capsys):
