@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from filelock import FileLock
 
 from da_wa.data.decode import JOURNAL, PIXELS, decode_to
@@ -119,7 +120,7 @@ class Entry:
         """Decode into a folder beside, then rename; a second process that wants the same waits, then reads.
 
         What a process had decoded when it was interrupted, or found bad images, is kept for the next, as long as no
-        image file was touched.
+        image file was touched and Pillow is the same.
 
         Args:
             images: the images.
@@ -129,6 +130,7 @@ class Entry:
 
         Raises:
             DataError: as ``accept`` raises it; or the images changed meanwhile, and nothing is kept.
+            ReadFailed: the system cannot read an image now.
             OSError: the cache cannot be written.
         """
         self.cache_dir.mkdir(parents=True, exist_ok=True)
@@ -139,7 +141,8 @@ class Entry:
             if self.folder.exists():
                 shutil.rmtree(self.folder)
             partial.mkdir(exist_ok=True)
-            bad, crc32 = decode_to(partial, images, self.size, f"{DECODER} {fingerprint}", progress)
+            key = f"{DECODER} {PIL.__version__} {fingerprint}"  # another version may read what this one cannot
+            bad, crc32 = decode_to(partial, images, self.size, key, progress)
             if images.fingerprint() != fingerprint:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise DataError("Images changed while they were read. Leave them alone and rerun the command.")

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +26,18 @@ Resize = Callable[[Image.Image, int], np.ndarray]
 """An RGB image and a side -> (3, side, side) uint8."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-_MAY_PASS = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
+_OF_THE_FILE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EINVAL,
+)
+"""Errors of the system that say something about a file; EINVAL: a broken image names a place before its start."""
+
 _REPORT_EVERY = 64  # files hashed between two calls of a progress callback
 
 
@@ -94,7 +106,7 @@ class ImageFiles:
                 with open(os.path.join(self.root, path), "rb") as file:
                     content = hashlib.blake2b(file.read(), digest_size=16).hexdigest()
             except OSError as error:
-                if error.errno in _MAY_PASS:
+                if _may_pass(error):
                     raise _failed(self.root / path, error) from error
                 content = "unreadable"
             found.update(f"\n{path}\0{content}".encode(errors="surrogateescape"))
@@ -117,7 +129,7 @@ class ImageFiles:
         except MemoryError:
             raise
         except Exception as error:  # PIL's plug-ins raise almost anything on a broken file
-            if isinstance(error, OSError) and error.errno in _MAY_PASS:
+            if isinstance(error, OSError) and _may_pass(error):
                 raise _failed(path, error) from error
             raise DataError(f"{printable(path)}: {reason(path, error)}") from error
 
@@ -252,18 +264,22 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _may_pass(error: OSError) -> bool:
+    """Whether it is a fault of a disk, a network or a limit; PIL's own errors have no number."""
+    return error.errno is not None and error.errno not in _OF_THE_FILE
+
+
 def _failed(path: Path, error: OSError) -> ReadFailed:
     return ReadFailed(f"{printable(path)}: {reason(path, error)}. Rerun the command when the file can be read.")
 
 
 def reason(path: Path, error: Exception) -> str:
     """What is wrong with an image, in words."""
-    if not path.exists():
-        return "no such file"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    if path.stat().st_size == 0:
-        return "zero bytes"
+    with suppress(OSError):  # the disk or network may be gone by now
+        if path.stat().st_size == 0:
+            return "zero bytes"
     if isinstance(error, UnidentifiedImageError):
         return "not a JPEG, PNG, WebP or BMP image"
     return str(error) or type(error).__name__

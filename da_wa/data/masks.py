@@ -85,11 +85,16 @@ def listing(layout: str, root: Path, split: str) -> list[Pair]:
     """The files of a split, sorted by name.
 
     Raises:
-        DataError: an unknown layout, a missing folder, list or partner, a name that two images have, or no image.
+        DataError: an unknown layout, a missing folder, list or partner, one that cannot be read, a name that two images
+            have, or no image.
     """
     if layout not in LAYOUTS:
         raise DataError(f"data.layout={layout} is unknown. {nearest(layout, LAYOUTS)}")
-    pairs = LAYOUTS[layout](root, split)
+    try:
+        pairs = LAYOUTS[layout](root, split)
+    except OSError as error:
+        told = f"{printable(error.filename or root)}: {(error.strerror or str(error)).lower()}"
+        raise DataError(f"{told}. Rerun the command when it can be read, or check data.root.") from error
     if not pairs:
         raise DataError(f"{printable(root)}: the split {split} has no images; check data.root and data.layout.")
     pairs = sorted(pairs, key=lambda pair: pair.image.name)
@@ -126,7 +131,7 @@ def _voc(root: Path, split: str, masks: str = "SegmentationClass") -> list[Pair]
     path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
         stems = path.read_text(encoding="utf-8-sig").split()
-    except OSError:
+    except FileNotFoundError:
         raise DataError(f"{printable(path)} is missing; data.root is the folder VOC2012, see docs/paper.md.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{printable(path)} is not UTF-8 text ({error.reason}); save it as UTF-8.") from None

@@ -284,25 +284,58 @@ def test_what_was_decoded_stays_when_bad_images_are_refused(
     assert len(load(root, cache_dir, on_bad="skip")) == 11
 
 
-@pytest.mark.parametrize("step", ["open", "Image.open"])  # hashing, decoding
-@pytest.mark.parametrize("on_bad", ["error", "skip"])
-def test_a_fault_of_disk_or_network_is_not_one_of_the_image(
-    root: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, on_bad: str, step: str
+def test_what_was_refused_is_decoded_again_with_another_pillow(
+    root: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = {"open": open, "Image.open": Image.open}[step]
-
-    def failing(path: str | Path, *args: object, **options: object) -> object:
-        if Path(path).name == "002.png":
-            raise OSError(errno.EIO, "Input/output error")
-        return opened(path, *args, **options)  # type: ignore[operator]
-
     with monkeypatch.context() as patch:
-        patch.setattr(f"da_wa.data.images.{step}", failing, raising=False)
-        with pytest.raises(ReadFailed, match=r"mug/002.png: input/output error. Rerun the command"):
+        patch.setattr("PIL.__version__", "1.0")
+        patch.setattr(ImageFiles, "decode", failing_for("002.png", ImageFiles.decode, DataError("unknown format")))
+        with pytest.raises(DataError, match="unknown format"):
+            load(root, cache_dir)
+    assert len(load(root, cache_dir)) == 12
+
+
+def failing_for(name: str, function: Callable[..., object], error: Exception) -> Callable[..., object]:
+    """A function of a path, or of images and an index, that fails for files of this name."""
+
+    def failing(first: object, *args: object, **options: object) -> object:
+        path = first.name(*args[:1]) if isinstance(first, ImageFiles) else str(first)
+        if Path(path).name == name:
+            raise error
+        return function(first, *args, **options)
+
+    return failing
+
+
+@pytest.mark.parametrize("step", ["open", "Image.open"])  # hashing, decoding
+@pytest.mark.parametrize(
+    ("on_bad", "code"),
+    [("error", errno.EIO), ("skip", errno.EIO), ("skip", errno.ENOTCONN), ("skip", errno.EHOSTDOWN)],
+)
+def test_a_fault_of_disk_or_network_is_not_one_of_the_image(
+    root: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, on_bad: str, code: int, step: str
+) -> None:
+    """Also where the file's state cannot be read either, as when a mount goes away."""
+    opened: Callable[..., object] = {"open": open, "Image.open": Image.open}[step]
+    error = OSError(code, os.strerror(code))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"da_wa.data.images.{step}", failing_for("002.png", opened, error), raising=False)
+        patch.setattr(Path, "stat", failing_for("002.png", Path.stat, error))
+        with pytest.raises(ReadFailed, match=rf"mug/002.png: {os.strerror(code).lower()}. Rerun the command"):
             load(root, cache_dir, on_bad=on_bad)
     later = load(root, cache_dir, on_bad=on_bad)
     assert len(later) == 12
     assert later.digest == load(root, cache_dir / "other").digest
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EINVAL])
+def test_images_with_a_fault_of_their_own_are_left_out(
+    root: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """EINVAL: of a seek before the beginning of the file, which a broken header can ask for."""
+    error = OSError(code, os.strerror(code))
+    monkeypatch.setattr("da_wa.data.images.Image.open", failing_for("002.png", Image.open, error))
+    assert len(load(root, cache_dir, on_bad="skip")) == 9
 
 
 def test_a_class_without_a_readable_image_is_reported(root: Path, cache_dir: Path) -> None:

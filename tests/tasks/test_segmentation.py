@@ -6,6 +6,8 @@ import csv
 import errno
 import json
 import math
+import os
+import re
 import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -379,6 +381,18 @@ def test_faults_of_files_are_named(camvid, tmp_path):
     refused(r"the split train has no images")
     with pytest.raises(DataError, match=r"layout=pairs is unknown"):
         listing("pairs", camvid, "train")
+
+
+@pytest.mark.parametrize(("layout", "step"), [("folders", "iterdir"), ("folders", "is_dir"), ("voc", "read_text")])
+def test_a_folder_that_cannot_be_read_is_named(layout, step, tmp_path, monkeypatch):
+    draw_pair(tmp_path / "train", "a", np.zeros((6, 8), np.uint8))
+
+    def failing(path, **options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, step, failing)
+    with pytest.raises(DataError, match=rf"{re.escape(str(tmp_path))}/.*: input/output error. Rerun"):
+        listing(layout, tmp_path, "train")
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("images", "jpg"), ("images", "png"), ("masks", "png")])
