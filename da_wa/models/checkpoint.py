@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from da_wa.errors import UserError
@@ -52,6 +53,23 @@ def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torc
     ...     read_header(path).facts
     {'model': 'linear'}
     """
+    content = packed(model, header, dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path} ({error}); free disk space or choose another folder") from error
+
+
+def packed(model: nn.Module, header: Header, dtype: torch.dtype = torch.float32) -> bytes:
+    """The content of a checkpoint, see :func:`save`.
+
+    Raises:
+        CheckpointError: a value is not finite in ``dtype``.
+    """
     state = {}
     for key, tensor in model.state_dict().items():
         stored = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # tied tensors share memory
@@ -60,16 +78,9 @@ def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torc
             if not stored.isfinite().all():
                 raise CheckpointError(f"{key} has non-finite values in {dtype}; save as torch.float32")
         state[key] = stored
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     metadata = {"facts": json.dumps(header.facts, sort_keys=True), "result": json.dumps(header.result)}
-    try:
-        save_file(state, draft, metadata)
-        draft.chmod(0o644)  # safetensors makes files that only their owner can read
-        os.replace(draft, path)
-    except (OSError, SafetensorError) as error:
-        draft.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path} ({error}); free disk space or set checkpoint_dir=DIR") from error
+    content: bytes = safetensors.torch.save(state, metadata)
+    return content
 
 
 def read_header(path: Path) -> Header:

@@ -22,7 +22,7 @@ from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
 from da_wa.models.pretrained import converted
 from da_wa.records import identity
-from da_wa.records.files import replaced, write_json
+from da_wa.records.files import write_bytes, write_json
 from da_wa.records.migrate import NO_EPOCHS
 from da_wa.records.outputs import Outputs, trimmed
 from da_wa.records.plain import plain
@@ -42,6 +42,8 @@ from da_wa.train.train import Trained, train
 
 EXTRACTED = 32
 """Images of a batch for measuring recipes that have no batches."""
+
+_ROOM_FOR_NETWORKS = "Make room there or choose another folder with checkpoint_dir=DIR, then rerun the command."
 
 _opened = cache(open_decoded)
 """A domain is opened and verified once for all jobs of a process."""
@@ -94,8 +96,8 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
             "cost": trained.cost.values(),
             "provenance": _provenance(trained),
         }
-        with replaced(job.path) as draft:
-            checkpoint.save(draft, model, checkpoint.Header(facts, result), getattr(torch, facts["dtype"]))
+        content = checkpoint.packed(model, checkpoint.Header(facts, result), getattr(torch, facts["dtype"]))
+        write_bytes(job.path, content, _ROOM_FOR_NETWORKS)
     state.unlink(missing_ok=True)
     job.failure_file.unlink(missing_ok=True)
 
@@ -149,8 +151,8 @@ def _unit(job: UnitJob, notify: Notify) -> None:
             "before: another machine, or other versions of packages. Use another out=DIR."
         )
     if job.keeps_weights:
-        with replaced(job.weights) as draft:
-            checkpoint.save(draft, model, checkpoint.Header(config["facts"], _start_result(job.start)))
+        header = checkpoint.Header(config["facts"], _start_result(job.start))
+        write_bytes(job.weights, checkpoint.packed(model, header))
     if known is not None:
         (workdir / "last.ckpt").unlink(missing_ok=True)
         return
@@ -209,8 +211,8 @@ def _train(
 
 def _keep_weights(job: UnitJob, model: Backbone, epoch: int) -> None:
     if epoch in job.config["keep_epochs"]:
-        with replaced(job.weights_after(epoch)) as draft:
-            checkpoint.save(draft, model, checkpoint.Header(job.config["facts"], {"epoch": epoch}))
+        header = checkpoint.Header(job.config["facts"], {"epoch": epoch})
+        write_bytes(job.weights_after(epoch), checkpoint.packed(model, header))
 
 
 def _started(job: UnitJob, recipe: AnyRecipe, classes: int, seed: int) -> Backbone:

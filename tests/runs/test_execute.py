@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from da_wa.config.compose import compose
+from da_wa.errors import DiskFull
 from da_wa.models.checkpoint import read_header
 from da_wa.runs.execute import execute
 from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import Diverged, Done, PretrainJob, UnitJob
 from da_wa.runs.plan import plan
 from da_wa.train import precision
+from da_wa.train.progress import epochs_in
+
+FULL = Path("/dev/full")
 
 
 def planned(folder, cifar_root, *options):
@@ -56,6 +62,26 @@ def test_a_pretraining_leaves_a_network_and_the_unit_starts_from_it(tmp_path, ci
     assert record.pretraining.name == first.id
     assert record.pretraining.correct == header.result["correct"]
     assert {name for name, n in ((r.domain, r.n) for r in record.evaluations)} == {"H", "N", "P"}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not FULL.exists(), reason="needs a full device")
+def test_a_full_disk_costs_no_trained_network(tmp_path, cifar_root, monkeypatch):
+    options = ["norms=[bn]", "pretrain.recipe.epochs=2", "trainer.save_every_s=0"]
+    first, _ = planned(tmp_path, cifar_root, *options)
+    opened = Path.open
+
+    def full(path, *args, **options):
+        return opened(FULL if ".safetensors" in path.name else path, *args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(DiskFull, match="choose another folder with checkpoint_dir=DIR"):
+        patch.setattr(Path, "open", full)
+        execute(first, silent)
+    state = first.path.with_suffix(".ckpt")
+    assert list(first.path.parent.iterdir()) == [state]
+    assert epochs_in(state) == 1
+    execute(first, silent)
+    assert first.state() == Done()
 
 
 @pytest.mark.timeout(600)
