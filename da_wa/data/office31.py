@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from da_wa.data.decoded import SUFFIX, from_index
-from da_wa.data.domains import ClassRule, DomainSet, from_folders, ignored, some, subfolders
+from da_wa.data.domains import ClassRule, DomainSet, from_folders, some, subfolders
 from da_wa.data.download import Archive, fetch, unpack
 from da_wa.errors import DataError
 
@@ -194,9 +194,7 @@ def _refuse_other_content(root: Path) -> None:
     """Raise a DataError where a folder has other content, or only some of the dataset's folders."""
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file, not a folder. {_BY_HAND.format(root=root)}")
-    names = (path.name for path in root.iterdir()) if root.is_dir() else ()
-    content = sorted(name for name in names if not ignored(name))
-    if content:
+    if content := sorted(path.name for path in root.iterdir()) if root.is_dir() else []:
         lacking = [folder for folder in FOLDERS.values() if folder not in content]
         raise DataError(
             f"{root} lacks the folders {some(lacking)} of Office-31; it contains {some(content)}. "
@@ -207,6 +205,7 @@ def _refuse_other_content(root: Path) -> None:
 
 def _download(root: Path, hosts: Sequence[Host], counts: Mapping[str, Mapping[str, int]]) -> Path:
     """Fetch, unpack and check beside ``root``, then rename: ``root`` appears complete or not at all."""
+    root = root.resolve()  # a link to an empty folder cannot be replaced by one
     beside = root.with_name(f"{root.name}.download")
     failures = []
     try:
@@ -225,6 +224,8 @@ def _download(root: Path, hosts: Sequence[Host], counts: Mapping[str, Mapping[st
                     failures.append(f"  {host.name}: {error}")
                     logger.warning("Office-31 from %s failed: %s", host.name, error)
     except OSError as error:
+        if place := _find(root):  # another process removed its lock, or this one could not
+            return place
         raise DataError(f"Cannot download Office-31 to {root}: {error}. Set data.root to another folder.") from error
     listed = "\n".join(failures)
     raise DataError(f"Office-31 could not be downloaded:\n{listed}\n{_BY_HAND.format(root=root)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -75,6 +76,13 @@ def test_nothing_is_downloaded_into_a_folder_with_other_content(tmp_path: Path, 
     shutil.rmtree(root / "webcam")
     with pytest.raises(DataError, match="lacks the folders webcam of Office-31; it contains amazon, dslr"):
         office31(root, hosts=())
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "__MACOSX", "notes.txt"])
+def test_a_folder_that_could_not_be_replaced_is_refused_before_the_download(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=f"it contains {re.escape(name)}"):
+        office31(tmp_path, hosts=())
 
 
 # hosts
@@ -175,6 +183,46 @@ def test_several_archives_and_an_empty_folder(tmp_path: Path, office: Path, serv
     (tmp_path / "office31").mkdir()
     domains = office31(tmp_path / "office31", hosts=[Host("mirror", archives)], counts=FAKE_COUNTS)
     assert [len(domain.images) for domain in domains.domains] == [4, 4, 4]
+
+
+def test_a_link_to_an_empty_folder_stays_one(tmp_path: Path, office: Path, server: Server) -> None:
+    host = Host("h", (server.archive("/x.tgz", tarred(office, "x")),))
+    (tmp_path / "large" / "disk").mkdir(parents=True)
+    root = tmp_path / "office31"
+    root.symlink_to(tmp_path / "large" / "disk")
+    office31(root, hosts=[host], counts=FAKE_COUNTS)
+    assert root.is_symlink()
+    assert {path.name for path in (tmp_path / "large" / "disk").iterdir()} == set(FOLDERS)
+    assert leaves_nothing_else(tmp_path / "large" / "disk")
+
+
+def test_what_another_command_downloaded_meanwhile_is_used(
+    tmp_path: Path, office: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has removed the folder of the lock that this one waits for."""
+
+    def removed(path: Path) -> None:
+        shutil.copytree(office, tmp_path / "office31")
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    monkeypatch.setattr("da_wa.data.office31.FileLock", removed)
+    assert office31(tmp_path / "office31", hosts=[], counts=FAKE_COUNTS).names == ("A", "W", "D")
+
+
+def test_what_is_left_beside_a_download_is_no_error(
+    tmp_path: Path, office: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS keeps a lock that is open under another name, and with it its folder."""
+    host = Host("h", (server.archive("/x.tgz", tarred(office, "x")),))
+    rmtree = shutil.rmtree
+
+    def kept(path: Path, **options: bool) -> None:
+        if Path(path).name == "office31.download":
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        rmtree(path, **options)
+
+    monkeypatch.setattr("da_wa.data.office31.shutil.rmtree", kept)
+    assert office31(tmp_path / "office31", hosts=[host], counts=FAKE_COUNTS).names == ("A", "W", "D")
 
 
 def test_the_next_host_helps_and_every_failure_is_reported(tmp_path: Path, office: Path, server: Server) -> None:
