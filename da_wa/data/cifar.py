@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from da_wa.data.decoded import SUFFIX, from_index
 from da_wa.data.domains import DomainSet, NamedImages, assemble, from_folders
@@ -15,6 +18,8 @@ from da_wa.errors import DataError
 
 _SPLITS = {"train": "train", "test": "test"}
 _COUNTS = {"train": 50_000, "test": 10_000}
+_FAULTS = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, tarfile.TarError, zlib.error)
+"""What torchvision raises where an archive is missing or damaged."""
 
 
 def cifar100(root: str | Path, download: bool = True, verify: bool = True) -> DomainSet:
@@ -75,8 +80,8 @@ def _cifar(name: str, archive: Any, root: Path, download: bool) -> DomainSet:
 
 def _from_archive(name: str, archive: Any, root: Path, download: bool) -> DomainSet:
     try:
-        splits = {split: archive(root, train=split == "train", download=download) for split in _SPLITS}
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        splits = _splits(archive, root, download)
+    except _FAULTS as error:
         raise DataError(
             f"{name} is not in {root} ({_reason(error)}). Expected train/<class>/ and test/<class>/ there, or the "
             f"archive {archive.url}, which pretrain.download=true (or data.download=true) downloads; "
@@ -84,6 +89,22 @@ def _from_archive(name: str, archive: Any, root: Path, download: bool) -> Domain
         ) from error
     domains = {split: _named(split, data) for split, data in splits.items()}
     return assemble(name, domains, splits["train"].classes, "equal")
+
+
+def _splits(archive: Any, root: Path, download: bool) -> dict[str, Any]:
+    """The two parts of an archive; one command downloads it, others that want it wait."""
+
+    def read(download: bool) -> dict[str, Any]:
+        return {split: archive(root, train=split == "train", download=download) for split in _SPLITS}
+
+    try:
+        return read(download=False)
+    except _FAULTS:
+        if not download:
+            raise
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{archive.base_folder}.lock"):
+        return read(download=True)
 
 
 def _reason(error: Exception) -> str:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import pickle
 import shutil
+import tarfile
+import time
+import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -37,7 +42,7 @@ def test_class_folders_that_differ_are_reported(tmp_path: Path, cifar_root: Path
 
 
 def write_pickle(path: Path, content: dict[str, object]) -> str:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(content))
     return hashlib.md5(path.read_bytes()).hexdigest()
 
@@ -45,6 +50,18 @@ def write_pickle(path: Path, content: dict[str, object]) -> str:
 def batch(n: int, key: str, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     return {"data": rng.integers(0, 256, (n, 3072), dtype=np.uint8), key: [i % 3 for i in range(n)]}
+
+
+def official(
+    root: Path, monkeypatch: pytest.MonkeyPatch, dataset: type[CIFAR10], key: str, meta_key: str
+) -> dict[str, Any]:
+    """Write the files of a small archive that passes for the original; gives its training images."""
+    folder, train = root / dataset.base_folder, batch(9, key, 0)
+    monkeypatch.setattr(dataset, "train_list", [["train", write_pickle(folder / "train", train)]])
+    monkeypatch.setattr(dataset, "test_list", [["test", write_pickle(folder / "test", batch(6, key, 1))]])
+    md5 = write_pickle(folder / "meta", {meta_key: ["cow", "bee", "ant"]})
+    monkeypatch.setattr(dataset, "meta", {"filename": "meta", "key": meta_key, "md5": md5})
+    return train
 
 
 @pytest.mark.parametrize(
@@ -59,22 +76,13 @@ def test_the_official_files(
     key: str,
     meta_key: str,
 ) -> None:
-    folder = tmp_path / dataset.base_folder
-    train, test = batch(9, key, 0), batch(6, key, 1)
-    monkeypatch.setattr(dataset, "train_list", [["train", write_pickle(folder / "train", train)]])
-    monkeypatch.setattr(dataset, "test_list", [["test", write_pickle(folder / "test", test)]])
-    meta = {
-        "filename": "meta",
-        "key": meta_key,
-        "md5": write_pickle(folder / "meta", {meta_key: ["cow", "bee", "ant"]}),
-    }
-    monkeypatch.setattr(dataset, "meta", meta)
+    train = official(tmp_path, monkeypatch, dataset, key, meta_key)
     domains = make(tmp_path, download=False, verify=False)
     assert domains.classes == ("cow", "bee", "ant")  # the archive's numbering
     assert domains["test"].labels.tolist() == [0, 1, 2, 0, 1, 2]
     pixels = load_decoded(domains["train"], domains.classes, 32, tmp_path / "cache").pixels
     assert np.array_equal(pixels, train["data"].reshape(9, 3, 32, 32))
-    (folder / "train").write_bytes(b"torn")
+    (tmp_path / dataset.base_folder / "train").write_bytes(b"torn")
     with pytest.raises(DataError, match="not found or corrupted"):
         make(tmp_path, download=False, verify=False)
 
@@ -90,3 +98,29 @@ def test_a_failed_download_is_reported(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(CIFAR100, "url", "http://127.0.0.1:9/cifar-100-python.tar.gz")
     with pytest.raises(DataError, match="CIFAR-100 is not in"):
         cifar100(tmp_path, download=True)
+
+
+@pytest.mark.parametrize("error", [tarfile.ReadError("unexpected end of data"), zlib.error("invalid block type")])
+def test_a_damaged_archive_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr(CIFAR100, "download", Mock(side_effect=error))
+    with pytest.raises(DataError, match=rf"CIFAR-100 is not in .*\({error}\)"):
+        cifar100(tmp_path, download=True)
+
+
+def test_of_two_commands_one_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    official(tmp_path / "server", monkeypatch, CIFAR100, "fine_labels", "fine_label_names")
+    root, downloads = tmp_path / "root", []
+
+    def download(data: CIFAR100) -> None:
+        if not data._check_integrity():
+            downloads.append(data)
+            time.sleep(0.3)  # the other one arrives
+            shutil.copytree(tmp_path / "server", data.root, dirs_exist_ok=True)
+
+    monkeypatch.setattr(CIFAR100, "download", download)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: cifar100(root, verify=False), range(2)))
+    assert [[len(domain.images) for domain in domains.domains] for domains in found] == [[9, 6], [9, 6]]
+    assert len(downloads) == 1
+    shutil.rmtree(tmp_path / "server")
+    assert len(cifar100(root, verify=False).classes) == 3
