@@ -76,7 +76,7 @@ def read_manifest(
 
     Image files are hashed, unless nothing about them changed since they were. They are not decoded, with one
     exception: under ``on_bad=skip`` only decoding finds out which images are left, so it is done now, once.
-    Under ``error`` bad images are reported here if an earlier run found them, else by :func:`load_decoded`.
+    Under ``error`` bad images are reported here if an earlier run left them out, else by :func:`load_decoded`.
 
     Args:
         domain: the images and labels.
