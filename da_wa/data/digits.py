@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from da_wa.data.domains import ClassRule, DomainSet, NamedImages, assemble
+from da_wa.data.domains import DomainSet, NamedImages, assemble
 from da_wa.data.images import ImageArray
 from da_wa.errors import ConfigError
 
@@ -29,13 +29,12 @@ _FONTS = (
 )
 
 
-def digits(seed: int = 0, per_class: int = MOST_PER_CLASS, class_rule: ClassRule = "equal") -> DomainSet:
+def digits(seed: int = 0, per_class: int = MOST_PER_CLASS) -> DomainSet:
     """Domains H (handwritten), N (natural) and P (printed) over the classes ``0`` … ``9``.
 
     Args:
         seed: the same seed gives the same images.
         per_class: images of each class in each domain, 1 to 87.
-        class_rule: see :data:`~da_wa.data.domains.ClassRule`.
 
     Raises:
         ConfigError: ``per_class`` is out of range.
@@ -53,7 +52,7 @@ def digits(seed: int = 0, per_class: int = MOST_PER_CLASS, class_rule: ClassRule
     domains = {"H": np.stack([handwritten] * 3, axis=1), "N": _blend(others, draw), "P": _printed(labels, draw)}
     names = tuple(f"{label}/{number:03d}" for label in classes for number in range(per_class))
     named = {code: NamedImages(ImageArray(pixels, names), tuple(map(str, labels))) for code, pixels in domains.items()}
-    return assemble("digits", named, classes, class_rule)
+    return assemble("digits", named, classes, "equal")
 
 
 def _handwritten(per_class: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

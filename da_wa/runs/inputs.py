@@ -51,7 +51,7 @@ class Inputs:
                 f"data.domains: {self.data['domains']['_target_']} returned a {type(domains).__name__}, not a "
                 "DomainSet; make one with da_wa.data.domains.assemble, see docs/extending.md"
             )
-        if self.data["classes"] == "common":  # CIFAR and index files do not take the rule
+        if self.data["classes"] == "common":  # digits, CIFAR and index files do not take the rule
             domains = domains.only_common_classes()
         for name, path in self.data["extra"].items():
             domains = domains.with_folder(name, path)

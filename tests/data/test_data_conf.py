@@ -14,6 +14,7 @@ from da_wa.config.make import make as config_make
 from da_wa.data.domains import DomainSet
 from da_wa.data.splits import Full, Paper
 from da_wa.errors import DataError
+from da_wa.runs.inputs import Inputs
 from da_wa.shipped import conf_dir
 
 DrawTree = Callable[..., Path]
@@ -72,8 +73,12 @@ def test_office31(tmp_path: Path, domains_root: Path) -> None:
     assert make("office31", root=str(tmp_path), verify=False, download=False).names == ("A", "W", "D")
 
 
-def test_digits_and_the_class_rule() -> None:
-    assert make("digits", per_class=2, classes="common").class_rule == "common"
+@pytest.mark.parametrize("rule", ["equal", "common"])
+def test_digits_and_the_class_rule(tmp_path: Path, rule: str) -> None:
+    options = OmegaConf.to_container(data_config("digits", per_class=2, classes=rule).data, resolve=True)
+    assert isinstance(options, dict)
+    domains = Inputs(options, tmp_path).domains
+    assert (domains.class_rule, len(domains.classes)) == (rule, 10)
 
 
 def test_protocols() -> None:
