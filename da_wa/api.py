@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +19,11 @@ import pandas as pd
 from rich.console import Console
 
 from da_wa.config.compose import compose
+from da_wa.config.tree import add_code
 from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.launchers.progress import phase
+from da_wa.records.store import Store
 from da_wa.report import sections_of, write_report
 from da_wa.report.content import Plot
 from da_wa.report.facts import Facts, load_facts
@@ -31,6 +32,8 @@ from da_wa.select.catalogue import imported
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from da_wa.runs.predict import Predictor
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,27 @@ class Results:
             raise ConfigError(f"There is no figure {name!r}. {nearest(name, figures)}")
         return figures[name]
 
+    def network(self, run_id: str) -> Predictor:
+        """The trained network of a run, to predict new images. The run needs ``keep=[weights]``.
+
+        Args:
+            run_id: a value of the column ``run_id`` of :attr:`frame`.
+
+        Raises:
+            ConfigError: there is no such run; the message lists the nearest ones.
+            DataError: the run is not finished, or has not kept its network.
+
+        >>> network = results.network("bn-A-s0-059e0cf6")  # doctest: +SKIP
+        >>> logits = network(network.decode(["one.jpg", "two.jpg"]))  # doctest: +SKIP
+        >>> [network.classes[k] for k in logits.argmax(1)]  # doctest: +SKIP
+        """
+        from da_wa.runs.predict import predictor  # imports torch
+
+        runs = {run.id: run for run in Store(self.out).runs()}
+        if run_id not in runs:
+            raise ConfigError(f"There is no run {run_id!r}. {nearest(run_id, runs)}")
+        return predictor(runs[run_id])
+
     @property
     def missing(self) -> list[str]:
         """Planned results that do not exist, with the reason."""
@@ -137,7 +161,7 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
 
     Args:
         overrides: as on the command line, e.g. ``["experiment=demo", "norms=[bn,bn_wa]"]``.
-        config_dir: a folder with your own options and code.
+        config_dir: a folder with your own options and code; it stays on ``sys.path``.
         quiet: do not show progress.
 
     Returns:
@@ -151,7 +175,7 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
     if any(override.startswith("study=") for override in overrides):
         raise ConfigError("a study is not one experiment; run it on the command line: da-wa run study=NAME.")
     if config_dir is not None:
-        sys.path.insert(0, str(Path(config_dir).resolve()))  # inherited by workers
+        add_code(Path(config_dir))
     experiment = compose(overrides, None if config_dir is None else Path(config_dir))
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet)
     planned = prepare(experiment, console)

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from da_wa.config.compose import Experiment, compose, rejoin
-from da_wa.config.tree import available
+from da_wa.config.tree import add_code, available
 from da_wa.config.tree import folders as config_folders
 from da_wa.errors import ConfigError, UserError, nearest
 from da_wa.launchers.launch import launch, prepare
@@ -97,7 +97,7 @@ def _run(words: Sequence[str], console: Console) -> int:
         word = arguments.overrides[0]
         raise ConfigError(f"{word!r} is neither a command nor option=value. {nearest(word, NAMES)}")
     if arguments.config_dir is not None:
-        sys.path.insert(0, str(arguments.config_dir.resolve()))  # inherited by workers
+        add_code(arguments.config_dir)
     if is_study(arguments.overrides) and arguments.cfg:
         found = composed(arguments.overrides, arguments.config_dir)
         print(yaml.safe_dump({folder: each.cfg for folder, each in found.items()}, sort_keys=False), end="")
@@ -247,7 +247,7 @@ def _own_folder(words: Sequence[str]) -> tuple[list[str], list[Path]]:
     given, rest = parser.parse_known_args(words)
     if given.config_dir is None:
         return rest, []
-    sys.path.insert(0, str(given.config_dir.resolve()))
+    add_code(given.config_dir)
     return rest, config_folders(given.config_dir)[1:]
 
 

@@ -7,10 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from da_wa import api
 from da_wa.errors import ConfigError, DataError
+from da_wa.records.store import Store
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "office31_resnet20"
 
@@ -42,6 +44,35 @@ def test_wrong_names_are_named(results):
         results.matrix("weight")
     with pytest.raises(ConfigError, match=r"columns is one text; write a list of it: \['activation'\]"):
         results.matrix(["weight"], "activation")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("more", [["norms=[bn]", "methods=[none,dsbn]"], ["norms=[gn_wa]", "data.resize=crop"]])
+def test_a_trained_network_predicts_from_files_as_in_its_run(more, tmp_path, draw_tree):
+    images = draw_tree(tmp_path / "images", domains=("A", "B"), classes=("cat", "dog"), per_class=12, side=20)
+    results = api.run(
+        [
+            "data=folders", f"data.root={images}", "data.size=16", "model=resnet20", "model.build.depths=[1,1,1]",
+            "pretrain=none", "finetune.epochs=1", "finetune.batch_size=4", "keep=[weights,logits]",
+            "launcher.workers=1", "report.images=false", f"out={tmp_path / 'out'}", "sources=[A]",
+            f"cache_dir={tmp_path / 'cache'}", *more,
+        ],
+        quiet=True,
+    )  # fmt: skip
+    found = results.frame[(results.frame["role"] == "target") & (results.frame["selection"] == "last")]
+    assert len(found) == len(results.facts.records) > 0
+    for run_id in found["run_id"]:
+        outputs = Store(results.out).run(run_id).outputs().domains["B"]
+        files = np.array(sorted((images / "B").glob("*/*")))[outputs.index]
+        network = results.network(run_id)
+        logits = network(network.decode(files))
+        np.testing.assert_allclose(logits.numpy(), outputs.logits[-1].astype(np.float32), rtol=0.01, atol=0.01)
+        assert network.classes == ("cat", "dog")
+    with pytest.raises(ConfigError, match=f"There is no run '{run_id}x'. Did you mean '{run_id}'"):
+        results.network(f"{run_id}x")
+    (results.out / "runs" / run_id / "weights.safetensors").unlink()
+    with pytest.raises(DataError, match=r"has no weights.safetensors.* keep=\[weights\]"):
+        results.network(run_id)
 
 
 def test_own_code_is_found_as_on_the_command_line(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +63,12 @@ def _description(path: Path) -> str:
     if comments and lines[0].startswith("#"):
         return comments[0]
     return next((line.removeprefix("label:").strip() for line in lines if line.startswith("label:")), "")
+
+
+def add_code(folder: Path) -> None:
+    """Let Python find the user's own code in ``folder``; workers inherit it. It stays on ``sys.path``."""
+    if (place := str(folder.resolve())) not in sys.path:
+        sys.path.insert(0, place)
 
 
 def read_node(group: str, name: str, where: Sequence[Path]) -> DictConfig:

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,8 +195,9 @@ def _refuse_other_content(root: Path) -> None:
     """Raise a DataError where a folder has other content, or only some of the dataset's folders."""
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file, not a folder. {_BY_HAND.format(root=root)}")
-    if content := sorted(path.name for path in root.iterdir()) if root.is_dir() else []:
-        lacking = [folder for folder in FOLDERS.values() if folder not in content]
+    content = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    lacking = [folder for folder in FOLDERS.values() if folder not in content]
+    if content and lacking:  # else another command has just downloaded them
         raise DataError(
             f"{root} lacks the folders {some(lacking)} of Office-31; it contains {some(content)}. "
             "Set data.root to the folder that has them, or to a new one to download into.\n"
@@ -224,8 +226,9 @@ def _download(root: Path, hosts: Sequence[Host], counts: Mapping[str, Mapping[st
                     failures.append(f"  {host.name}: {error}")
                     logger.warning("Office-31 from %s failed: %s", host.name, error)
     except OSError as error:
-        if place := _find(root):  # another process removed its lock, or this one could not
-            return place
+        with suppress(OSError):
+            if place := _find(root):  # another process removed its lock, or this one could not
+                return place
         raise DataError(f"Cannot download Office-31 to {root}: {error}. Set data.root to another folder.") from error
     listed = "\n".join(failures)
     raise DataError(f"Office-31 could not be downloaded:\n{listed}\n{_BY_HAND.format(root=root)}")

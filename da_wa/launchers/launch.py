@@ -122,7 +122,7 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
         _run(planned, console, planned.jobs if jobs is None else jobs, launch_id)
         return launch_id
     options = planned.experiment.cfg["launcher"]
-    limit = options.get("deadline_s")
+    limit: float | None = None if make(options).remote else options.get("deadline_s")  # in a queue it counts per worker
     ends = math.inf if limit is None else time.monotonic() + limit
     while (left := ends - time.monotonic()) > 0:
         wanted = planned.needed
@@ -131,6 +131,8 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
         if limit is not None:
             options["deadline_s"] = left
         _run(planned, console, wanted, launch_id)
+        if limit is not None:
+            options["deadline_s"] = limit
         if planned.detached or not all(job.done for job in wanted):  # submitted, failed, or out of time
             break
         contrasts = planned.experiment.cfg["report"].get("contrasts")

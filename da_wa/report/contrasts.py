@@ -66,7 +66,10 @@ def effects(
     """
 
     def measured(contrast: Contrast) -> tuple[Contrast, list[Pair], Estimate] | None:
-        shared = [pair for pair in pairs if resamples.estimate(contrast.terms([pair]))]
+        shared: list[Pair] = []
+        for pair in pairs:
+            if resamples.estimate(contrast.terms([*shared, pair])):
+                shared.append(pair)
         estimate = resamples.estimate(contrast.terms(shared)) if shared else None
         return (contrast, shared, estimate) if estimate else None
 

@@ -77,7 +77,7 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
             cross_entropy(recipe.label_smoothing),
             recipe,
             _settings(config, model, facts["size"], recipe),
-            normalize=_normalize(model, facts["normalize"]),
+            normalize=normalization(model, facts["normalize"]),
             seed=facts["seed"],
             state=state,
             notify=notify,
@@ -196,7 +196,7 @@ def _train(
         model=model,
         facts={key: config["facts"][key] for key in ("model", "norm")},
         subsets=chosen,
-        normalize=_normalize(model, config["normalize"]),
+        normalize=normalization(model, config["normalize"]),
         settings=_settings(config, model, config["data"]["size"], recipe),
         seed=seed,
         state=state,
@@ -316,8 +316,8 @@ def _settings(config: Mapping[str, Any], model: Backbone, stored: int, recipe: A
     return decided(make(config["trainer"]), model, (batch, 3, side, side), folder, config["facts"]["model"])
 
 
-def _normalize(model: Backbone, otherwise: Mapping[str, Any]) -> Normalize:
-    """The statistics that a trained network expects, or those of the experiment."""
+def normalization(model: Backbone, otherwise: Mapping[str, Any]) -> Normalize:
+    """How images are normalized: as a network that was trained elsewhere expects, else as the experiment says."""
     expected = model.expects
     return Normalize(**otherwise) if expected is None else Normalize(expected.mean, expected.std)
 

@@ -27,7 +27,7 @@ from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.launchers.launch import Planned
 from da_wa.records.design import Design, Measure, Refusal, joined, level_text, read_design, write_design
 from da_wa.runs.jobs import Job, UnitJob
-from da_wa.studies.study import Bench, ScopedStudy, merged, refuse_set
+from da_wa.studies.study import Bench, ScopedStudy, merged, option_of
 
 Levels = Sequence[str] | Mapping[Any, Sequence[str]]
 """Names that one experiment compares, or levels and their options."""
@@ -122,10 +122,13 @@ class Grid(ScopedStudy[Scope]):
         start = [*self.options(scope), *words]
         found = {}
         for part in self.parts(scope):
-            refuse_set(words, part.options)
             found[part.folder] = compose([*start, *part.options], config_dir)
             self._refuse_levels(scope, found[part.folder])
         return found
+
+    def sets(self, scope: str) -> list[str]:
+        """The options of all levels."""
+        return [option_of(option) for part in self.parts(scope) for option in part.options]
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
@@ -179,7 +182,6 @@ class Grid(ScopedStudy[Scope]):
     def _table(self, bench: Bench, scope: str) -> None:
         parts = self.parts(scope)
         for part in parts:  # before the first one is planned, which may download images
-            refuse_set(bench.words, part.options)
             self._refuse_levels(scope, bench.compose(part.options))
         asked = [bench.prepare(part.folder, part.options) for part in parts]
         _refuse_equal_runs(parts, asked)
@@ -234,14 +236,14 @@ class Grid(ScopedStudy[Scope]):
 
 
 def _refuse_equal_runs(parts: Sequence[Part], asked: Sequence[Planned]) -> None:
-    """Refuse levels between which no run differs: each would be run for one of them only."""
+    """Refuse levels between which a run does not differ: it would be run for one of them only."""
     folders: dict[str, str] = {}
     for part, planned in zip(parts, asked, strict=True):
         for job in planned.jobs:
             if isinstance(job, UnitJob) and (other := folders.setdefault(job.id, part.folder)) != part.folder:
                 raise ConfigError(
-                    f"The runs of {part.folder} are those of {other}: their options ({', '.join(part.options)}) do not "
-                    "change the results. Leave one of these levels out of the study."
+                    f"The run {job.id} is in {part.folder} and in {other}: it does not depend on "
+                    f"{', '.join(part.options)}. Leave one of these levels, or its norm or method, out of the study."
                 )
 
 

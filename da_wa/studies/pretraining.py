@@ -47,7 +47,6 @@ from da_wa.studies.study import (
     merged,
     option_of,
     read_decision,
-    refuse_set,
     training_result,
 )
 
@@ -104,8 +103,12 @@ class Pretraining(ScopedStudy[Scope]):
 
     def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """The one that all others are changes of."""
-        refuse_set(words, [f"norms=[{','.join(self.norms)}]"])
         return {"networks": compose([*self.options(scope), *words], config_dir)}
+
+    def sets(self, scope: str) -> list[str]:
+        """Norms, seeds, rates and epochs."""
+        of_recipe = [f"pretrain.recipe.{name}" for name in ("epochs", "optimizer.lr")]
+        return ["norms", *of_recipe, *(f"pretrain.{name}" for name in ("seed", "seeds", "rates", "epochs", "holdout"))]
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
@@ -151,7 +154,6 @@ class Pretraining(ScopedStudy[Scope]):
             f"pretrain.recipe.epochs={scope.search_epochs}",
             f"pretrain.recipe.optimizer.lr={rate}",
         ]
-        refuse_set(bench.words, options)
         return bench.prepare("search", options)
 
     def _trials(self, bench: Bench, scope: Scope, rates: Mapping[str, Sequence[float]]) -> pd.DataFrame:
@@ -221,7 +223,6 @@ class Pretraining(ScopedStudy[Scope]):
             *(f"++pretrain.rates.{norm}={rates[norm]}" for norm in self.norms),
         ]
         shorter = [f"++pretrain.epochs.{norm}={epochs}" for norm, epochs in matched.items()]
-        refuse_set(bench.words, [*starts, *shorter])
         given = set(map(option_of, bench.words))
         starts += [option for option in self.transfer if option_of(option) not in given]
         for folder, options in ("transfer", starts), ("transfer_matched", [*starts, *shorter]):
@@ -241,7 +242,6 @@ class Pretraining(ScopedStudy[Scope]):
             f"pretrain.recipe.epochs={epochs}",
             f"++pretrain.rates.{norm}={rates[norm]}",
         ]
-        refuse_set(bench.words, options)
         return bench.prepare("networks", options)
 
     def _report(self, bench: Bench, scope: Scope) -> None:
@@ -265,17 +265,18 @@ class Pretraining(ScopedStudy[Scope]):
         if curves:  # else all diverged in the first epoch
             figure = learning_curves(_lines(pd.DataFrame(curves)), [f"seed {seed}" for seed in scope.seeds])
             write_bytes(bench.out / "curves.png", rendered(figure, "png"))
-        cards = self._cards(bench, scope)
-        for network, card in cards.items():
-            write_bytes(bench.out / "cards" / f"{network.stem}.md", card.encode())
-        write_atomically(bench.out / "networks.tar", partial(_pack, cards))
+        cards, files = self._ended(bench, scope)
+        for name, card in cards.items():
+            write_bytes(bench.out / "cards" / name, card.encode())
+        packed = {path.name: path.read_bytes() for path in files} | {name: c.encode() for name, c in cards.items()}
+        write_atomically(bench.out / "networks.tar", partial(_pack, packed))
         bench.console.print(pd.DataFrame(rows).to_string(index=False))
 
-    def _cards(self, bench: Bench, scope: Scope) -> dict[Path, str]:
-        """A page about every trained network, by its checkpoint."""
+    def _ended(self, bench: Bench, scope: Scope) -> tuple[dict[str, str], list[Path]]:
+        """A page about every trained network by file name, and the files of all that ended, diverged ones included."""
         from da_wa.models.checkpoint import read_header  # imports torch
 
-        searched, cards = pd.read_csv(bench.out / RATES), {}
+        searched, cards, files = pd.read_csv(bench.out / RATES), {}, []
         matched = _matched(bench.out) if (bench.out / MATCHED).exists() else {}
         for norm in self.norms:
             rates = _accuracy_by(searched[searched["norm"] == norm], "lr")
@@ -284,21 +285,23 @@ class Pretraining(ScopedStudy[Scope]):
                 jobs = {seed: job for seed, one in planned.items() for job in _networks(one) if job.done}
                 accuracies = {seed: _outcome(job)["accuracy"] for seed, job in jobs.items()}
                 for job in jobs.values():
-                    if job.checkpoint.exists():  # else it diverged
-                        label, header = job.config["norm"]["label"], read_header(job.checkpoint)
-                        card = model_card(job.id, label, header.facts, header.result, accuracies, rates)
-                        cards[job.checkpoint] = card
-        return cards
+                    if not job.checkpoint.exists():
+                        files.append(job.diverged_file)
+                        continue
+                    files.append(job.checkpoint)
+                    label, header = job.config["norm"]["label"], read_header(job.checkpoint)
+                    card = model_card(job.id, label, header.facts, header.result, accuracies, rates)
+                    cards[f"{job.id}.md"] = card
+        return cards, files
 
 
-def _pack(cards: Mapping[Path, str], file: IO[bytes]) -> None:
-    """Networks and their cards as an archive; the same networks give the same bytes."""
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for network, card in cards.items():
-            for name, content in (network.name, network.read_bytes()), (f"{network.stem}.md", card.encode()):
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                archive.addfile(member, BytesIO(content))
+def _pack(files: Mapping[str, bytes], archive: IO[bytes]) -> None:
+    """Files as a tar archive; the same files give the same bytes."""
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
 
 
 def _searched(out: Path, scope: Scope) -> dict[str, dict[int, float]]:

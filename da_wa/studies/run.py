@@ -15,7 +15,7 @@ from rich.console import Console
 from da_wa.config.make import make
 from da_wa.errors import ConfigError, nearest
 from da_wa.shipped import conf_dir
-from da_wa.studies.study import Bench, Composed, Paused, Study, Submitted
+from da_wa.studies.study import Bench, Composed, Paused, Study, Submitted, refuse_set
 
 OPTIONS = {"study": "", "scope": "full", "stage": "all", "minutes": "inf", "out": ""}
 """Options of a study and their defaults; all others are passed to its experiments."""
@@ -41,7 +41,10 @@ def composed(words: Sequence[str], config_dir: Path | None = None) -> Mapping[st
         UserError: see :func:`run_study`.
     """
     chosen, overrides = _split(words)
-    return _study(chosen["study"], config_dir).experiments(chosen["scope"], overrides, config_dir)
+    study = _study(chosen["study"], config_dir)
+    study.options(chosen["scope"])  # a scope that is unknown
+    refuse_set(overrides, study.sets(chosen["scope"]))
+    return study.experiments(chosen["scope"], overrides, config_dir)
 
 
 def run_study(words: Sequence[str], console: Console, config_dir: Path | None = None) -> list[str]:
@@ -68,6 +71,7 @@ def run_study(words: Sequence[str], console: Console, config_dir: Path | None = 
         ends=time.monotonic() + 60 * _minutes(chosen["minutes"]),
         config_dir=config_dir,
     )
+    refuse_set(overrides, study.sets(chosen["scope"]))
     stages = study.stages(chosen["scope"])
     named = stages | study.extra_stages(chosen["scope"])
     if chosen["stage"] != "all" and chosen["stage"] not in named:
@@ -76,7 +80,7 @@ def run_study(words: Sequence[str], console: Console, config_dir: Path | None = 
         for stage in stages if chosen["stage"] == "all" else (chosen["stage"],):
             named[stage](bench)
     except Paused:
-        console.print(f"Time is up after {chosen['minutes']} minutes. Rerun the command to resume.")
+        console.print("Time is up. Rerun the command to resume.")
     except Submitted:
         again = "Rerun the command when these runs are finished; until then it would submit them again."
         console.print(f"Submitted. {again}")

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -60,6 +61,10 @@ class Study(Protocol):
             ConfigError: there is no such scope, or an override is wrong.
         """
 
+    def sets(self, scope: str) -> Sequence[str]:
+        """The names of options that it sets itself in some stage; none by default."""
+        return ()
+
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """The stages of a scope, in order."""
 
@@ -110,22 +115,22 @@ def option_of(word: str) -> str:
     return word.lstrip("+~").partition("=")[0]
 
 
-def refuse_set(words: Sequence[str], options: Sequence[str]) -> None:
+def refuse_set(words: Sequence[str], names: Sequence[str]) -> None:
     """Refuse options of a command that would have no effect.
 
     Args:
         words: the overrides of the command.
-        options: those of the study, which come after them.
+        names: of the options that a study sets itself, see :meth:`Study.sets`.
 
     Raises:
-        ConfigError: one option is in both.
+        ConfigError: a word sets one of them, a part of it, or a mapping with it.
     """
-    own = {option_of(option): option for option in options}
-    for word in words:
-        if (name := option_of(word)) in own:
+    for word, name in product(words, names):
+        own = option_of(word)
+        if f"{own}.".startswith(f"{name}.") or ("={" in word and f"{name}.".startswith(f"{own}.")):
             raise ConfigError(
-                f"{word}: the study sets {name} itself ({own[name]}). Leave it out, or use a study of your own: a "
-                "changed copy of its file, see docs/paper.md."
+                f"{word}: the study sets {name} itself. Leave it out, or use a study of your own: a changed copy of "
+                "its file, see docs/paper.md."
             )
 
 
@@ -166,6 +171,7 @@ class Bench:
         ends: the deadline, a value of ``time.monotonic()``; nothing starts after it.
         config_dir: a folder with the user's own options.
         words: the overrides of the command, which come after ``options``.
+        began: when the command began, likewise; ``launcher.deadline_s`` counts from there.
         failed: ids of jobs that failed; a diverged job is done.
     """
 
@@ -175,6 +181,7 @@ class Bench:
     ends: float
     config_dir: Path | None = None
     words: Sequence[str] = ()
+    began: float = field(default_factory=time.monotonic)
     failed: list[str] = field(default_factory=list)
     _inputs: Inputs | None = None  # of the last experiment
 
@@ -209,12 +216,13 @@ class Bench:
         pending = [job for job in jobs if not job.done]
         if not pending:
             return
+        limit = planned.experiment.cfg["launcher"].get("deadline_s")
+        if limit is not None:
+            self.ends = min(self.ends, self.began + limit)
         left = self.ends - time.monotonic()
         if left <= 0:
             raise Paused
-        options = planned.experiment.cfg["launcher"]
-        own = options.get("deadline_s")
-        options["deadline_s"] = left if own is None else min(left, own)
+        planned.experiment.cfg["launcher"]["deadline_s"] = left
         self.console.print(f"== {planned.out}")
         this = launch(planned, self.console, jobs)
         if planned.detached:

@@ -36,7 +36,7 @@ from da_wa.records.files import locked, write_atomically, write_json
 from da_wa.records.store import Store
 from da_wa.report.paper import TABLE_I
 from da_wa.runs.jobs import PretrainJob, UnitJob
-from da_wa.studies.study import Bench, ScopedStudy, read_decision, refuse_set, training_result
+from da_wa.studies.study import Bench, ScopedStudy, option_of, read_decision, training_result
 
 NOT_USED = "not used: "
 """Heads the columns of ``search.csv`` that hold target accuracies."""
@@ -121,6 +121,10 @@ class Table6(ScopedStudy[Scope]):
         """The one that all others are changes of."""
         return {"table": compose([*self.options(scope), *words], config_dir)}
 
+    def sets(self, scope: str) -> list[str]:
+        """The recipe and the protocol."""
+        return [*map(option_of, self.scopes[scope].start.options), "protocol"]
+
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
         chosen = self.scopes[scope]
@@ -165,7 +169,6 @@ class Table6(ScopedStudy[Scope]):
             for recipe in tried:
                 if recipe in score:
                     continue
-                refuse_set(bench.words, recipe.options)
                 options = [f"norms=[{','.join(self.searched)}]", "seeds=[0]", *recipe.options]
                 units = self._finetune(bench, f"search/{recipe}", options)
                 if not all(unit.done for unit in units):
@@ -186,9 +189,7 @@ class Table6(ScopedStudy[Scope]):
     def _table(self, bench: Bench, stage: str, recipe: Recipe, protocols: Sequence[str]) -> None:
         for protocol in protocols:
             folder = stage if protocol == "full" else f"{stage}-{protocol}-protocol"
-            options = [*recipe.options, f"protocol={protocol}"]
-            refuse_set(bench.words, options)
-            self._finetune(bench, folder, options)
+            self._finetune(bench, folder, [*recipe.options, f"protocol={protocol}"])
 
     def _report(self, bench: Bench) -> None:
         from da_wa.report import write_report  # imports matplotlib

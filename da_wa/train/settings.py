@@ -116,7 +116,7 @@ class Settings:
         if self.accelerator != "gpu" or not self.deterministic:
             return
         for name, module in model.named_modules():
-            if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1)):
+            if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1), [1, 1]):
                 raise ConfigError(
                     f"{name} of the network pools to {module.output_size}, which has no deterministic gradients on a "
                     "GPU; write trainer.deterministic=false"

@@ -21,6 +21,7 @@ from da_wa.runs.jobs import Diverged
 from tests.launchers.fakes import fake, ran
 
 pytestmark = pytest.mark.timeout(600)
+LOCAL = {"_target_": "da_wa.launchers.local.Local"}
 
 
 def options(tmp_path) -> list[str]:
@@ -93,7 +94,7 @@ def test_seeds_are_added_until_the_deadline_of_the_command(tmp_path, monkeypatch
         jobs[0].done = True
 
     class Endless:
-        experiment = SimpleNamespace(auto=True, cfg={"launcher": {"deadline_s": 600}, "report": {}})
+        experiment = SimpleNamespace(auto=True, cfg={"launcher": LOCAL | {"deadline_s": 600}, "report": {}})
         jobs = ()
         detached = False
 
@@ -106,6 +107,7 @@ def test_seeds_are_added_until_the_deadline_of_the_command(tmp_path, monkeypatch
     monkeypatch.setattr(launch_module, "state", lambda jobs, contrasts: "")
     launch_module.launch(Endless(), Console(quiet=True))
     assert limits == [600, 200]
+    assert Endless.experiment.cfg["launcher"]["deadline_s"] == 600
 
 
 def test_a_submitted_command_ends_when_only_diverged_runs_have_no_result(tmp_path):

@@ -78,7 +78,8 @@ def test_networks_are_trained_at_the_selected_rate(command, tmp_path):
     with tarfile.open(out / "networks.tar") as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     kept = [out / "networks" / f"{row['network']}.safetensors" for row in trained]  # not those of the search
-    files = {path.name: path for path in (*kept, *(out / "cards").iterdir())}
+    cards = list((out / "cards").iterdir())
+    files = {path.name: path for path in (*kept, *cards)}
     assert {path.name for path in (tmp_path / "unpacked").iterdir()} == files.keys()
     for name, path in files.items():
         assert (tmp_path / "unpacked" / name).read_bytes() == path.read_bytes()
@@ -87,6 +88,12 @@ def test_networks_are_trained_at_the_selected_rate(command, tmp_path):
     (out / "networks" / f"{second}.safetensors").unlink()
     assert main([*command, "stage=report"]) == 0
     assert "seed 1" not in (out / "cards" / f"{first}.md").read_text()  # not trained is not diverged
+    ended = {"error": {"epoch": 1, "message": "NaN"}, "curve": []}
+    (out / "networks" / f"{second}.diverged.json").write_text(json.dumps(ended))
+    assert main([*command, "stage=report"]) == 0
+    assert "seed 1: diverged" in (out / "cards" / f"{first}.md").read_text()
+    with tarfile.open(out / "networks.tar") as archive:  # elsewhere it is not trained again
+        assert json.load(archive.extractfile(f"{second}.diverged.json")) == ended
 
 
 @pytest.mark.timeout(900)

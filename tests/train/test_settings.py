@@ -65,7 +65,7 @@ def test_a_pooling_without_deterministic_gradients_on_a_gpu_is_named() -> None:
     vgg = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d((7, 7)))
     for settings in Settings("gpu", deterministic=False), Settings("cpu"):
         settings.check_network(vgg)
-    for size in 1, (1, 1):
+    for size in 1, (1, 1), [1, 1]:
         Settings("gpu").check_network(nn.Sequential(nn.AdaptiveAvgPool2d(size)))
     with pytest.raises(ConfigError, match=r"1 of the network pools to \(7, 7\).* write trainer\.deterministic=false"):
         Settings("gpu").check_network(vgg)
