@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import shutil
 import tarfile
-import time
+import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +16,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from da_wa.data.cache import load_decoded
@@ -111,13 +112,22 @@ def test_of_two_commands_one_downloads(tmp_path: Path, monkeypatch: pytest.Monke
     official(tmp_path / "server", monkeypatch, CIFAR100, "fine_labels", "fine_label_names")
     root, downloads = tmp_path / "root", []
 
+    both = threading.Barrier(2)
+
+    class Meeting(FileLock):
+        """Taken when the other command has found nothing, too."""
+
+        def __enter__(self):
+            both.wait(60)
+            return super().__enter__()
+
     def download(data: CIFAR100) -> None:
         if not data._check_integrity():
             downloads.append(data)
-            time.sleep(0.3)  # the other one arrives
             shutil.copytree(tmp_path / "server", data.root, dirs_exist_ok=True)
 
     monkeypatch.setattr(CIFAR100, "download", download)
+    monkeypatch.setattr("da_wa.data.cifar.FileLock", Meeting)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: cifar100(root, verify=False), range(2)))
     assert [[len(domain.images) for domain in domains.domains] for domains in found] == [[9, 6], [9, 6]]

@@ -176,6 +176,17 @@ def test_a_source_without_a_common_seed_is_left_out_of_an_effect(experiment: Any
     assert row["effect"] == pytest.approx(mean["BN + WA"] - mean["BN"])
 
 
+def test_targets_of_one_source_without_a_common_seed_do_not_hide_an_effect(experiment: Any) -> None:
+    """Each pair has a seed of both methods, and no seed has both pairs."""
+    experiment.images = SMALL
+    experiment.fill(["bn"], (0, 1))
+    for target, seed in ("W", 0), ("D", 1):
+        experiment.add("bn", "A", seed, target=target, method="mcc")
+    facts = load_facts(experiment.out)
+    (row,) = effect.adaptation(facts).data["adaptation"].to_dict("records")
+    assert (row["pairs"], row["seeds"]) == (1, 1)
+
+
 def test_what_selecting_by_target_labels_would_gain(experiment: Any) -> None:
     facts = simulate(experiment, ["bn", "bn_wa"], [0, 1])
     matrices = {rule: facts.selected(rule) for rule in SELECTIONS}
