@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_norm_the_network_and_what_a_run_leaves(here, capsys):
     (command,) = re.findall(r"run_office31.py (--config-dir mine .* model=plain .*)", PAGE)
     small = ["data.per_class=20", "sources=[H]", "finetune.epochs=1", "finetune.batch_size=20", "report.images=false"]
-    assert main([*command.split(), *small, "launcher.workers=2", "cache_dir=cache"]) == 0
+    assert main([*command.split(), *small, "launcher.workers=2", "cache_dir=cache", "keep=[weights]"]) == 0
     records = [json.loads(path.read_text()) for path in here.glob("out/mine/runs/*/record.json")]
     named = {(record["labels"]["norm"], record["factors"]["model"]) for record in records}
     assert named == {("BN", "plain"), ("RMS", "plain")}
@@ -45,6 +45,10 @@ def test_the_norm_the_network_and_what_a_run_leaves(here, capsys):
     (bn,) = (record for record in records if record["factors"]["norm"] == "bn")
     last = {r["domain"]: r["correct"] / r["n"] for r in bn["evaluations"] if r["epoch"] == 1}
     assert {domain: float(value) for domain, value in said.items()} == pytest.approx(last)
+    (here / "NEW_IMAGES").mkdir()
+    Image.new("RGB", (40, 30)).save(here / "NEW_IMAGES" / "one.jpg")
+    exec(block("python", "results.network"), {})
+    assert capsys.readouterr().out in [f"['{digit}']\n" for digit in range(10)]
 
 
 def test_the_dataset(here):

@@ -152,6 +152,14 @@ def assemble(name: str, domains: Mapping[str, NamedImages], order: Sequence[str]
         )
     if not classes:
         raise DataError(f"The domains {some(domains)} of {name} share no class. {_LAYOUT}")
+    if dropped := [c for c in order if c not in classes and any(c in present for present in have.values())]:
+        logger.warning(
+            "%s: data.classes=common leaves out %d of %d classes: %s. A pair is no longer that of the whole dataset.",
+            printable(name),
+            len(dropped),
+            len(dropped) + len(classes),
+            some(dropped),
+        )
     label_of = {c: i for i, c in enumerate(classes)}
     return DomainSet(name, classes, tuple(_domain(n, d, label_of) for n, d in domains.items()), rule)
 

@@ -122,7 +122,7 @@ class Slurm:
             )
             worker = Worker(launch, threads, self.deadline_s)
             with executor.batch():
-                tasks = [executor.submit(worker) for _ in range(int(self.workers))]
+                tasks = [executor.submit(worker) for _ in range(min(int(self.workers), len(launch.jobs)))]
         except (RuntimeError, submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             raise ConfigError(
                 f"launcher=slurm: {error} Run the command on a login node of the cluster, or with launcher=local."

@@ -27,7 +27,7 @@ from da_wa.select.saved import NotSaved, Saved
 
 CACHE = "scores.json"
 
-NO_LOGITS = "logits were not saved (keep=[logits] saves them)"
+NO_LOGITS = "logits were not saved (keep=[logits] saves them, in new runs: use another out=DIR)"
 
 Kept = dict[str, Any]
 """Values of one score for one unit by target and epoch, and why there are none where there are none."""

@@ -137,11 +137,19 @@ def test_different_classes_are_told_per_domain(tmp_path: Path, draw_tree: DrawTr
     assert "data.classes=common" in lines[-1]
 
 
-def test_common_classes_keep_their_meaning(tmp_path: Path, draw_tree: DrawTree) -> None:
+def test_common_classes_keep_their_meaning(
+    tmp_path: Path, draw_tree: DrawTree, caplog: pytest.LogCaptureFixture
+) -> None:
     root = draw_tree(tmp_path, per_class=2)
+    from_folders(root, class_rule="common")
+    assert not caplog.records
     shutil.rmtree(root / "paper" / "mug")
     domains = from_folders(root, class_rule="common")
     assert domains.classes == ("pen", "ruler")
+    assert "data.classes=common leaves out 1 of 3 classes: mug." in caplog.text
+    caplog.clear()
+    assert domains.only_common_classes().classes == domains.classes
+    assert not caplog.records
     for domain in domains.domains:
         names = labelled_names(domains, domain.name)
         assert len(names) == 4

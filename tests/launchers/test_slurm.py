@@ -163,12 +163,12 @@ def test_options_reach_the_array(tmp_path, monkeypatch):
         workers=32, detach=True, partition="gpu", account="lab", qos="low", constraint="h100", time="02:00:00",
         gpus_per_worker=1, cpus_per_worker=6, mem_gb=12.5, setup=["module load cuda"], sbatch={"nice": 100},
     )  # fmt: skip
-    job = fake("a", tmp_path)
-    launcher(Launch("one", [job], tmp_path))
+    job, *others = (fake(str(k), tmp_path) for k in range(24))
+    launcher(Launch("one", [job, *others], tmp_path))
     (file,) = (tmp_path / "slurm").glob("*_submission.sh")
     lines = file.read_text().splitlines()
     for option in (
-        "array=0-31%32", "partition=gpu", "account=lab", "qos=low", "constraint=h100", "time=120", "gpus-per-node=1",
+        "array=0-23%24", "partition=gpu", "account=lab", "qos=low", "constraint=h100", "time=120", "gpus-per-node=1",
         "cpus-per-task=6", "mem=12800M", "nice=100",
     ):  # fmt: skip
         assert f"#SBATCH --{option}" in lines
