@@ -33,7 +33,7 @@ from da_wa.select.catalogue import imported
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from da_wa.runs.predict import Predictor
+    from da_wa.train.predictor import Predictor
 
 
 @dataclass(frozen=True)
