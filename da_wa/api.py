@@ -84,16 +84,23 @@ class Results:
             raise ConfigError(f"{selection!r} is not a selection. {nearest(selection, known)}")
         return pivot(self.facts.frame, tuple(rows), tuple(columns), selection=selection).mean / 100
 
-    def effect(self, factor: str = "weight") -> pd.DataFrame:
-        """Effect of each level of a factor, averaged over pairs, in points, with interval and test.
+    def effect(self, factor: str = "weight", base: str | None = None) -> pd.DataFrame:
+        """Effect of each level of a factor, averaged over pairs, in points, with interval and test; all else is equal.
+
+        The p-values are corrected over the rows of the table (Holm), so ask for what you want to compare before you
+        look: tables with other bases are not corrected for each other.
 
         Args:
-            factor: ``weight`` (compared with ``plain``) or ``method`` (compared with ``none``); all else is equal.
+            factor: ``weight``, ``method`` or ``activation``.
+            base: the level that the others are compared with; default: ``plain`` weights, the method ``none``.
 
         Raises:
-            ConfigError: ``factor`` has another value.
+            ConfigError: another factor or level, or no base for ``activation``.
+
+        >>> results.effect("method", base="mcc")  # every method against MCC, with the same norm  # doctest: +SKIP
+        >>> results.effect("activation", base="bn")  # every norm against BN, with the same weights  # doctest: +SKIP
         """
-        return self.facts.effects(factor)
+        return self.facts.effects(factor, base)
 
     def figure(self, name: str = "heatmap") -> Figure:
         """A figure of the report by its file name, e.g. ``heatmap`` or ``effect``.

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 BASES: Mapping[str, str] = {"weight": "plain", "method": "none"}
-"""The level that the other levels of a factor are compared with."""
+"""The level that the other levels of a factor are compared with, unless another is asked for."""
+
+IMPLIED = {"weight": "norm", "activation": "norm", "method": "method_weight"}
+"""What differs with each factor that can be compared: a norm by its parts, and only a method has a weight of its own."""
 
 LEVELS = {
     ("weight", "align"): "WA",
@@ -42,7 +45,7 @@ class Contrast:
     """A factor at one level against its base, with every other factor equal.
 
     Attributes:
-        factor: ``weight`` or ``method``.
+        factor: ``weight``, ``activation`` or ``method``.
         value: the level.
         base: the level that it is compared with.
         rows: (label at the base, label at the level) of each comparison that is averaged.
@@ -70,28 +73,31 @@ def level_name(factor: str, level: str, labels: Mapping[tuple[str, Any], str] = 
     """How a level is called, e.g. ``WA`` for ``weight=align``.
 
     Args:
-        factor: ``weight`` or ``method``.
+        factor: ``weight``, ``activation`` or ``method``.
         level: of it.
         labels: display names by (factor, level).
     """
     return LEVELS.get((factor, level)) or labels.get((factor, level), level)
 
 
-def contrasts(rows: Mapping[str, Row], factor: str = "weight") -> list[Contrast]:
+def contrasts(rows: Mapping[str, Row], factor: str = "weight", base: str | None = None) -> list[Contrast]:
     """Every level of a factor against its base, at equal levels of the other factors.
 
     Args:
         rows: the levels of ``weight``, ``activation``, ``method`` and whatever else varies, by label.
-        factor: ``weight`` or ``method``.
+        factor: ``weight``, ``activation`` or ``method``.
+        base: the level that the others are compared with; default: that of :data:`BASES`.
 
     >>> levels = {"BN": ("plain", "bn"), "BN + WA": ("align", "bn"), "LN": ("plain", "ln")}
     >>> rows = {label: {"weight": w, "activation": a, "method": "none"} for label, (w, a) in levels.items()}
     >>> [contrast.name for contrast in contrasts(rows)]
     ['BN → BN + WA']
+    >>> [contrast.name for contrast in contrasts(rows, "activation", base="ln")]
+    ['LN → BN']
     """
-    base = BASES[factor]
+    base = BASES[factor] if base is None else base
     found = []
-    for value in _levels(rows, factor):
+    for value in _levels(rows, factor, base):
         for label, row in rows.items():
             if row[factor] == base:
                 at = _others(row, factor)
@@ -102,15 +108,15 @@ def contrasts(rows: Mapping[str, Row], factor: str = "weight") -> list[Contrast]
     return found
 
 
-def _levels(rows: Mapping[str, Row], factor: str) -> list[str]:
-    present = list(dict.fromkeys(str(row[factor]) for row in rows.values() if row[factor] != BASES[factor]))
+def _levels(rows: Mapping[str, Row], factor: str, base: str) -> list[str]:
+    present = list(dict.fromkeys(str(row[factor]) for row in rows.values() if row[factor] != base))
     known = [level for name, level in LEVELS if name == factor]
     return sorted(present, key=lambda level: known.index(level) if level in known else len(known))
 
 
 def _others(row: Row, factor: str) -> Row:
-    """What has to be equal; norms differ by their weights, and only a method has a weight of its own."""
-    ignored = {factor, {"weight": "norm", "method": "method_weight"}[factor]}
+    """What has to be equal."""
+    ignored = {factor, IMPLIED[factor]}
     return {name: level for name, level in row.items() if name not in ignored}
 
 

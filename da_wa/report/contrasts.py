@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from da_wa.records.contrasts import BASES, Cell, Contrast, Pair, Row, contrasts, level_name
+from da_wa.records.contrasts import Cell, Contrast, Pair, Row, contrasts, level_name
 from da_wa.report.outcomes import Array, Outcome
 from da_wa.report.resampling import Estimate, Replicate, Resamples, seeds_to_resolve
 from da_wa.report.statistics import ALPHA, holm, image_flips, run_flips, runs_to_reach
@@ -49,6 +49,7 @@ def effects(
     resamples: Resamples,
     factor: str = "weight",
     labels: Mapping[tuple[str, Any], str] = MappingProxyType({}),
+    base: str | None = None,
 ) -> list[Effect]:
     """The average effect of every contrast, and of each level over several bases.
 
@@ -61,8 +62,9 @@ def effects(
         rows: see :func:`contrasts`.
         pairs: in display order.
         resamples: of all runs.
-        factor: ``weight`` or ``method``.
+        factor: ``weight``, ``activation`` or ``method``.
         labels: display names by (factor, level).
+        base: the level that the others are compared with; default: ``plain`` weights, the method ``none``.
     """
 
     def measured(contrast: Contrast) -> tuple[Contrast, list[Pair], Estimate] | None:
@@ -73,16 +75,16 @@ def effects(
         estimate = resamples.estimate(contrast.terms(shared)) if shared else None
         return (contrast, shared, estimate) if estimate else None
 
-    found = [each for contrast in contrasts(rows, factor) if (each := measured(contrast))]
+    found = [each for contrast in contrasts(rows, factor, base) if (each := measured(contrast))]
     for value in dict.fromkeys(contrast.value for contrast, _, _ in found):
         of_value = [(contrast, estimate.seeds) for contrast, _, estimate in found if contrast.value == value]
         most = max(seeds for _, seeds in of_value)
         averaged = [contrast.rows[0] for contrast, seeds in of_value if seeds == most]
-        bases = list(dict.fromkeys(base for base, _ in averaged))
-        if len(bases) > 1:
-            name = f"{level_name(factor, value, labels)}, mean over {listed(bases, 2)}"
-            name += f" ({len(averaged)} comparisons)" if len(averaged) > len(bases) else ""
-            if mean := measured(Contrast(factor, value, BASES[factor], averaged, name)):
+        starts = list(dict.fromkeys(start for start, _ in averaged))
+        if len(starts) > 1:
+            name = f"{level_name(factor, value, labels)}, mean over {listed(starts, 2)}"
+            name += f" ({len(averaged)} comparisons)" if len(averaged) > len(starts) else ""
+            if mean := measured(Contrast(factor, value, of_value[0][0].base, averaged, name)):
                 found.append(mean)
     p = [_p_value(estimate, len(found)) for _, _, estimate in found]
     corrected = holm(p)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from da_wa.errors import ConfigError, nearest
-from da_wa.records.contrasts import BASES
+from da_wa.records.contrasts import BASES, IMPLIED
 from da_wa.records.outputs import Outputs
 from da_wa.records.schema import Conversion, Factors, Record
 from da_wa.records.store import RunDir, Store
@@ -23,6 +23,7 @@ from da_wa.report.matrix import HEADLINE, Matrix, Missing, Setting
 from da_wa.report.outcomes import Array, Outcome, balanced_by_epoch, outcomes
 from da_wa.report.pivot import headline
 from da_wa.report.resampling import Resamples
+from da_wa.report.wording import listed
 
 Sample = tuple[str, str, int, dict[str, Array]]
 """(label, source, seed, domain -> (m, d) float16 features after the last epoch)."""
@@ -84,18 +85,24 @@ class Facts:
             if label in found
         }
 
-    def effects(self, factor: str = "weight") -> pd.DataFrame:
+    def effects(self, factor: str = "weight", base: str | None = None) -> pd.DataFrame:
         """What each level of a factor changes, in points of accuracy; see :func:`da_wa.report.contrasts.effects`.
 
         Args:
-            factor: ``weight`` (against ``plain``) or ``method`` (against ``none``).
+            factor: ``weight``, ``method`` or ``activation``.
+            base: the level that the others are compared with; default: ``plain`` weights, the method ``none``.
 
         Raises:
-            ConfigError: another factor.
+            ConfigError: another factor or level, or no base for ``activation``.
         """
-        if factor not in BASES:
-            raise ConfigError(f"{factor!r} has no base level to compare with. {nearest(factor, BASES)}")
-        found = effects(self.levels, self.matrix.pairs, self.resamples, factor, self.rows.labels)
+        if factor not in IMPLIED:
+            raise ConfigError(f"Levels of {factor!r} cannot be compared. {nearest(factor, IMPLIED)}")
+        known = list(dict.fromkeys(str(row[factor]) for row in self.levels.values()))
+        if base is None and factor not in BASES:
+            raise ConfigError(f"{factor} has no natural base to compare with; give base=, one of {listed(known)}.")
+        if base is not None and base not in known:
+            raise ConfigError(f"base={base!r} is no level of {factor} here. {nearest(base, known)}")
+        found = effects(self.levels, self.matrix.pairs, self.resamples, factor, self.rows.labels, base)
         return effects_frame(found)
 
     def selected(self, selection: str) -> Matrix:

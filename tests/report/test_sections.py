@@ -187,6 +187,33 @@ def test_targets_of_one_source_without_a_common_seed_do_not_hide_an_effect(exper
     assert (row["pairs"], row["seeds"]) == (1, 1)
 
 
+def test_any_norm_or_method_can_be_the_base_of_an_effect(experiment: Any) -> None:
+    experiment.images = SMALL
+    experiment.simulate(["bn", "bn_wa", "ln", "ln_wa"], [0, 1])
+    pairs = list(itertools.permutations(SMALL, 2))
+    for norm, method, seed, (source, target) in itertools.product(("bn", "ln"), ("mcc", "dann"), (0, 1), pairs):
+        experiment.correct = lambda n, s, t, k, m=method: 30 + 7 * (m == "dann") + 3 * (n == "ln") + k
+        experiment.add(norm, source, seed, target=target, method=method)
+    facts = load_facts(experiment.out)
+    mean = facts.matrix.mean["Avg"]
+    norms = facts.effects("activation", "ln").set_index("contrast")["effect"]
+    assert norms["LN → BN"] == pytest.approx(mean["BN"] - mean["LN"])
+    assert norms["LN + WA → BN + WA"] == pytest.approx(mean["BN + WA"] - mean["LN + WA"])
+    assert norms["LN · mcc → BN · mcc"] == pytest.approx(mean["BN · mcc"] - mean["LN · mcc"])
+    assert not any("LN → BN + WA" in contrast or "LN → BN · " in contrast for contrast in norms.index)
+    methods = facts.effects("method", "mcc")
+    assert set(methods["base"]) == {"mcc"}
+    changes = methods.set_index("contrast")["effect"]
+    assert changes["BN · mcc → BN · DANN"] == pytest.approx(mean["BN · DANN"] - mean["BN · mcc"])
+    assert changes["BN · mcc → BN"] == pytest.approx(mean["BN"] - mean["BN · mcc"])
+    back = facts.effects("method", "dann").set_index("contrast")["effect"]
+    assert changes["BN · mcc → BN · DANN"] == pytest.approx(-back["BN · DANN → BN · mcc"])
+    both = methods[(methods["value"] == "dann") & methods["contrast"].str.contains("mean over")]
+    assert both["effect"].item() == pytest.approx(
+        np.mean([mean[f"{norm} · DANN"] - mean[f"{norm} · mcc"] for norm in ("BN", "LN")])
+    )
+
+
 def test_what_selecting_by_target_labels_would_gain(experiment: Any) -> None:
     facts = simulate(experiment, ["bn", "bn_wa"], [0, 1])
     matrices = {rule: facts.selected(rule) for rule in SELECTIONS}
