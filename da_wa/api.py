@@ -84,23 +84,26 @@ class Results:
             raise ConfigError(f"{selection!r} is not a selection. {nearest(selection, known)}")
         return pivot(self.facts.frame, tuple(rows), tuple(columns), selection=selection).mean / 100
 
-    def effect(self, factor: str = "weight", base: str | None = None) -> pd.DataFrame:
+    def effect(
+        self, factor: str = "weight", base: str | None = None, levels: Sequence[str] | None = None
+    ) -> pd.DataFrame:
         """Effect of each level of a factor, averaged over pairs, in points, with interval and test; all else is equal.
 
-        The p-values are corrected over the rows of the table (Holm), so ask for what you want to compare before you
-        look: tables with other bases are not corrected for each other.
+        The p-values are corrected over the rows of the table (Holm), so decide what to compare before you look: several
+        tables are not corrected for each other.
 
         Args:
-            factor: ``weight``, ``method`` or ``activation``.
+            factor: ``weight``, ``method``, ``norm`` or ``activation`` (norms with the same weights).
             base: the level that the others are compared with; default: ``plain`` weights, the method ``none``.
+            levels: the others; default: all.
 
         Raises:
-            ConfigError: another factor or level, or no base for ``activation``.
+            ConfigError: another factor or level, or no base for ``norm`` or ``activation``.
 
+        >>> results.effect("norm", base="bn", levels=["wa"])  # WA against BN, with every method  # doctest: +SKIP
         >>> results.effect("method", base="mcc")  # every method against MCC, with the same norm  # doctest: +SKIP
-        >>> results.effect("activation", base="bn")  # every norm against BN, with the same weights  # doctest: +SKIP
         """
-        return self.facts.effects(factor, base)
+        return self.facts.effects(factor, base, levels)
 
     def figure(self, name: str = "heatmap") -> Figure:
         """A figure of the report by its file name, e.g. ``heatmap`` or ``effect``.

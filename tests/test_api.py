@@ -38,10 +38,14 @@ def test_wrong_names_are_named(results):
         results.matrix(["wieght"])
     with pytest.raises(ConfigError, match=r"no figure 'efect'. Did you mean 'effect'"):
         results.figure("efect")
-    with pytest.raises(ConfigError, match=r"Levels of 'norm' cannot be compared"):
-        results.effect("norm")
-    with pytest.raises(ConfigError, match=r"base='bnn' is no level of activation here. Did you mean 'bn'"):
+    with pytest.raises(ConfigError, match=r"Levels of 'seed' cannot be compared"):
+        results.effect("seed")
+    with pytest.raises(ConfigError, match=r"'bnn' is no level of activation here. Did you mean 'bn'"):
         results.effect("activation", base="bnn")
+    with pytest.raises(ConfigError, match=r"'waa' is no level of norm here. Did you mean 'wa'"):
+        results.effect("norm", base="bn", levels=["waa"])
+    with pytest.raises(ConfigError, match=r"levels is one text; write a list of it: \['wa'\]"):
+        results.effect("norm", base="bn", levels="wa")
     with pytest.raises(ConfigError, match=r"activation has no natural base.*one of none, bn, gn, in and ln"):
         results.effect("activation")
     with pytest.raises(ConfigError, match="write a list"):

@@ -12,8 +12,13 @@ import numpy as np
 BASES: Mapping[str, str] = {"weight": "plain", "method": "none"}
 """The level that the other levels of a factor are compared with, unless another is asked for."""
 
-IMPLIED = {"weight": "norm", "activation": "norm", "method": "method_weight"}
-"""What differs with each factor that can be compared: a norm by its parts, and only a method has a weight of its own."""
+IMPLIED = {
+    "norm": ("weight", "activation"),
+    "weight": ("norm",),
+    "activation": ("norm",),
+    "method": ("method_weight",),
+}
+"""What else may differ where a factor is compared: a norm has two parts, and only a method has a weight of its own."""
 
 LEVELS = {
     ("weight", "align"): "WA",
@@ -45,7 +50,7 @@ class Contrast:
     """A factor at one level against its base, with every other factor equal.
 
     Attributes:
-        factor: ``weight``, ``activation`` or ``method``.
+        factor: ``norm``, ``weight``, ``activation`` or ``method``.
         value: the level.
         base: the level that it is compared with.
         rows: (label at the base, label at the level) of each comparison that is averaged.
@@ -73,20 +78,25 @@ def level_name(factor: str, level: str, labels: Mapping[tuple[str, Any], str] = 
     """How a level is called, e.g. ``WA`` for ``weight=align``.
 
     Args:
-        factor: ``weight``, ``activation`` or ``method``.
+        factor: ``norm``, ``weight``, ``activation`` or ``method``.
         level: of it.
         labels: display names by (factor, level).
     """
     return LEVELS.get((factor, level)) or labels.get((factor, level), level)
 
 
-def contrasts(rows: Mapping[str, Row], factor: str = "weight", base: str | None = None) -> list[Contrast]:
+def contrasts(
+    rows: Mapping[str, Row], factor: str = "weight", base: str | None = None, levels: Sequence[str] | None = None
+) -> list[Contrast]:
     """Every level of a factor against its base, at equal levels of the other factors.
 
+    Two methods are compared at equal weights of their losses, if they have such.
+
     Args:
-        rows: the levels of ``weight``, ``activation``, ``method`` and whatever else varies, by label.
-        factor: ``weight``, ``activation`` or ``method``.
+        rows: the levels of ``norm``, ``weight``, ``activation``, ``method`` and whatever else varies, by label.
+        factor: ``norm``, ``weight``, ``activation`` or ``method``.
         base: the level that the others are compared with; default: that of :data:`BASES`.
+        levels: the others; default: all.
 
     >>> levels = {"BN": ("plain", "bn"), "BN + WA": ("align", "bn"), "LN": ("plain", "ln")}
     >>> rows = {label: {"weight": w, "activation": a, "method": "none"} for label, (w, a) in levels.items()}
@@ -98,13 +108,17 @@ def contrasts(rows: Mapping[str, Row], factor: str = "weight", base: str | None 
     base = BASES[factor] if base is None else base
     found = []
     for value in _levels(rows, factor, base):
-        for label, row in rows.items():
-            if row[factor] == base:
-                at = _others(row, factor)
-                for changed, other in rows.items():
-                    if other[factor] == value and _others(other, factor) == at:
-                        name = f"{label} → {changed}"
-                        found.append(Contrast(factor, value, base, [(label, changed)], name))
+        if levels is not None and value not in levels:
+            continue
+        compared = [
+            (label, changed)
+            for label, row in rows.items()
+            if row[factor] == base
+            for changed, other in rows.items()
+            if other[factor] == value and _others(other, factor) == _others(row, factor)
+        ]
+        alike = [pair for pair in compared if len({rows[label].get(n) for label in pair for n in IMPLIED[factor]}) == 1]
+        found += [Contrast(factor, value, base, [pair], " → ".join(pair)) for pair in alike or compared]
     return found
 
 
@@ -116,7 +130,7 @@ def _levels(rows: Mapping[str, Row], factor: str, base: str) -> list[str]:
 
 def _others(row: Row, factor: str) -> Row:
     """What has to be equal."""
-    ignored = {factor, IMPLIED[factor]}
+    ignored = {factor, *IMPLIED[factor]}
     return {name: level for name, level in row.items() if name not in ignored}
 
 
@@ -150,7 +164,7 @@ def by_seed(
         contrast: of rows.
         pairs: over which pairs.
         accuracies: fractions by cell, then by (pre-training seed, seed). A difference is the mean over the pre-training
-            seeds that any of its cells has.
+            seeds that all of its cells have.
 
     >>> accuracies = {("BN", "A", "W"): {(0, 0): 0.5, (0, 1): 0.4}, ("BN + WA", "A", "W"): {(0, 0): 0.75}}
     >>> contrast = Contrast("weight", "align", "plain", [("BN", "BN + WA")], "")
@@ -159,10 +173,10 @@ def by_seed(
     """
     terms = contrast.terms(pairs)
     cells = [accuracies.get(cell, {}) for _, cell in terms]
-    networks = sorted({p for cell in cells for p, _ in cell})
+    networks = sorted(set.intersection(*({p for p, _ in cell} for cell in cells))) if cells else []
     found = {}
     for seed in sorted({seed for cell in cells for _, seed in cell}):
-        if all((p, seed) in cell for cell in cells for p in networks):
+        if networks and all((p, seed) in cell for cell in cells for p in networks):
             of_networks = [
                 sum(factor * cell[p, seed] for (factor, _), cell in zip(terms, cells, strict=True)) for p in networks
             ]

@@ -198,7 +198,8 @@ def _missing(
     rows: Rows,
 ) -> tuple[list[Missing], dict[str, tuple[Any, ...]]]:
     """Planned results that do not exist, and the order of their rows; of unfinished plans for one cell the latest."""
-    several = len({record.factors.pretraining_seed for record in records}) > 1
+    units = [*records, *(unit for unit, _ in failed), *(plan for plan, _, _ in awaited)]
+    several = len({unit.factors.pretraining_seed for unit in units}) > 1
     order: dict[str, tuple[Any, ...]] = {}
 
     def holes(unit: Record | Plan, reason: str) -> list[Missing]:

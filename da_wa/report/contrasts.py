@@ -26,8 +26,8 @@ class Effect:
         contrast: what is compared.
         pairs: over which pairs.
         estimate: in points of accuracy.
-        p: of the sign-flip test of paired runs, with several pre-training seeds at least that of Student's test over
-            networks; ``None`` if there are too few runs.
+        p: of the sign-flip test of paired runs, with several pre-training seeds that of Student's test over networks;
+            ``None`` if there are too few runs, or one network where others have several.
         corrected: p after Holm's correction.
     """
 
@@ -50,21 +50,23 @@ def effects(
     factor: str = "weight",
     labels: Mapping[tuple[str, Any], str] = MappingProxyType({}),
     base: str | None = None,
+    levels: Sequence[str] | None = None,
 ) -> list[Effect]:
     """The average effect of every contrast, and of each level over several bases.
 
     An effect is over the pairs for which its rows have a common seed; without any there is none. The mean over bases is
-    of those with the most seeds: its runs are the seeds that all of them have. If a base is compared with several rows,
-    such as the weights of a method, it is over all of them, and its name says how many. The p-values are corrected
-    together.
+    of those with the most networks and seeds: its runs are the seeds that all of them have. If a base is compared with
+    several rows, such as the weights of a method, it is over all of them, and its name says how many. The p-values are
+    corrected together.
 
     Args:
         rows: see :func:`contrasts`.
         pairs: in display order.
         resamples: of all runs.
-        factor: ``weight``, ``activation`` or ``method``.
+        factor: ``norm``, ``weight``, ``activation`` or ``method``.
         labels: display names by (factor, level).
         base: the level that the others are compared with; default: ``plain`` weights, the method ``none``.
+        levels: the others; default: all.
     """
 
     def measured(contrast: Contrast) -> tuple[Contrast, list[Pair], Estimate] | None:
@@ -75,31 +77,34 @@ def effects(
         estimate = resamples.estimate(contrast.terms(shared)) if shared else None
         return (contrast, shared, estimate) if estimate else None
 
-    found = [each for contrast in contrasts(rows, factor, base) if (each := measured(contrast))]
+    found = [each for contrast in contrasts(rows, factor, base, levels) if (each := measured(contrast))]
     for value in dict.fromkeys(contrast.value for contrast, _, _ in found):
-        of_value = [(contrast, estimate.seeds) for contrast, _, estimate in found if contrast.value == value]
-        most = max(seeds for _, seeds in of_value)
-        averaged = [contrast.rows[0] for contrast, seeds in of_value if seeds == most]
+        of_value = [
+            (contrast, (estimate.pretraining_seeds, estimate.seeds))
+            for contrast, _, estimate in found
+            if contrast.value == value
+        ]
+        most = max(counts for _, counts in of_value)
+        averaged = [contrast.rows[0] for contrast, counts in of_value if counts == most]
         starts = list(dict.fromkeys(start for start, _ in averaged))
         if len(starts) > 1:
             name = f"{level_name(factor, value, labels)}, mean over {listed(starts, 2)}"
             name += f" ({len(averaged)} comparisons)" if len(averaged) > len(starts) else ""
             if mean := measured(Contrast(factor, value, of_value[0][0].base, averaged, name)):
                 found.append(mean)
-    p = [_p_value(estimate, len(found)) for _, _, estimate in found]
+    p = [_p_value(estimate, len(found), resamples.several_networks) for _, _, estimate in found]
     corrected = holm(p)
     return [Effect(*each, p[k], corrected[k]) for k, each in enumerate(found)]
 
 
-def _p_value(estimate: Estimate, family: int) -> float | None:
-    """The larger p of the sign-flip test of runs and, with several pre-trained networks, of Student's test over them.
+def _p_value(estimate: Estimate, family: int, several_networks: bool) -> float | None:
+    """Of the sign-flip test of runs or, where rows have several pre-trained networks, of Student's test over those.
 
     Runs that start from the same network share its luck, so their signs are not independent.
     """
-    p = run_flips(estimate.runs, family)
-    if p is None or estimate.pretraining_seeds == 1:
-        return p
-    return max(p, estimate.precision.p_value(estimate.interval.value))
+    if estimate.over_networks:
+        return estimate.precision.p_value(estimate.interval.value)
+    return None if several_networks else run_flips(estimate.runs, family)
 
 
 def effects_frame(found: Sequence[Effect]) -> pd.DataFrame:
@@ -137,9 +142,9 @@ def seeds_needed(effect: Effect, family: int) -> str:
     if effect.resolved:
         return "enough"
     estimate = effect.estimate
-    known = estimate.pretraining_seeds if estimate.pretraining_seeds > 1 else estimate.seeds
+    known = estimate.pretraining_seeds if estimate.over_networks else estimate.seeds
     least = max(least_seeds(effect, family), known + 1)
-    if estimate.seeds == 1 and estimate.pretraining_seeds == 1:
+    if known == 1:
         return f"≥ {least}"
     needed = seeds_to_resolve(estimate)
     return "> 100" if needed is None else str(max(needed, least))
@@ -148,9 +153,7 @@ def seeds_needed(effect: Effect, family: int) -> str:
 def least_seeds(effect: Effect, family: int) -> int:
     """The number of seeds per source, or of pre-training seeds, from which the runs could reach the level at all."""
     estimate, runs = effect.estimate, runs_to_reach(family)
-    if estimate.pretraining_seeds > 1:
-        return math.ceil(runs * estimate.pretraining_seeds / len(estimate.runs))
-    return math.ceil(runs / estimate.clusters)
+    return 2 if estimate.over_networks else math.ceil(runs / estimate.clusters)
 
 
 def pairwise(found: Sequence[Effect], resamples: Resamples, outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -187,7 +190,9 @@ def pairwise(found: Sequence[Effect], resamples: Resamples, outcomes: Sequence[O
                     "low": interval.low,
                     "high": interval.high,
                     "p_images": math.nan if p is None else p,
-                    "outside": interval.known and 0.0 not in interval,
+                    "outside": interval.known
+                    and 0.0 not in interval
+                    and estimate.over_networks == resamples.several_networks,
                 }
             )
     frame = pd.DataFrame(rows)
@@ -202,6 +207,8 @@ def pairwise(found: Sequence[Effect], resamples: Resamples, outcomes: Sequence[O
 def _net(changed: Mapping[Replicate, Outcome], base: Mapping[Replicate, Outcome]) -> Array:
     """(images,) in how many runs the image is right in the changed row only, less in the base row only."""
     runs = sorted(set(changed) & set(base))
+    if not runs:  # of different pre-training seeds
+        return np.zeros(0, np.int64)
     size = 1 + max(int(changed[run].index.max()) for run in runs)
     net, seen = np.zeros(size, np.int64), np.zeros(size, bool)
     for run in runs:

@@ -79,10 +79,12 @@ def _verdict(found: Sequence[Effect]) -> str:
     if unclear := [effect.contrast.name for effect in rest if effect.p is not None]:
         lines.append(f"No significant difference: {listed(unclear, NAMED)}.")
     if untested := [effect for effect in rest if effect.p is None]:
-        most = max(untested, key=lambda effect: least_seeds(effect, len(found)))
-        kind = "pre-training seed" if most.estimate.pretraining_seeds > 1 else "seed"
-        least = counted(least_seeds(most, len(found)), kind)
-        lines.append(f"Too few runs for a test ({least} needed): {listed([e.contrast.name for e in untested], NAMED)}.")
+        names = listed([effect.contrast.name for effect in untested], NAMED)
+        if _over_networks(found):
+            lines.append(f"No test with one pre-trained network where others have several: {names}.")
+        else:
+            least = counted(max(least_seeds(effect, len(found)) for effect in untested), "seed")
+            lines.append(f"Too few runs for a test ({least} needed): {names}.")
     averaged = sorted(
         (effect for effect in found if len(effect.contrast.rows) > 1),
         key=lambda effect: (not effect.resolved, -abs(effect.estimate.interval.value)),
@@ -95,8 +97,12 @@ def _verdict(found: Sequence[Effect]) -> str:
     return " ".join(lines)
 
 
+def _over_networks(found: Sequence[Effect]) -> bool:
+    return any(effect.estimate.over_networks for effect in found)
+
+
 def _averages(found: Sequence[Effect], name: str, one_network: bool) -> Table:
-    rows, bold = [], set()
+    rows, bold, several = [], set(), _over_networks(found)
     for i, effect in enumerate(found):
         e = effect.estimate
         rows.append(
@@ -104,6 +110,7 @@ def _averages(found: Sequence[Effect], name: str, one_network: bool) -> Table:
                 effect.contrast.name,
                 change(e.interval),
                 str(len(effect.pairs)),
+                *([str(e.pretraining_seeds)] if several else []),
                 str(e.seeds),
                 str(len(e.runs)),
                 p_text(effect.p),
@@ -116,7 +123,11 @@ def _averages(found: Sequence[Effect], name: str, one_network: bool) -> Table:
     return Table(
         name,
         "Change of the average accuracy (percentage points)",
-        ["Change", "Effect (95 % interval)", "Pairs", "Seeds", "Runs", "p", "p (Holm)", "Seeds needed"],
+        [
+            *("Change", "Effect (95 % interval)", "Pairs"),
+            *(["Networks"] if several else []),
+            *("Seeds", "Runs", "p", "p (Holm)", "Networks needed" if several else "Seeds needed"),
+        ],
         rows,
         frozenset(bold),
         _averages_notes(found, one_network),
@@ -124,31 +135,44 @@ def _averages(found: Sequence[Effect], name: str, one_network: bool) -> Table:
 
 
 def _averages_notes(found: Sequence[Effect], one_network: bool) -> list[str]:
-    runs = min(len(effect.estimate.runs) for effect in found)
+    runs, over_networks = min(len(effect.estimate.runs) for effect in found), _over_networks(found)
+    levels, test, needed = (
+        "over seeds and images",
+        "two-sided sign-flip test of the paired runs",
+        "Seeds needed: per source",
+    )
+    if over_networks:
+        levels, test = "over pre-trained networks, seeds and images", "Student's test over pre-trained networks"
+        needed = "Networks needed: of every norm"
     notes = [
-        "Effect: change of the unweighted mean over the pairs, with its 95 % interval over seeds and images (two-level "
-        "bootstrap, paired; Student's t with Satterthwaite's degrees of freedom). p: two-sided sign-flip test of the "
-        "paired runs, Holm-corrected over the rows of this table. Bold: significant, which means that the interval "
-        "excludes 0 and the corrected p is below 0.05.",
-        "Seeds needed: per source, to detect an effect of this size with a power of 80 %; a rough guide, because it "
-        "takes the estimates as exact. With one seed (≥): the fewest that could be enough.",
+        f"Effect: change of the unweighted mean over the pairs, with its 95 % interval {levels} (bootstrap, paired; "
+        f"Student's t with Satterthwaite's degrees of freedom). p: {test}, Holm-corrected over the rows of this table. "
+        "Bold: significant, which means that the interval excludes 0 and the corrected p is below 0.05.",
+        f"{needed}, to detect an effect of this size with a power of 80 %; a rough guide, because it "
+        "takes the estimates as exact. With one (≥): the fewest that could be enough.",
     ]
-    if any(effect.p is None for effect in found):
+    if over_networks:
+        notes.append(
+            "Networks: the fewest pre-training seeds of a norm. Networks of different norms are independent. Runs from "
+            "one network are not, so their signs are not tested; no p (–) with one network of each norm."
+        )
+    elif any(effect.p is None for effect in found):
         notes.append(
             f"No p-value (–) where runs are too few: {counted(runs, 'paired run')} cannot give less than "
             f"{smallest_run_p(runs):.2g}, and the correction for {counted(len(found), 'comparison')} requires "
             f"{ALPHA / len(found):.2g}, which takes {runs_to_reach(len(found))} runs."
         )
-    several = max(effect.estimate.pretraining_seeds for effect in found)
     estimates = [effect.estimate for effect in found]
     if any(each.images_alone for each in estimates):
         notes.append(
             "With one seed, intervals are over images alone: they describe these trained networks, not what training "
             "again would give."
         )
-    if any(each.seeds == each.pretraining_seeds == 1 and not each.images_alone for each in estimates):
+    if any(each.pretraining_seeds == 1 and each.over_networks for each in estimates):
+        notes.append("A norm with one network is taken to vary over networks as the other norms do on average.")
+    if any(each.seeds == 1 and not each.over_networks and not each.images_alone for each in estimates):
         notes.append("A source with one seed is taken to vary over seeds as the other sources do on average.")
-    counts = {each.seeds * each.pretraining_seeds for each in estimates}
+    counts = {each.seeds for each in estimates if not each.over_networks}
     notes += [_no_test_over_seeds(n) for n in sorted(counts - {1})]
     notes.append("Seeds vary the split and all that is random in training: order of images, augmentation, new head.")
     notes.append(
@@ -156,11 +180,6 @@ def _averages_notes(found: Sequence[Effect], one_network: bool) -> list[str]:
         "cover the true effect in 95 % (pre-trained networks dominate) to 100 % (images dominate) of studies, and at "
         "most 5 % of absent effects are called significant."
     )
-    if several > 1:
-        notes.append(
-            f"Intervals include {counted(several, 'pre-training seed')}; seeds needed count those. p is not below that "
-            "of Student's test over pre-trained networks, because runs from one network are not independent."
-        )
     if one_network:
         notes.append("All seeds of a norm start from one pre-trained network: intervals do not include its variance.")
     return notes

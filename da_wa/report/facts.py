@@ -85,24 +85,30 @@ class Facts:
             if label in found
         }
 
-    def effects(self, factor: str = "weight", base: str | None = None) -> pd.DataFrame:
+    def effects(
+        self, factor: str = "weight", base: str | None = None, levels: Sequence[str] | None = None
+    ) -> pd.DataFrame:
         """What each level of a factor changes, in points of accuracy; see :func:`da_wa.report.contrasts.effects`.
 
         Args:
-            factor: ``weight``, ``method`` or ``activation``.
+            factor: ``weight``, ``method``, ``norm`` or ``activation``.
             base: the level that the others are compared with; default: ``plain`` weights, the method ``none``.
+            levels: the others; default: all.
 
         Raises:
-            ConfigError: another factor or level, or no base for ``activation``.
+            ConfigError: another factor or level, or no base for ``norm`` or ``activation``.
         """
         if factor not in IMPLIED:
             raise ConfigError(f"Levels of {factor!r} cannot be compared. {nearest(factor, IMPLIED)}")
         known = list(dict.fromkeys(str(row[factor]) for row in self.levels.values()))
         if base is None and factor not in BASES:
             raise ConfigError(f"{factor} has no natural base to compare with; give base=, one of {listed(known)}.")
-        if base is not None and base not in known:
-            raise ConfigError(f"base={base!r} is no level of {factor} here. {nearest(base, known)}")
-        found = effects(self.levels, self.matrix.pairs, self.resamples, factor, self.rows.labels, base)
+        if isinstance(levels, str):
+            raise ConfigError(f"levels is one text; write a list of it: [{levels!r}].")
+        for level in [*([] if base is None else [base]), *(levels or [])]:
+            if level not in known:
+                raise ConfigError(f"{level!r} is no level of {factor} here. {nearest(level, known)}")
+        found = effects(self.levels, self.matrix.pairs, self.resamples, factor, self.rows.labels, base, levels)
         return effects_frame(found)
 
     def selected(self, selection: str) -> Matrix:

@@ -31,6 +31,7 @@ class Outcome:
         pretraining_seed: of the network that the unit started from.
         unit_target: the target of a unit trained for one pair; ``None`` for a network evaluated on every target.
         rank: (n,) how many classes are more likely than the true one, ``None`` if it was not saved.
+        network: the name of the pre-trained network that the unit started from, ``None`` without pre-training.
     """
 
     label: str
@@ -44,6 +45,7 @@ class Outcome:
     pretraining_seed: int | None = None
     unit_target: str | None = None
     rank: Array | None = None
+    network: str | None = None
 
     @property
     def right(self) -> Array:
@@ -88,6 +90,7 @@ def outcomes(record: Record, outputs: Outputs, label: str, domains: Sequence[str
                     record.factors.pretraining_seed,
                     record.target,
                     domain.rank,
+                    None if record.pretraining is None else record.pretraining.name,
                 )
             )
     return found

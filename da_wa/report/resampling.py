@@ -4,21 +4,24 @@ Seeds and images are crossed: each seed's network sees every image. Both are res
 pigeonhole bootstrap": its variance is never too small in expectation, and up to three times too large where seeds and
 images matter only through their interaction, so the intervals are conservative). Seeds are drawn per source, because
 each source has its own networks, k - 1 of k with replacement, which makes the variance unbiased for few seeds (Rao &
-Wu 1988). Where there are several pre-training seeds, they are drawn first, in the same way and for all sources
-together, and seeds within each; so the variance of seeds within networks counts twice, which is conservative. Rows
-share every draw: the comparison of two rows is paired over seeds, sources, targets and images.
+Wu 1988). Rows share every draw: the comparison of two rows is paired over seeds, sources, targets and images.
+
+Where there are several pre-training seeds, networks are drawn first, in the same way and for all sources together, and
+seeds within each; so the variance of seeds within networks counts twice, which is conservative. Rows that start from
+the same networks, such as two methods, share the draw of networks. Networks of different norms are drawn apart, because
+two of them have nothing but the number of their seed in common: each norm has its own variance over its networks.
 
 The interval is value ± t · (standard deviation of the replicates) with Satterthwaite's degrees of freedom: seeds are
 few and images many, and the normal quantile would be far too short. Images add degrees of freedom, so the interval over
 seeds alone may be the longer one; then it is used. A source with one seed says nothing about its variance over seeds:
-it is taken to be the mean of those of the other sources.
+it is taken to be the mean of those of the other sources. Likewise a norm with one network.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +54,9 @@ class Estimate:
         precision: behind the interval.
         runs: each independently trained run's contribution to the value.
         seeds: the smallest number of seeds of any source.
-        pretraining_seeds: how many pre-training seeds there are.
+        pretraining_seeds: the smallest number of pre-trained networks of any norm.
         clusters: how many groups of runs share no network: sources, or pairs where each has its networks.
+        over_networks: whether the interval is over pre-trained networks, too: some norm has several.
     """
 
     interval: Interval
@@ -61,11 +65,27 @@ class Estimate:
     seeds: int
     pretraining_seeds: int = 1
     clusters: int = 1
+    over_networks: bool = False
 
     @property
     def images_alone(self) -> bool:
         """Whether the interval says nothing about training again: no source has several seeds."""
         return len(self.runs) == self.clusters
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Terms whose runs depend on each other.
+
+    Attributes:
+        cluster: source, target and pre-training seed of the runs.
+        terms: (factor, cell).
+        seeds: that all cells have.
+    """
+
+    cluster: tuple[str, str | None, int]
+    terms: Sequence[tuple[float, Cell]]
+    seeds: Sequence[int]
 
 
 class Resamples:
@@ -76,6 +96,9 @@ class Resamples:
         replicates: number of resamples.
         seed: of the draws.
         balanced: resample balanced accuracy, the mean of the recalls of the classes that are present.
+
+    Attributes:
+        several_networks: whether some rows have several pre-trained networks.
     """
 
     def __init__(
@@ -86,7 +109,8 @@ class Resamples:
         self._observed: dict[Cell, dict[Replicate, float]] = {}
         self._resampled: dict[Cell, dict[Replicate, Array]] = {}
         self._per_pair: set[Cell] = set()
-        self._several = _several_pretrainings(outcomes)
+        self.several_networks = _several_pretrainings(outcomes)
+        self._family = _families(outcomes)
         for target in dict.fromkeys(outcome.target for outcome in outcomes):
             here = [outcome for outcome in outcomes if outcome.target == target]
             once = list({id(outcome.predicted): outcome for outcome in here}.values())  # some rows share predictions
@@ -101,7 +125,7 @@ class Resamples:
                 if outcome.unit_target is not None:
                     self._per_pair.add(cell)
         sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
-        self._fate, self._pretraining_fate = self._fates(draw, sources)
+        self._fate, self._network_fate = self._fates(draw, sources)
 
     @property
     def cells(self) -> list[Cell]:
@@ -110,53 +134,74 @@ class Resamples:
 
     def replicate(self, outcome: Outcome) -> Replicate:
         """What identifies a run within a cell; pre-training seeds count where a row has several of them."""
-        return outcome.replicate if self._several else (0, outcome.seed)
+        return outcome.replicate if self.several_networks else (0, outcome.seed)
 
     def estimate(self, terms: Sequence[tuple[float, Cell]]) -> Estimate | None:
-        """The sum of factor × (mean accuracy of a cell over its runs), paired by seeds within each source.
+        """The sum of factor × (mean accuracy of a cell over its runs).
 
+        It is paired by seeds within each source, and by pre-trained networks where rows start from the same ones.
         Networks that are evaluated on every target are one run per source and seed; networks trained for one
         pair are one run per pair and seed, unless a term pairs them with a network of the first kind.
 
         Returns:
-            ``None`` if a cell has no outputs, or the cells of a source have no seed in common.
+            ``None`` if a cell has no outputs, or cells that are paired have no seed in common.
         """
         if not terms or any(cell not in self._observed for _, cell in terms):
             return None
+        families: dict[int, list[tuple[float, Cell]]] = {}
+        for term in terms:
+            families.setdefault(self._family[term[1][0]], []).append(term)
+        parts = [(family, self._by_network(part)) for family, part in families.items()]
+        if not all(by_network for _, by_network in parts):
+            return None
+        if any(len(by_network) > 1 for _, by_network in parts):
+            return self._over_networks(parts)
+        together = list(self._by_network(terms).values())
+        return self._over_seeds(together[0]) if together else None
+
+    def _by_network(self, terms: Sequence[tuple[float, Cell]]) -> dict[int, list[_Part]]:
+        """Terms whose runs depend on each other with the seeds that all have, by pre-training seed that has some."""
         clusters = self._clusters(terms)
         seeds = [self._common_seeds(part) for _, part in clusters]
-        pretrainings = sorted(set.intersection(*map(set, seeds)))
-        if not pretrainings:
-            return None
-        value, replicates = 0.0, np.zeros(self.replicates)
-        runs: list[Array] = []
-        spread: list[tuple[float, int]] = []  # of each cluster: the variance of its seeds, and how many there are
-        totals = []
-        for weight, p in zip(self._drawn(self._pretraining_fate, len(pretrainings)), pretrainings, strict=True):
-            total, replicated = 0.0, np.zeros(self.replicates)
-            for (cluster, part), found in zip(clusters, seeds, strict=True):
-                k = len(found[p])
-                by_seed = np.array([sum(f * self._observed[cell][p, s] for f, cell in part) for s in found[p]])
-                resampled = np.stack([sum(f * self._resampled[cell][p, s] for f, cell in part) for s in found[p]])
-                total += by_seed.mean()
-                replicated += (self._drawn(self._fate[*cluster, p], k) * resampled).sum(axis=0)
-                runs.append(by_seed / (k * len(pretrainings)))
-                spread.append((float(by_seed.var(ddof=1)) if k > 1 else math.nan, k))
-            value += total / len(pretrainings)
-            replicates += weight * replicated
-            totals.append(total)
-        variance = float(replicates.var(ddof=1))
-        if len(pretrainings) > 1:  # their spread includes that of the seeds within
-            precision = welch(math.sqrt(variance), [(float(np.var(totals, ddof=1)) / len(totals), len(totals) - 1)])
-        else:
-            several = [(s2, k) for s2, k in spread if k > 1]
-            lent = (len(spread) - len(several)) / max(len(several), 1)  # to the clusters with one seed
-            variance += sum(s2 * lent for s2, _ in several)
-            precision = welch(math.sqrt(variance), [(s2 * (1 / k + lent), k - 1) for s2, k in several])
-        half = precision.half_width()
-        interval = Interval(float(value), float(value) - half, float(value) + half)
-        fewest = min(len(run) for run in runs)
-        return Estimate(interval, precision, np.concatenate(runs), fewest, len(pretrainings), len(clusters))
+        shared = sorted(set.intersection(*map(set, seeds)))
+        return {
+            p: [_Part((*cluster, p), part, found[p]) for (cluster, part), found in zip(clusters, seeds, strict=True)]
+            for p in shared
+        }
+
+    def _over_seeds(self, parts: Sequence[_Part]) -> Estimate:
+        """The estimate from one network of each norm."""
+        by_seed = [self._by_seed(part) for part in parts]
+        replicates = sum((self._replicated(part) for part in parts), np.zeros(self.replicates))
+        runs = [values / len(values) for values in by_seed]
+        return _estimate(replicates, by_seed, runs, len(parts))
+
+    def _over_networks(self, families: Sequence[tuple[int, Mapping[int, Sequence[_Part]]]]) -> Estimate:
+        """The estimate where some norms have several networks; the variance over networks includes that of seeds."""
+        replicates, groups, runs = np.zeros(self.replicates), [], []
+        for family, by_network in families:
+            totals = []
+            for weight, parts in zip(
+                self._drawn(self._network_fate[family], len(by_network)), by_network.values(), strict=True
+            ):
+                by_seed = [self._by_seed(part) for part in parts]
+                replicates += weight * sum(self._replicated(part) for part in parts)
+                totals.append(sum(values.mean() for values in by_seed))
+                runs += [values / (len(values) * len(by_network)) for values in by_seed]
+            groups.append(np.array(totals))
+        clusters = sum(len(next(iter(by_network.values()))) for _, by_network in families)
+        return _estimate(replicates, groups, runs, clusters, networks=min(map(len, groups)), over_networks=True)
+
+    def _by_seed(self, part: _Part) -> Array:
+        """(seeds,) the sum of the terms with each seed."""
+        p = part.cluster[2]
+        return np.array([sum(f * self._observed[cell][p, s] for f, cell in part.terms) for s in part.seeds])
+
+    def _replicated(self, part: _Part) -> Array:
+        """(replicates,) the sum of the terms for resampled seeds and images."""
+        p = part.cluster[2]
+        found = np.stack([sum(f * self._resampled[cell][p, s] for f, cell in part.terms) for s in part.seeds])
+        return np.asarray((self._drawn(self._fate[part.cluster], len(part.seeds)) * found).sum(axis=0))
 
     def _clusters(self, terms: Sequence[tuple[float, Cell]]) -> list[tuple[Cluster, list[tuple[float, Cell]]]]:
         """Terms whose runs depend on each other: those of one source, or of one pair where each has its networks."""
@@ -180,17 +225,18 @@ class Resamples:
 
     def _fates(
         self, draw: np.random.Generator, sources: Sequence[str]
-    ) -> tuple[dict[tuple[str, str | None, int], Array], Array]:
-        """Random numbers that select seeds, for every cluster and pre-training seed, and pre-training seeds."""
+    ) -> tuple[dict[tuple[str, str | None, int], Array], dict[int, Array]]:
+        """Random numbers that select seeds, for every cluster and pre-training seed, and networks of every family."""
         if not self._observed:
-            return {}, np.zeros((self.replicates, 0))
+            return {}, {}
         pretrainings = sorted({p for runs in self._observed.values() for p, _ in runs})
         most = max(max(Counter(p for p, _ in runs).values()) for runs in self._observed.values())
         pairs = list(dict.fromkeys((source, target) for _, source, target in self._observed if self._per_pair))
         clusters: list[Cluster] = [*((source, None) for source in sources), *pairs]
         keys = [(*cluster, p) for p in pretrainings for cluster in clusters]
         fate = {key: draw.random((self.replicates, most)) for key in keys}
-        return fate, draw.random((self.replicates, len(pretrainings)))
+        families = dict.fromkeys(self._family.values())
+        return fate, {family: draw.random((self.replicates, len(pretrainings))) for family in families}
 
     def _drawn(self, fate: Array, k: int) -> Array:
         """(k, replicates) the weight of each of k seeds in every replicate."""
@@ -198,6 +244,45 @@ class Resamples:
             return np.ones((1, self.replicates))
         drawn = (fate[:, : k - 1] * k).astype(int)
         return np.asarray((drawn[:, :, None] == np.arange(k)).sum(axis=1).T / (k - 1))
+
+
+def _estimate(
+    replicates: Array,
+    groups: Sequence[Array],
+    runs: Sequence[Array],
+    clusters: int,
+    networks: int = 1,
+    over_networks: bool = False,
+) -> Estimate:
+    """The sum of the means of independent groups of values; one with a single value has the variance of the others.
+
+    Args:
+        replicates: of the sum.
+        groups: the values behind each mean: seeds or pre-trained networks.
+        runs: contributions of the runs of every cluster and network.
+        clusters: how many clusters there are.
+        networks: the smallest number of networks of a norm.
+        over_networks: whether the groups are networks.
+    """
+    several = [(float(values.var(ddof=1)), len(values)) for values in groups if len(values) > 1]
+    lent = (len(groups) - len(several)) / max(len(several), 1)  # to the groups with one value
+    variance = float(replicates.var(ddof=1)) + sum(s2 * lent for s2, _ in several)
+    precision = welch(math.sqrt(variance), [(s2 * (1 / k + lent), k - 1) for s2, k in several])
+    value, half = sum(float(values.mean()) for values in groups), precision.half_width()
+    interval = Interval(value, value - half, value + half)
+    return Estimate(interval, precision, np.concatenate(runs), min(map(len, runs)), networks, clusters, over_networks)
+
+
+def _families(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Rows of one number start from the same pre-trained networks, by label; without names, those of equal seeds."""
+    networks: dict[str, set[object]] = {}
+    for outcome in outcomes:
+        networks.setdefault(outcome.label, set()).add(outcome.network or outcome.pretraining_seed)
+    groups: list[set[object]] = []
+    for names in networks.values():
+        touching = [group for group in groups if group & names]
+        groups = [*(group for group in groups if not group & names), names.union(*touching)]
+    return {label: next(k for k, group in enumerate(groups) if names <= group) for label, names in networks.items()}
 
 
 def _several_pretrainings(outcomes: Sequence[Outcome]) -> bool:
@@ -245,7 +330,7 @@ def seeds_to_resolve(estimate: Estimate, limit: int = 100) -> int | None:
     """
     now = estimate.precision
     images = max(now.error**2 - now.seed_variance, 0.0)
-    known = estimate.pretraining_seeds if estimate.pretraining_seeds > 1 else estimate.seeds
+    known = estimate.pretraining_seeds if estimate.over_networks else estimate.seeds
     if known < 2 or now.seed_variance == 0:
         return None
     for seeds in range(2, limit + 1):

@@ -186,7 +186,12 @@ def notes(matrix: Matrix, spread: Spread = "interval") -> list[str]:
     if _references(matrix, 1):
         lines.append("Chance: uniform guessing. Majority: always predicting the largest class of the target.")
     pairs = matrix.seeds.drop(columns=AVERAGE).set_axis([arrow(*pair) for pair in matrix.pairs], axis=1)
-    if few := _named(pairs, lambda n: 0 < n < most, lambda n: f" ({n} of {most})"):
+    if matrix.networks > 1:
+        runs = matrix.runs[matrix.mean.columns.drop(AVERAGE)].set_axis(pairs.columns, axis=1)
+        most_runs = int(runs.to_numpy().max(initial=0))
+        if few := _named(runs, lambda n: 0 < n < most_runs, lambda n: f" ({n} of {most_runs})"):
+            lines.append(f"Fewer runs, of fewer pre-trained networks or seeds: {few}.")
+    elif few := _named(pairs, lambda n: 0 < n < most, lambda n: f" ({n} of {most})"):
         lines.append(f"Fewer seeds: {few}.")
     if holes := _named(pairs, lambda n: n == 0, lambda n: ""):
         lines.append(f"{holes}: no finished runs ({NONE}), so no {AVERAGE}.")
@@ -230,10 +235,12 @@ def _cells(table: Table, cell: Callable[[str, bool], str], name: Callable[[str],
 
 
 def _pretraining_rows(pretraining: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    header = ["Norm", "Dataset", "Epochs", "Correct", "Error"]
+    seeds = "seed" in pretraining
+    header = ["Norm", *(["Seed"] if seeds else []), "Dataset", "Epochs", "Correct", "Error"]
     rows = [
         [
             row.label,
+            *([NONE if pd.isna(row.seed) else str(row.seed)] if seeds else []),
             NONE if pd.isna(row.dataset) else row.dataset,
             NONE if pd.isna(row.epochs) else str(row.epochs),
             NONE if pd.isna(row.correct) else f"{row.correct}/{row.n}",

@@ -123,6 +123,13 @@ def test_any_number_of_domains(experiment: Any, names: list[str]) -> None:
     assert m.mean.notna().all(axis=None)
 
 
+def test_planned_runs_of_another_network_are_missing_from_the_start(experiment: Any) -> None:
+    experiment.add("bn", "A")
+    experiment.plan("bn", "A", pretraining_seed=1)
+    missing = [str(m) for m in load_facts(experiment.out).missing]
+    assert missing == [f"BN  A->{t}  seed 0: not finished (pre-training seed 1)" for t in "WD"]
+
+
 def test_what_is_missing_is_named_with_its_reason(experiment: Any) -> None:
     experiment.fill(["bn"])
     experiment.plan("wa", "A", seed=1)

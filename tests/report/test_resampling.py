@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -229,6 +230,18 @@ def test_methods_are_compared_at_equal_norms() -> None:
     assert [c.rows[0] for c in contrasts(rows, "method")] == [("bn none", "bn dann"), ("ln none", "ln dann")]
 
 
+def test_two_methods_are_compared_at_equal_weights_if_they_have_such() -> None:
+    levels = [("mcc", 0.1), ("mcc", 1.0), ("dann", 0.1), ("dann", 1.0), ("afn", 0.05), ("none", None)]
+    rows = {
+        f"{method} {weight}": {"norm": "bn", "weight": "plain", "method": method, "method_weight": weight}
+        for method, weight in levels
+    }
+    found = {contrast.rows[0] for contrast in contrasts(rows, "method", "mcc")}
+    same = {(f"mcc {weight}", f"dann {weight}") for weight in (0.1, 1.0)}
+    others = {(f"mcc {weight}", other) for weight in (0.1, 1.0) for other in ("afn 0.05", "none None")}
+    assert found == same | others
+
+
 def test_the_quantile_is_students_and_not_the_normal_one() -> None:
     # The images are the same for all seeds and many: only three seeds matter, so t with 2 degrees of freedom, 4.30.
     rights = [np.arange(4000) % 100 < percent for percent in (30, 50, 70)]
@@ -311,6 +324,98 @@ def test_runs_of_one_network_are_not_independent() -> None:
     assert not effect.resolved
 
 
+def of_networks(right: dict[str, dict[int, int]], *, shared: bool = False) -> list[Outcome]:
+    """Runs whose 100 images are right as often as their network says; rows share networks or have their own."""
+    return [
+        Outcome(
+            *(label, s, t, 0, np.arange(100), np.zeros(100, int), (np.arange(100) >= n).astype(int), None, p),
+            network=f"{'all' if shared else label}-{p}",
+        )
+        for label, networks in right.items()
+        for p, n in networks.items()
+        for s, t in PAIRS
+    ]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_networks_are_paired_where_rows_start_from_the_same_ones(shared: bool) -> None:
+    """Student's paired test over networks that rows share, Welch's where each norm has its own."""
+    base, changed = {0: 30, 1: 34, 2: 47}, {0: 52, 1: 55, 2: 70}
+    outcomes = of_networks({"BN": base, "BN + WA": changed}, shared=shared)
+    (effect,) = effects(ROWS, PAIRS, Resamples(outcomes, 6000))
+    test = stats.ttest_rel if shared else partial(stats.ttest_ind, equal_var=False)
+    expected = test(list(changed.values()), list(base.values()))
+    student = expected.confidence_interval(0.95)
+    assert effect.estimate.interval.value == pytest.approx(22)
+    assert effect.estimate.over_networks
+    assert effect.p == pytest.approx(expected.pvalue, rel=0.6)  # images add to the error and to the degrees of freedom
+    seeds_alone = math.sqrt(effect.estimate.precision.seed_variance)
+    assert seeds_alone == pytest.approx(22 / expected.statistic)
+    assert effect.estimate.precision.seed_df == pytest.approx(expected.df)
+    assert effect.estimate.interval.half >= (student.high - student.low) / 2 - 1e-6
+
+
+def test_each_norm_counts_all_its_networks() -> None:
+    right = {"BN": {0: 30, 1: 34, 2: 47}, "BN + WA": {0: 52, 1: 55}}
+    (effect,) = effects(ROWS, PAIRS, Resamples(of_networks(right), 50))
+    assert effect.estimate.interval.value == pytest.approx(np.mean([52, 55]) - np.mean([30, 34, 47]))
+    assert effect.estimate.pretraining_seeds == 2
+    assert len(effect.estimate.runs) == 5 * len(PAIRS) / 2  # pairs of one source share their network
+    assert effect.estimate.runs.sum() == pytest.approx(effect.estimate.interval.value)
+
+
+def test_a_norm_with_one_network_varies_as_the_others_do() -> None:
+    (effect,) = effects(ROWS, PAIRS, Resamples(of_networks({"BN": {0: 30, 1: 34, 2: 47}, "BN + WA": {0: 52}}), 50))
+    variance = np.var([30, 34, 47], ddof=1)
+    assert effect.estimate.precision.seed_variance == pytest.approx(variance * (1 / 3 + 1))
+    assert effect.estimate.over_networks
+
+
+def test_one_network_of_each_norm_is_not_tested_where_others_have_several() -> None:
+    rows = ROWS | {"LN": {"norm": "ln", "weight": "plain", "activation": "ln", "method": "none"}}
+    outcomes = of_networks({"LN": {0: 20, 1: 22}, "BN": {0: 30}, "BN + WA": {0: 70}})
+    resamples = Resamples(outcomes, 50)
+    (effect,) = effects(rows, PAIRS, resamples)
+    assert effect.p is None
+    assert not effect.resolved
+    assert not pairwise([effect], resamples, outcomes)["resolved"].any()
+
+
+def test_the_mean_over_norms_is_of_those_with_the_most_networks() -> None:
+    rows = ROWS | {
+        "LN": {"norm": "ln", "weight": "plain", "activation": "ln", "method": "none"},
+        "LN + WA": {"norm": "ln_wa", "weight": "align", "activation": "ln", "method": "none"},
+        "GN": {"norm": "gn", "weight": "plain", "activation": "gn", "method": "none"},
+        "GN + WA": {"norm": "gn_wa", "weight": "align", "activation": "gn", "method": "none"},
+    }
+    right = {label: {0: 30 + 10 * k, 1: 34 + 10 * k} for k, label in enumerate(rows)}
+    del right["GN + WA"][1]
+    *_, mean = effects(rows, PAIRS, Resamples(of_networks(right), 50))
+    assert mean.contrast.rows == [("BN", "BN + WA"), ("LN", "LN + WA")]
+    assert mean.estimate.pretraining_seeds == 2
+    assert mean.estimate.precision.seed_df == pytest.approx(4)  # four norms of equal variance, two networks each
+
+
+def test_two_networks_of_every_norm_do_not_make_effects_of_luck() -> None:
+    draw = np.random.default_rng(5)
+    found = []
+    for _ in range(300):
+        right = {label: dict(enumerate(draw.binomial(100, 0.5 + 0.1 * draw.normal(size=2)))) for label in ROWS}
+        (effect,) = effects(ROWS, PAIRS, Resamples(of_networks(right), 40))
+        found.append(effect)
+    # of 300 at 0.05, more than 28 would happen once in 500 such tests
+    assert sum(0.0 not in effect.estimate.interval for effect in found) <= 28
+    assert sum(effect.resolved for effect in found) <= 28
+
+
+def test_networks_of_other_seeds_have_no_images_test() -> None:
+    outcomes = of_networks({"BN": {0: 30, 1: 34}, "BN + WA": {2: 52, 3: 55}})
+    resamples = Resamples(outcomes, 50)
+    by_pair = pairwise(effects(ROWS, PAIRS, resamples), resamples, outcomes)
+    assert by_pair["p_images"].isna().all()
+    assert by_pair["effect"].to_numpy() == pytest.approx(53.5 - 32)
+
+
 def test_seeds_of_different_networks_are_drawn_independently() -> None:
     """Three equal networks, two seeds of each: 1/2 and 0. A replicate draws one seed of each network that it draws.
 
@@ -350,7 +455,7 @@ def test_needed_pretraining_seeds_are_counted_like_needed_seeds() -> None:
     interval, precision = Interval(1.0, -2, 4), Precision(math.sqrt(1 / 3), 1 / 3, 2.0, 2.0)
     seeds = seeds_to_resolve(Estimate(interval, precision, np.full(3, 1 / 3), 3))
     assert seeds is not None
-    assert seeds_to_resolve(Estimate(interval, precision, np.full(3, 1 / 3), 1, 3)) == seeds
+    assert seeds_to_resolve(Estimate(interval, precision, np.full(3, 1 / 3), 1, 3, over_networks=True)) == seeds
 
 
 def test_too_few_images_for_all_pairs_together_have_no_p_value() -> None:

@@ -201,6 +201,10 @@ def test_any_norm_or_method_can_be_the_base_of_an_effect(experiment: Any) -> Non
     assert norms["LN + WA → BN + WA"] == pytest.approx(mean["BN + WA"] - mean["LN + WA"])
     assert norms["LN · mcc → BN · mcc"] == pytest.approx(mean["BN · mcc"] - mean["LN · mcc"])
     assert not any("LN → BN + WA" in contrast or "LN → BN · " in contrast for contrast in norms.index)
+    one = facts.effects("norm", "ln", ["bn_wa"])
+    assert set(one["contrast"]) == {"LN → BN + WA"}
+    assert one["effect"].item() == pytest.approx(mean["BN + WA"] - mean["LN"])
+    assert one["p_runs_holm"].item() == one["p_runs"].item()
     methods = facts.effects("method", "mcc")
     assert set(methods["base"]) == {"mcc"}
     changes = methods.set_index("contrast")["effect"]

@@ -237,6 +237,18 @@ def test_checkpoint_tables(experiment: Any) -> None:
     assert r"BN & CIFAR-100 & 6 & 6002/10000 & 39.98 \\" in tables.pretraining_latex(found)
 
 
+def test_several_networks_of_a_norm(experiment: Any) -> None:
+    for p, seeds in enumerate(((0, 1), (0,))):
+        network = {"name": f"net-{'ba'[p]}", "dataset": "CIFAR-100", "epochs": 6, "correct": 6000 + p, "n": 10_000}
+        experiment.fill(["bn"], (0, 1), pretraining_seed=p, network=network)
+        experiment.fill(["ln"], seeds, pretraining_seed=p, network={**network, "name": f"ln-{p}"})
+    facts = load_facts(experiment.out)
+    assert "Fewer runs, of fewer pre-trained networks or seeds: LN (3 of 4)." in tables.notes(facts.matrix)
+    found = checkpoints(facts)
+    assert found[["label", "seed", "checkpoint"]].to_numpy().tolist()[:2] == [["BN", 0, "net-b"], ["BN", 1, "net-a"]]
+    assert tables.pretraining_markdown(found).splitlines()[3] == "| BN | 1 | CIFAR-100 | 6 | 6001/10000 | 39.99 |"
+
+
 def test_plain_text_for_a_terminal(experiment: Any) -> None:
     experiment.fill(["bn"])
     text = tables.plain(matrix_of(experiment), [f"hole {k}" for k in range(12)])

@@ -14,6 +14,7 @@ from statsmodels.stats.multitest import multipletests  # type: ignore[import-unt
 from da_wa.report import cube, effect, overview, tables, write_report
 from da_wa.report import methods as by_method
 from da_wa.report.choices import choices
+from da_wa.report.content import Table
 from da_wa.report.contrasts import effects, pairwise, seeds_needed
 from da_wa.report.facts import load_facts
 from da_wa.report.pivot import pivot
@@ -249,18 +250,26 @@ def test_weights_of_a_method_stand_by_size_and_are_no_bases_to_average_over(expe
     assert found["mcc, mean over BN and LN (6 comparisons)"] == pytest.approx(found.iloc[:6].mean())
 
 
-def test_needed_networks_are_enough_for_a_p_value(experiment: Any) -> None:
-    """Two networks, one seed, three sources: 6 runs, at least 1/32. Four comparisons need 1/128: 8 runs, 3 networks."""
+def test_networks_are_counted_and_tested_where_norms_have_several(experiment: Any) -> None:
     experiment.images = SMALL
     norms = ["bn", "bn_wa", "gn", "gn_wa", "ln", "ln_wa"]
-    for p in (0, 1):
-        experiment.simulate(norms, (0,), effect=dict.fromkeys(norms[1::2], 3.0), pretraining_seed=p)
+    for p, luck in ((0, -0.3), (1, 0.3)):
+        gains = {norm: luck * (k % 3) + 3.0 * norm.endswith("_wa") for k, norm in enumerate(norms)}
+        experiment.simulate(norms[:-1] if p else norms, (0,), effect=gains, pretraining_seed=p)
     section = effect.section(load_facts(experiment.out))
-    data = section.data["effect"]
-    assert len(data) == 4
-    assert data["p_runs"].isna().all()
-    assert all(needed == "> 100" or int(needed) >= 3 for needed in data["seeds_needed"])
-    assert "3 pre-training seeds needed" in section.summary
+    data = section.data["effect"].set_index("contrast")
+    assert data["p_runs"].notna().all()
+    assert data["pretraining_seeds"].tolist() == [2, 2, 1, 2]
+    assert data.index[-1] == "WA, mean over BN and GN"
+    shown = next(part for part in section.parts if isinstance(part, Table))
+    assert [row[shown.header.index("Networks")] for row in shown.rows] == ["2", "2", "1", "2"]
+    needed = data["seeds_needed"].to_dict()
+    assert needed.pop("LN → LN + WA").startswith("≥ ") or data.at["LN → LN + WA", "resolved"]
+    assert all(n in ("enough", "> 100") or int(n) >= 3 for n in needed.values())
+    told = " ".join(shown.notes)
+    assert "Student's test over pre-trained networks" in told
+    assert "A norm with one network is taken to vary over networks" in told
+    assert "sign-flip" not in told
 
 
 def test_needed_seeds_are_more_than_those_that_were_not_enough(experiment: Any) -> None:
