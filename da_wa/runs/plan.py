@@ -154,7 +154,7 @@ def _shared(experiment: Experiment, domains: Sequence[DomainManifest]) -> Facts:
     if any(trains(pretrain, model) for model in experiment.models.values()):
         keys = ("name", "size", "dtype", "holdout")
         how = {**{k: pretrain[k] for k in keys}, "recipe": identity.recipe_facts(pretrain["recipe"])}
-        how |= {key: pretrain[key] for key in ("rates", "epochs", "norm", "keep_head") if pretrain.get(key)}
+        how |= {key: pretrain[key] for key in ("norm", "keep_head") if pretrain.get(key)}
     return identity.shared_facts(
         finetune=identity.recipe_facts(cfg["finetune"]) or {},
         protocol=cfg["protocol"],

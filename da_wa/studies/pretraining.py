@@ -8,13 +8,13 @@ both sides. Then several seeds of every norm are trained at the selected rate. S
 ==========  =========================================================================
 search      every norm at several rates on most training images; ``rates.csv``
 train       every norm at its selected rate on all training images, several seeds
-match       every norm for as many epochs as it needs for the accuracy that all reach;
-            ``matched.csv``
+match       every norm for as many epochs as it needs for the accuracy that all reach with
+            the first seed; ``matched.csv``, with how far each network misses it
 report      ``pretraining.csv`` (test accuracy), ``curves.csv``, ``curves.png``,
             ``cards/``, a page about every network, and ``networks.tar``, the
             networks with their pages
-transfer    only on request: fine-tunes and reports in ``transfer`` and
-            ``transfer_matched``
+transfer    only on request: fine-tunes the networks that are trained so far and reports
+            in ``transfer`` and, after ``match``, ``transfer_matched``
 ==========  =========================================================================
 
 Networks of the same budget differ in accuracy, and so does what can be transferred. The networks of ``match`` have
@@ -170,65 +170,74 @@ class Pretraining(ScopedStudy[Scope]):
 
     def _match(self, bench: Bench, scope: Scope) -> None:
         """Find the epochs of every norm with the first seed, then train the other seeds for as many."""
-        full = {norm: self._accuracies(bench, scope, norm, scope.epochs) for norm in self.norms}
-        level = min(sum(reached.values()) / len(reached) for reached in full.values())
-        known = {norm: {scope.epochs: full[norm][scope.seeds[0]]} for norm in self.norms}
+        first = scope.seeds[0]
+        full = {norm: self._accuracy(bench, norm, first, scope.epochs) for norm in self.norms}
+        known = {norm: {scope.epochs: accuracy} for norm, accuracy in full.items() if accuracy is not None}
+        if not known:
+            raise UserError(f"{bench.out}: no network is trained yet: run stage=train first.")
+        if left_out := [norm for norm in self.norms if norm not in known]:
+            bench.console.print(f"match: {', '.join(left_out)} left out: not trained with seed {first}, or diverged")
+        level = min(reached[scope.epochs] for reached in known.values())
         guesses = _searched(bench.out, scope)
         while wanted := {
             norm: epochs
             for norm, reached in known.items()
             if (epochs := next_epochs(reached, level, self.tolerance, guesses.get(norm, {}))) is not None
         }:
-            bench.run(merged([self._trained(bench, norm, scope.seeds[0], n) for norm, n in wanted.items()]))
+            bench.run(merged([self._trained(bench, norm, first, n) for norm, n in wanted.items()]))
             for norm, epochs in wanted.items():
-                known[norm][epochs] = self._accuracy(bench, norm, scope.seeds[0], epochs)
+                accuracy = self._accuracy(bench, norm, first, epochs)
+                if accuracy is None:
+                    raise UserError(
+                        f"match: {norm} with {epochs} epochs failed or diverged. Run stage=match again; if it "
+                        f"diverged, remove {norm} from `norms` in the file of the study."
+                    )
+                known[norm][epochs] = accuracy
         matched = {norm: nearest_epochs(reached, level) for norm, reached in known.items()}
         write_json(bench.out / MATCHED, matched)
         for seed in scope.seeds:
             bench.run(merged([self._trained(bench, norm, seed, epochs) for norm, epochs in matched.items()]))
-        trained = [
+        found = pd.DataFrame(
             {"norm": norm, "seed": seed, "level": level, "epochs": epochs, "accuracy": accuracy}
             for norm, epochs in matched.items()
-            for seed, accuracy in self._accuracies(bench, scope, norm, epochs).items()
-        ]
-        bench.write_csv("matched.csv", pd.DataFrame(trained))
+            for seed in scope.seeds
+            for accuracy in [self._accuracy(bench, norm, seed, epochs)]
+        )
+        found["miss"] = found["accuracy"].astype(float) - level
+        bench.write_csv("matched.csv", found)
+        for norm, miss in found.groupby("norm", sort=False)["miss"].mean().items():
+            if abs(miss) > self.tolerance:
+                bench.console.print(f"match: {norm} is {100 * miss:+.1f} points from the level: an epoch is too coarse")
 
-    def _accuracies(self, bench: Bench, scope: Scope, norm: str, epochs: int) -> dict[int, float]:
-        return {seed: self._accuracy(bench, norm, seed, epochs) for seed in scope.seeds}
-
-    def _accuracy(self, bench: Bench, norm: str, seed: int, epochs: int) -> float:
-        """The test accuracy of a trained network.
-
-        Raises:
-            UserError: it is not trained, or its training diverged.
-        """
+    def _accuracy(self, bench: Bench, norm: str, seed: int, epochs: int) -> float | None:
+        """The test accuracy of a network; None if it is not trained, failed or diverged."""
         (job,) = _networks(self._trained(bench, norm, seed, epochs))
         accuracy: float | None = _outcome(job)["accuracy"]
-        if accuracy is None:
-            raise UserError(
-                f"match: {job.id} ({epochs} epochs) is not trained, failed or diverged. Run stage=train and "
-                f"stage=match again; if it diverged, remove {norm} from `norms` in the file of the study."
-            )
         return accuracy
 
     def _transfer(self, bench: Bench, scope: Scope) -> None:
-        """Fine-tune the networks of all seeds."""
+        """Fine-tune the networks of all seeds that are trained so far, then those of ``match``."""
+        self._fine_tune(bench, scope, "transfer", {norm: scope.epochs for norm in self.norms})
+        self._fine_tune(bench, scope, "transfer_matched", _matched(bench.out))
+
+    def _fine_tune(self, bench: Bench, scope: Scope, folder: str, epochs: Mapping[str, int]) -> None:
         from da_wa.report import write_report  # imports matplotlib
 
-        rates, matched = _selected(bench.out), _matched(bench.out)
-        starts = [
-            f"norms=[{','.join(self.norms)}]",
-            f"pretrain.seeds={list(scope.seeds)}".replace(" ", ""),
-            f"pretrain.recipe.epochs={scope.epochs}",
-            *(f"++pretrain.rates.{norm}={rates[norm]}" for norm in self.norms),
-        ]
-        shorter = [f"++pretrain.epochs.{norm}={epochs}" for norm, epochs in matched.items()]
-        given = set(map(option_of, bench.words))
-        starts += [option for option in self.transfer if option_of(option) not in given]
-        for folder, options in ("transfer", starts), ("transfer_matched", [*starts, *shorter]):
-            planned = bench.prepare(folder, options)
-            bench.run(planned)
-            bench.console.print(write_report(planned.out).summary())
+        rates, given = _selected(bench.out), set(map(option_of, bench.words))
+        options = [f"pretrain.recipe.epochs={scope.epochs}"]
+        options += [option for option in self.transfer if option_of(option) not in given]
+        planned = []
+        for seed in scope.seeds:
+            if norms := [n for n, k in epochs.items() if self._accuracy(bench, n, seed, k) is not None]:
+                starts = [f"norms=[{','.join(norms)}]", f"pretrain.seeds=[{seed}]"]
+                for norm in norms:
+                    starts += [f"++pretrain.rates.{norm}={rates[norm]}", f"++pretrain.epochs.{norm}={epochs[norm]}"]
+                planned.append(bench.prepare(folder, [*options, *starts]))
+        if not planned:
+            raise UserError(f"{bench.out}: no network is trained yet: run stage=train first.")
+        together = merged(planned)
+        bench.run(together)
+        bench.console.print(write_report(together.out).summary())
 
     def _trained(self, bench: Bench, norm: str, seed: int, epochs: int) -> Planned:
         rates = _selected(bench.out)

@@ -225,6 +225,24 @@ def test_rates_and_epochs_of_single_norms_are_optional(composed, tmp_path):
     assert job.config["unit"]["factors"]["pretraining_epochs"] == composed.cfg["pretrain"]["recipe"]["epochs"]
 
 
+def test_rates_and_epochs_of_one_norm_leave_the_runs_of_others_alone(composed, tmp_path):
+    """So networks can be added to a table one after another; a run is named after its network."""
+    other = changed(changed(composed, "pretrain.rates", {"bn": 0.2}), "pretrain.epochs", {"bn": 4})
+    before, after = (
+        {
+            norm: {
+                job.id
+                for job in planned(e, tmp_path)
+                if isinstance(job, UnitJob) and job.config["unit"]["factors"]["norm"] == norm
+            }
+            for norm in TEN
+        }
+        for e in (composed, other)
+    )
+    assert not before["bn"] & after["bn"]
+    assert before | {"bn": None} == after | {"bn": None}
+
+
 def changed(experiment: Experiment, key: str, value) -> Experiment:
     cfg = copy.deepcopy(experiment.cfg)
     *path, last = key.split(".")

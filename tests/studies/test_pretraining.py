@@ -97,7 +97,7 @@ def test_networks_are_trained_at_the_selected_rate(command, tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_matched_networks_are_fine_tuned_beside_those_of_the_whole_budget(command, tmp_path, monkeypatch):
+def test_matched_networks_are_fine_tuned_beside_those_of_the_whole_budget(command, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     node = yaml.safe_load((tmp_path / "mine" / "study" / "pretraining.yaml").read_text())
     node["norms"] = ["bn", "none"]
@@ -108,18 +108,32 @@ def test_matched_networks_are_fine_tuned_beside_those_of_the_whole_budget(comman
 
     def outcome(job):
         result = real(job)
-        return result | {"accuracy": told.get(result["epochs"], {}).get(job.config["facts"]["norm"]["name"], 0.2)}
+        if result["accuracy"] is None:
+            return result
+        known = told.get(result["epochs"], {}).get(job.config["facts"]["norm"]["name"], 0.2)
+        return result | {"accuracy": known - 0.1 * job.config["facts"]["seed"]}
 
     real = pretraining._outcome
     monkeypatch.setattr(pretraining, "_outcome", outcome)
     assert main(command) == 0
     matched = {(row["norm"], row["seed"]): (row["epochs"], row["level"]) for row in rows(out / "matched.csv")}
     assert matched == {(norm, seed): (n, "0.3") for norm, n in (("bn", "1"), ("none", "4")) for seed in "01"}
+    misses = {(row["norm"], row["seed"]): float(row["miss"]) for row in rows(out / "matched.csv")}
+    assert misses == pytest.approx({("bn", "0"): 0.01, ("bn", "1"): -0.09, ("none", "0"): 0, ("none", "1"): -0.1})
+    told_apart = capsys.readouterr().out
+    assert "match: bn is -4.0 points from the level" in told_apart
     cards = [path.read_text() for path in (out / "cards").iterdir()]
     assert len(cards) == 6  # both seeds of none at 4 epochs, of bn at 4 and at 1
     shorter = [card for card in cards if "epochs: 1\n" in card]
     assert len(shorter) == 2
-    assert all("seed 0: 31.0 %, seed 1: 31.0 %" in card for card in shorter)  # of the same epochs only
+    assert all("seed 0: 31.0 %, seed 1: 21.0 %" in card for card in shorter)  # of the same epochs only
+    network = next(r["network"] for r in rows(out / "pretraining.csv") if (r["norm"], r["seed"]) == ("none", "1"))
+    late = out / "networks" / f"{network}.safetensors"
+    late.rename(tmp_path / late.name)
+    assert main([*command, "stage=transfer"]) == 0
+    assert len(list((out / "transfer").glob("runs/*/record.json"))) == 3  # of the networks that are there
+    assert not late.exists()  # and none is trained for it
+    (tmp_path / late.name).rename(late)
     assert main([*command, "stage=transfer"]) == 0
     for folder, epochs in ("transfer", {"bn": 4, "none": 4}), ("transfer_matched", {"bn": 1, "none": 4}):
         records = [json.loads(path.read_text()) for path in (out / folder).glob("runs/*/record.json")]
@@ -161,7 +175,9 @@ def test_a_report_needs_trained_networks(command, tmp_path, capsys):
     assert main([*command, "stage=report"]) == 2
     assert "no network is trained yet: run stage=train" in capsys.readouterr().err
     assert main([*command, "stage=transfer"]) == 2
-    assert "has no matched.json yet: run stage=match first" in capsys.readouterr().err
+    assert "no network is trained yet: run stage=train first" in capsys.readouterr().err
+    assert main([*command, "stage=match"]) == 2
+    assert "no network is trained yet: run stage=train first" in capsys.readouterr().err
 
 
 def test_images_are_looked_for_once_and_not_for_every_training(command, monkeypatch):
