@@ -40,6 +40,9 @@ OLD_TARGETS = {
 }
 """Where a recipe's named callables are; a ``_target_`` that gives one of them counts as its name."""
 
+_NAME = re.compile(r"\$\{(?:\.+|model\.)name\}")
+"""In the build of networks that are made by their name."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -100,7 +103,25 @@ def _compose(words: Sequence[str], where: Sequence[Path]) -> DictConfig:
     own, *more = where
     added = ",".join(quoted(f"file://{folder}") for folder in more)
     with initialize_config_dir(str(own), version_base="1.3"):
-        return hydra_compose("config", [*words, f"hydra.searchpath=[{added}]"])
+        tree = hydra_compose("config", [*words, f"hydra.searchpath=[{added}]"], return_hydra_config=True)
+    with open_dict(tree):
+        chosen_model = tree.pop("hydra").runtime.choices.get("model")
+    if chosen_model is not None:
+        _refuse_other_name(chosen_model, tree.model, where)
+    return tree
+
+
+def _refuse_other_name(option: str, node: DictConfig, where: Sequence[Path]) -> None:
+    """Refuse a name for a network that does not depend on it; tables would call it something else."""
+    name, own = node.get("name"), read_node("model", option, where).get("name")
+    build = OmegaConf.to_yaml(node.get("build") or {})
+    if name is not None and own is not None and name != own and not _NAME.search(build):
+        there = f"model={name}" if name in options("model", where) else "model=NAME"
+        raise ConfigError(
+            f"model.name={name} does not change the network of model={option}. For a network of timm write model=timm "
+            f"model.name={name}, for one of this package {there} alone. An experiment with a network of its own, such "
+            "as experiment=imagenet, takes no other model=; set its model.name."
+        )
 
 
 def _experiment(tree: DictConfig, words: Sequence[str], of_methods: Sequence[str], where: Sequence[Path]) -> Experiment:
@@ -108,7 +129,10 @@ def _experiment(tree: DictConfig, words: Sequence[str], of_methods: Sequence[str
         tree.setdefault("logger", {})  # logger=null: none
         norms = {name: _resolved(tree, "norm", read_node("norm", name, where)) for name in _names(tree, "norms")}
         tree.pop("norm", None)
-        models = [_resolved(tree, "model", _model(name, words, where)) for name in reversed(_names(tree, "models"))]
+        nodes = {name: _model(name, words, where) for name in reversed(_names(tree, "models"))}
+        for name, node in nodes.items():
+            _refuse_other_name(name, node, where)
+        models = [_resolved(tree, "model", node) for node in nodes.values()]
         models = models[::-1] or [_resolved(tree, "model", tree.model)]
     named = {str(model.get("name")): model for model in models}
     if len(named) < len(models):
@@ -122,6 +146,7 @@ def _experiment(tree: DictConfig, words: Sequence[str], of_methods: Sequence[str
     methods = method_nodes(_names(tree, "methods"), of_methods, cfg["finetune"], where)
     validate(cfg, norms, named, methods)  # type: ignore[arg-type]
     _check_norms_of_pretraining(cfg["pretrain"], options("norm", where))
+    _check_contrasts(cfg["report"].get("contrasts"), norms | named, methods)
     scores = chosen(cfg["report"].get("select"), where[1:])
     if auto := cfg["seeds"] == "auto":
         cfg["seeds"] = list(range(cfg["seeds_max"]))
@@ -133,6 +158,20 @@ def _check_norms_of_pretraining(pretrain: Mapping[str, Any], known: Iterable[str
     for key in ("rates", "epochs"):
         for name in set(pretrain.get(key, ())).difference(known):
             raise ConfigError(f"pretrain.{key}.{name}: there is no norm {name!r}. {nearest(name, known)}")
+
+
+def _check_contrasts(
+    wanted: Sequence[str] | None, compared: Mapping[str, Mapping[str, Any]], methods: Iterable[str]
+) -> None:
+    """Refuse to compare what is neither a weight of the norms nor a method."""
+    weights = [(node.get("factors") or {}).get("weight", name) for name, node in compared.items()]
+    known = list(dict.fromkeys([*weights, *methods]))
+    for level in wanted or ():
+        if level not in known:
+            raise ConfigError(
+                f"report.contrasts: {level!r} is neither a weight of these norms nor one of these methods. "
+                f"{nearest(level, known)}"
+            )
 
 
 def _names(tree: DictConfig, key: str) -> list[str]:
@@ -238,7 +277,7 @@ def _explain(error: Exception, words: Sequence[str], where: Sequence[Path]) -> s
     message = str(error)
     if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", message):
         return unreadable(sweep[1])
-    option = re.search(r"(?:Could not find|In '.*?': Could not find) '([\w/-]+)/([^'/]+)'", message)
+    option = re.search(r"(?:Could not find|In '.*?': Could not find) '(\w+)/([^']*)'", message)
     key = re.search(
         r"Key '([^']+)' is not in struct|Could not override '([^']+)'|Could not delete.*?'([^']+)'", message
     )
@@ -247,6 +286,8 @@ def _explain(error: Exception, words: Sequence[str], where: Sequence[Path]) -> s
         return f"{missing[1]} is not set; write {missing[1]}=…"
     if option:
         group, name = option.groups()
+        if group == "data" and "/" in name:
+            return f"data={name}: must be a name; for a folder write data=folders data.root={name}"
         return f"there is no {group} called {name!r}. {nearest(name, options(group, where))}"
     if key:
         name = next(found for found in key.groups() if found)

@@ -65,6 +65,8 @@ class Timm:
                 network: nn.Module = timm.create_model(self.name, **arguments)
         except TypeError as error:
             raise ConfigError(f"model.options={dict(self.options)} do not fit {self.name}: {error}") from error
+        except RuntimeError as error:
+            raise self._tagged(error) from error
         network.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr,operator]  # a copy in memory
         return network
 
@@ -85,6 +87,14 @@ class Timm:
             interpolation=found["interpolation"],
             crop=found["crop_pct"],
         )
+
+    def _tagged(self, error: RuntimeError) -> Exception:
+        """``error``, or what it means where the tag of the weights after the dot is wrong."""
+        architecture, _, tag = self.name.partition(".")
+        tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+        if not tag or tag in tags:
+            return error
+        return ConfigError(f"model.name={self.name}: {architecture} has no weights {tag!r}. {nearest(tag, tags)}")
 
     def published(self) -> Path:
         """See :meth:`Library.published`."""

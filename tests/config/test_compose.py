@@ -19,7 +19,7 @@ NORM = "_target_: da_wa.norm.spec.Norm\nlabel: {label}\nactivation: null\n"
 def test_the_tree_is_composed_once_for_any_number_of_norms_and_models(monkeypatch):
     calls = []
     original = module.hydra_compose
-    monkeypatch.setattr(module, "hydra_compose", lambda *args: calls.append(args) or original(*args))
+    monkeypatch.setattr(module, "hydra_compose", lambda *args, **more: calls.append(args) or original(*args, **more))
     experiment = compose(["models=[resnet20,resnet18,vgg16]"])
     assert (len(experiment.norms), len(experiment.models), len(calls)) == (10, 3, 1)
 

@@ -198,6 +198,7 @@ def test_a_torch_file_is_never_executed(tmp_path):
 @pytest.mark.parametrize(
     ("library", "weights", "reason"),
     [
+        (Timm("resnet50.tv"), None, r"resnet50 has no weights 'tv'.*tv_in1k"),
         (Timm("resnet51"), None, r"resnet51: timm has no such network.*resnet50"),
         (Torchvision("resnet51"), None, r"resnet51: torchvision has no such network.*resnet50"),
         (Timm("test_resnet", {"depth": 3}), None, "model.options"),
