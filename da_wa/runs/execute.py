@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache, partial, singledispatch
@@ -221,15 +221,11 @@ def _started(job: UnitJob, recipe: AnyRecipe, classes: int, seed: int) -> Backbo
         model = recipe.network(_model(job.config, classes, seed))
         checkpoint.load_network(job.start, model)
         return model
-    before = (job.config.get("start_norm") or {}) if job.start is not None else {}
     keep_head = job.start is not None and job.config.get("keep_head", False)
-    first = {**job.config, "norm": next(iter(before.values()), job.config["norm"])}
-    model = _model(first, classes if keep_head else 2, seed)
+    load = None
     if job.start is not None:
-        (checkpoint.load_network if keep_head else checkpoint.load_backbone)(job.start, model)
-    if before:
-        conversion, model = converted(model, make(job.config["norm"]), "head")
-        model.conversion = conversion
+        load = partial(checkpoint.load_network if keep_head else checkpoint.load_backbone, job.start)
+    model = _model(job.config, classes if keep_head else 2, seed, load)
     torch.manual_seed(epoch_seed(seed, 0, stream=3))
     model = recipe.network(model)
     if not keep_head:
@@ -298,9 +294,29 @@ def _evaluations(outputs: Outputs, source: str) -> list[Evaluation]:
     ]
 
 
-def _model(config: Mapping[str, Any], num_classes: int, seed: int) -> Backbone:
+def built(config: Mapping[str, Any], num_classes: int, load: Callable[[Backbone], None] | None = None) -> Backbone:
+    """The network of a job: made with the norm of its pre-training and loaded, then converted to its own norm.
+
+    Args:
+        config: of the job.
+        num_classes: of its head.
+        load: loads the pre-trained weights in place; None: the network keeps its initialisation.
+    """
+    before = next(iter((config.get("start_norm") or {}).values()), None)
+    model: Backbone = make(config["model"]["build"])(make(before or config["norm"]), num_classes)
+    if load is not None:
+        load(model)
+    if before is not None:
+        conversion, model = converted(model, make(config["norm"]), "head")
+        model.conversion = conversion
+    return model
+
+
+def _model(
+    config: Mapping[str, Any], num_classes: int, seed: int, load: Callable[[Backbone], None] | None = None
+) -> Backbone:
     torch.manual_seed(epoch_seed(seed, 0, stream=2))
-    model: Backbone = make(config["model"]["build"])(make(config["norm"]), num_classes)
+    model = built(config, num_classes, load)
     if model.weights != config["facts"]["model"].get("weights"):
         raise DataError(
             f"The starting weights of {config['model']['name']} changed since the command was planned; rerun it."

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from da_wa.config.make import make
 from da_wa.errors import DataError
 from da_wa.records.store import RunDir
-from da_wa.runs.execute import normalization
+from da_wa.runs.execute import built, normalization
 from da_wa.runs.jobs import WEIGHTS
 from da_wa.train.predictor import Predictor, load_trained
 from da_wa.train.recipe import make_recipe
@@ -26,7 +25,7 @@ def predictor(run: RunDir) -> Predictor:
         )
     config = run.config()
     recipe, data = make_recipe(config["finetune"]), config["data"]
-    model = recipe.network(make(config["model"]["build"])(make(config["norm"]), 2))
+    model = recipe.network(built(config, 2))
     model.head = model.make_head(len(record.classes))
     load_trained(weights, model, config["method"].get("statistics"))
     return Predictor(

@@ -148,7 +148,7 @@ def _unit_job(
         "keep_epochs": cfg["keep_epochs"],
         "label_firewall": cfg["label_firewall"],
         "start": None if start is None else str(start),
-        "start_norm": None if after or context.start_norm is None else dict([context.start_norm]),
+        "start_norm": None if context.start is None or context.start_norm is None else dict([context.start_norm]),
         "keep_head": bool(cfg["pretrain"].get("keep_head")),
         "needs": after.id if after else None,
     }

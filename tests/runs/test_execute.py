@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from da_wa.runs.execute import execute
 from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import Diverged, Done, PretrainJob, UnitJob
 from da_wa.runs.plan import plan
+from da_wa.runs.predict import predictor
 from da_wa.train import precision
 from da_wa.train.progress import epochs_in
 
@@ -62,6 +64,30 @@ def test_a_pretraining_leaves_a_network_and_the_unit_starts_from_it(tmp_path, ci
     assert record.pretraining.name == first.id
     assert record.pretraining.correct == header.result["correct"]
     assert {name for name, n in ((r.domain, r.n) for r in record.evaluations)} == {"H", "N", "P"}
+
+
+@pytest.mark.timeout(600)
+def test_what_starts_from_a_converted_network_is_converted_too(tmp_path, cifar_root):
+    """Adaptation at a rate of 0 leaves the network of the source; a prediction is that of the run."""
+    options = ["norms=[bn,evonorm_s0,wa]", "pretrain.norm=bn", "methods=[shot]", "keep=[weights,logits]"]
+    first, *jobs = planned(tmp_path, cifar_root, *options, "method.shot.recipe.optimizer.lr=0")
+    execute(first, silent)
+    pixels = {domain.name: domain.pixels for domain in Inputs(jobs[0].config["data"], tmp_path / "cache").decoded}
+    of_source = {}
+    for job in jobs:
+        norm, target = (job.config["unit"]["factors"]["norm"], job.config["unit"]["target"])
+        if norm == "bn":  # the statistics of a BatchNorm change at any rate
+            continue
+        execute(job, silent)
+        record, outputs = job.directory.load()
+        source, before = of_source.setdefault(norm, (record, outputs))
+        assert (record.parameters, record.conversion) == (source.parameters, source.conversion)
+        found, known = (made.domains[target or "N"] for made in (outputs, before))
+        rows = np.isin(known.index, found.index)
+        np.testing.assert_allclose(found.logits[-1], known.logits[-1][rows], rtol=0.01, atol=0.01)
+        logits = predictor(job.directory)(torch.from_numpy(pixels[target or "N"][found.index]))
+        np.testing.assert_allclose(logits.numpy(), found.logits[-1], rtol=0.01, atol=0.01)
+    assert list(of_source) == ["evonorm_s0", "wa"]
 
 
 @pytest.mark.timeout(600)
