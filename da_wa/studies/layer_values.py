@@ -25,6 +25,7 @@ from da_wa.models.plain import plain_network
 from da_wa.models.resnet import init_kaiming
 from da_wa.models.responses import blocks, filters, last_response, responses
 from da_wa.report.distributions import measures, quantiles, top_class
+from da_wa.runs.execute import built
 from da_wa.shipped import conf_dir
 
 CLASSIFIER = "classifier"
@@ -99,14 +100,18 @@ def initial_layers(norm: Any, sizes: Sizes) -> Iterator[Layer]:
     yield Layer(CLASSIFIER, "activations", logits)
 
 
-def trained_network(path: Path, build: NetworkNode, norm: Any) -> Backbone:
+def trained_network(path: Path, build: Callable[[int], Backbone]) -> Backbone:
     """The network of a checkpoint with its classifier, in evaluation mode.
+
+    Args:
+        path: the file.
+        build: number of classes -> network.
 
     Raises:
         CheckpointError: not a valid checkpoint, or of another architecture or norm.
     """
     read_header(path)
-    model: Backbone = make(build)(norm, len(load_file(path)["head.bias"]))
+    model = build(len(load_file(path)["head.bias"]))
     load_network(path, model)
     return model.eval()
 
@@ -149,7 +154,7 @@ def trained_layers(path: Path, build: NetworkNode, norm: Any, images: Tensor) ->
         ConfigError: the network has no residual blocks.
     """
     x = Normalize(**read_header(path).facts["normalize"])(images)
-    yield from network_layers(trained_network(path, build, norm), x)
+    yield from network_layers(trained_network(path, partial(make(build), norm)), x)
 
 
 def kept_layers(path: Path, config: Mapping[str, Any], images: Tensor) -> Iterator[Layer]:
@@ -163,7 +168,7 @@ def kept_layers(path: Path, config: Mapping[str, Any], images: Tensor) -> Iterat
     Raises:
         CheckpointError: not a valid checkpoint.
     """
-    model = trained_network(path, config["model"]["build"], make(config["norm"]))
+    model = trained_network(path, partial(built, config))
     yield from network_layers(model, Normalize(**config["normalize"])(images), training=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from da_wa.cli import main
+from da_wa.config.make import make
 from da_wa.data.domains import from_folders
 from da_wa.errors import ConfigError, DataError
 from da_wa.models.checkpoint import Header, save
@@ -139,7 +141,7 @@ def test_aligned_weights_have_mean_zero_and_the_gains_deviation(checkpoints):
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     layers = list(trained_layers(path, BUILD, named("wa"), images))
     weights = {layer.layer: layer.rows.double() for layer in layers if layer.quantity == "weights"}
-    model = trained_network(path, BUILD, named("wa"))
+    model = trained_network(path, partial(make(BUILD), named("wa")))
     for number, n in ((5, 9 * 32), (9, 9 * 64)):
         rows = weights[f"block {number}"]
         gain = last_conv(blocks(model)[number - 1]).gain.detach().double()
@@ -158,7 +160,7 @@ def test_activations_of_a_trained_network_are_its_logits_and_branches(checkpoint
         ("classifier", 8, 4),
     ]
     x = (images.float() / 255 - 0.5) / 0.25
-    torch.testing.assert_close(layers[-1].rows.T, trained_network(path, BUILD, named("wa"))(x).detach())
+    torch.testing.assert_close(layers[-1].rows.T, trained_network(path, partial(make(BUILD), named("wa")))(x).detach())
 
 
 def test_measures_of_known_distributions():
