@@ -14,7 +14,7 @@ from da_wa.data.cache import DecodedDomain, StepProgress, decode_domains, read_m
 from da_wa.data.domains import DomainSet
 from da_wa.data.fitting import fitted
 from da_wa.data.manifest import DomainManifest
-from da_wa.errors import ConfigError, printable
+from da_wa.errors import ConfigError, DataError, printable
 
 _found: dict[str, DomainSet] = {}
 _pretraining: dict[str, Sequence[DecodedDomain]] = {}
@@ -69,7 +69,16 @@ class Inputs:
         Raises:
             UserError: the data is wrong; the message says what and where.
         """
-        return read_manifests(self.domains, self.data["size"], self.cache_dir, self.data["on_bad"], self.progress)
+        found = read_manifests(self.domains, self.data["size"], self.cache_dir, self.data["on_bad"], self.progress)
+        names: dict[str, str] = {}
+        for manifest in found:
+            if (other := names.setdefault(manifest.digest, manifest.name)) != manifest.name:
+                raise DataError(
+                    f"The domains {printable(other)} and {printable(manifest.name)} have the same images and labels: a "
+                    "network would be tested on the images of its training. Leave one of them out or correct its path; "
+                    "it may be a link or a copy."
+                )
+        return found
 
     @property
     def summary(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,35 @@ def test_office31(tmp_path: Path, domains_root: Path) -> None:
     for code, folder in (("amazon", "paper"), ("webcam", "sunset"), ("dslr", "blueprint")):
         (tmp_path / code).symlink_to(domains_root / folder)
     assert make("office31", root=str(tmp_path), verify=False, download=False).names == ("A", "W", "D")
+
+
+def inputs(file: str, cache_dir: Path, **options: object) -> Inputs:
+    data = OmegaConf.to_container(data_config(file, size=8, **options).data, resolve=True)
+    assert isinstance(data, dict)
+    return Inputs(data, cache_dir)
+
+
+def test_one_set_of_images_is_not_two_domains(tmp_path: Path, domains_root: Path) -> None:
+    root, cache = tmp_path / "root", tmp_path / "cache"
+    shutil.copytree(domains_root / "paper", root / "first")
+    shutil.copytree(domains_root / "sunset", root / "other")
+    assert len(inputs("folders", cache, root=str(root)).manifests) == 2
+
+    same = "first and {} have the same images and labels.*Leave one of them out or correct its path"
+    with pytest.raises(DataError, match=same.format("C")):
+        _ = inputs("folders", cache, root=str(root), extra={"C": str(root / "first")}).manifests
+    shutil.copytree(root / "first", root / "second")
+    with pytest.raises(DataError, match=same.format("second")):
+        _ = inputs("folders", cache, root=str(root)).manifests
+    shutil.rmtree(root / "second")
+    (root / "second").symlink_to(root / "first")
+    with pytest.raises(DataError, match=same.format("second")):
+        _ = inputs("folders", cache, root=str(root)).manifests
+    (root / "list.txt").write_text("first/mug/000.png 0\nfirst/pen/000.png 1\n")
+    lists = {name: str(root / "list.txt") for name in ("first", "twice")}
+    with pytest.raises(DataError, match=same.format("twice")):
+        _ = inputs("lists", cache, root=str(root), lists=lists).manifests
+    assert len(inputs("digits", cache, per_class=2).manifests) == 3
 
 
 @pytest.mark.parametrize("rule", ["equal", "common"])
