@@ -78,6 +78,13 @@ def test_a_trained_network_predicts_from_files_as_in_its_run(more, tmp_path, dra
         logits = network(network.decode(files))
         np.testing.assert_allclose(logits.numpy(), outputs.logits[-1].astype(np.float32), rtol=0.01, atol=0.01)
         assert network.classes == ("cat", "dog")
+        assert network(network.decode([])).shape == (0, 2)
+        pair = network.decode(files[:2])
+        for other in (pair / 255, pair[:, :, :12, :12], pair[0], pair[:, :1]):
+            with pytest.raises(DataError, match=r"torch.uint8 of shape \(n, 3, 16, 16\); `decode` makes them"):
+                network(other)
+        with pytest.raises(DataError, match=r"one\.jpg is one file; write a list of it: decode\(\['one\.jpg'\]\)"):
+            network.decode("one.jpg")
     with pytest.raises(ConfigError, match=f"There is no run '{run_id}x'. Did you mean '{run_id}'"):
         results.network(f"{run_id}x")
     (results.out / "runs" / run_id / "weights.safetensors").unlink()

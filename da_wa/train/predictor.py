@@ -14,6 +14,7 @@ from da_wa.adapt.domain_norm import routed, separate_domains
 from da_wa.data.augment import Normalize
 from da_wa.data.fitting import Fitted, Way
 from da_wa.data.images import ImageFiles
+from da_wa.errors import DataError
 from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import load_network
 
@@ -44,17 +45,28 @@ class Predictor:
         """Images as (n, 3, size, size) uint8, decoded as those of the run.
 
         Raises:
-            DataError: a file cannot be read.
+            DataError: a file cannot be read, or ``files`` is one file instead of a list.
         """
+        if isinstance(files, (str, Path)):
+            raise DataError(f"{files} is one file; write a list of it: decode([{str(files)!r}]).")
         images = Fitted(ImageFiles(Path(), tuple(map(str, files))), self.way, self.interpolation)
-        return torch.from_numpy(np.stack([images.decode(k, self.size) for k in range(len(images))]))
+        decoded = np.array([images.decode(k, self.size) for k in range(len(images))], np.uint8)
+        return torch.from_numpy(decoded.reshape(len(images), 3, self.size, self.size))
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (n, k) of images (n, 3, size, size) uint8, on the device of the model.
 
         A network with statistics of each domain uses those of the target.
+
+        Raises:
+            DataError: the images are not such ones.
         """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, self.size, self.size):
+            raise DataError(
+                f"The images are {images.dtype} of shape {tuple(images.shape)}, and this network takes torch.uint8 of "
+                f"shape (n, 3, {self.size}, {self.size}); `decode` makes them of image files."
+            )
         with routed(self.model, "target"):
             logits: Tensor = self.model(self.normalize(self.view(images)))
         return logits.float()
