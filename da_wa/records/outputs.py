@@ -243,20 +243,19 @@ def read_arrays(content: bytes, where: str) -> dict[str, Array]:
     return arrays
 
 
-def trimmed(outputs: Outputs, keep_logits: bool | None = None, limit_bytes: int = LIMIT_BYTES) -> Outputs:
+def trimmed(outputs: Outputs, keep_logits: bool = False, limit_bytes: int = LIMIT_BYTES) -> Outputs:
     """The outputs with as many logits as are kept; predicted classes stay for every epoch, and so do ranks.
 
     Args:
         outputs: with the logits of all epochs.
-        keep_logits: ``True`` keeps all, ``False`` none. ``None`` keeps those of all epochs if the outputs then take at
-            most ``limit_bytes`` (before compression), else those of the last epoch if that is so, else none.
+        keep_logits: keep all. Else those of all epochs if the outputs then take at most ``limit_bytes`` (before
+            compression), else those of the last epoch if that is so, else none.
         limit_bytes: see ``keep_logits``.
     """
-    without = _with_logits(outputs, 0)
-    if keep_logits is not None:
-        return outputs if keep_logits else without
-    last = _with_logits(outputs, 1)
-    return next((kept for kept in (outputs, last) if _size(kept) <= limit_bytes), without)
+    if keep_logits:
+        return outputs
+    fewer = (outputs, _with_logits(outputs, 1))
+    return next((kept for kept in fewer if _size(kept) <= limit_bytes), _with_logits(outputs, 0))
 
 
 def published(outputs: Outputs, logits: bool = False, features: bool = False) -> Outputs:

@@ -170,7 +170,7 @@ def _unit(job: UnitJob, notify: Notify) -> None:
             cost=trained.cost.values(),
             provenance=_provenance(trained) | _times(started),
         ),
-        trimmed(trained.outputs, None if config["keep"] is None else "logits" in config["keep"]),
+        trimmed(trained.outputs, "logits" in (config["keep"] or ())),
     )
 
 

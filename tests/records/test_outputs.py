@@ -250,20 +250,19 @@ def test_logits_are_kept_as_far_as_they_fit() -> None:
     outputs = many(n=100, classes=10, epochs=3)
     one_epoch = 2 * 100 * 10 * 2  # domains × images × classes × bytes
     all_of_it = size(outputs)
-    assert epochs_with_logits(trimmed(outputs, None, all_of_it)) == {3}
-    assert epochs_with_logits(trimmed(outputs, None, all_of_it - 1)) == {1}
-    assert epochs_with_logits(trimmed(outputs, None, all_of_it - 2 * one_epoch)) == {1}
-    assert epochs_with_logits(trimmed(outputs, None, all_of_it - 2 * one_epoch - 1)) == {0}
+    assert epochs_with_logits(trimmed(outputs, False, all_of_it)) == {3}
+    assert epochs_with_logits(trimmed(outputs, False, all_of_it - 1)) == {1}
+    assert epochs_with_logits(trimmed(outputs, False, all_of_it - 2 * one_epoch)) == {1}
+    assert epochs_with_logits(trimmed(outputs, False, all_of_it - 2 * one_epoch - 1)) == {0}
     assert epochs_with_logits(trimmed(outputs, True, 0)) == {3}
-    assert epochs_with_logits(trimmed(outputs, False)) == {0}
 
 
 def test_trimming_changes_no_prediction_and_survives_packing() -> None:
     outputs = many(n=50, classes=10, epochs=3)
-    last = trimmed(outputs, None, size(outputs) - 1)
+    last = trimmed(outputs, False, size(outputs) - 1)
     assert last.domains["A"].logits is not None
     np.testing.assert_array_equal(last.domains["A"].logits[0], outputs.domains["A"].logits[2])
-    for kept in (last, trimmed(outputs, False), trimmed(outputs, True)):
+    for kept in (last, trimmed(outputs, False, 0), trimmed(outputs, True, 0)):
         again = unpack(pack(kept), "toy")
         for name, domain in outputs.domains.items():
             np.testing.assert_array_equal(again.domains[name].predicted, domain.predicted)

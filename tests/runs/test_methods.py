@@ -205,6 +205,8 @@ def test_weights_that_the_user_keeps_are_not_released(planned):
         execute(job, silent)
     source.release()
     assert source.weights.exists()
+    for job in (source, *others):  # beside the small outputs that are kept by default
+        assert all(domain.logits is not None for domain in job.directory.outputs().domains.values())
 
 
 @pytest.fixture
