@@ -44,7 +44,7 @@ def save(path: Path, model: nn.Module, header: Header, dtype: torch.dtype = torc
     """Write the state of ``model`` atomically, with floating-point tensors converted to ``dtype``.
 
     Raises:
-        CheckpointError: a value is not finite in ``dtype``, or the file cannot be written.
+        CheckpointError: a value is too large for ``dtype``, or the file cannot be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -68,15 +68,18 @@ def packed(model: nn.Module, header: Header, dtype: torch.dtype = torch.float32)
     """The content of a checkpoint, see :func:`save`.
 
     Raises:
-        CheckpointError: a value is not finite in ``dtype``.
+        CheckpointError: a value is too large for ``dtype``.
     """
     state = {}
     for key, tensor in model.state_dict().items():
         stored = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # tied tensors share memory
         if stored.is_floating_point():
-            stored = stored.to(dtype)
-            if not stored.isfinite().all():
-                raise CheckpointError(f"{key} has non-finite values in {dtype}; save as torch.float32")
+            finite, stored = stored.isfinite(), stored.to(dtype)
+            if not stored[finite].isfinite().all():
+                raise CheckpointError(
+                    f"{key} has values that are too large for {dtype}; save as torch.float32, with "
+                    "pretrain.dtype=float32 after a pre-training"
+                )
         state[key] = stored
     metadata = {"facts": json.dumps(header.facts, sort_keys=True), "result": json.dumps(header.result)}
     content: bytes = safetensors.torch.save(state, metadata)
