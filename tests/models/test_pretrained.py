@@ -196,6 +196,26 @@ def test_a_torch_file_is_never_executed(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content", [b"", b"hello world\n", b"a,b,c\n1,2,3\n", b"0.1,0.2\n", b"GIF89a", b"\xff\xd8\xff"]
+)
+def test_a_file_of_another_kind_is_named(tmp_path, content):
+    """torch reads each of these as other instructions, which fail in other ways."""
+    file = tmp_path / "weights.csv"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"weights\.csv is not a .*Give another one: model\.weights=FILE"):
+        read_state(file)
+
+
+def test_too_little_memory_is_not_a_fault_of_the_file(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(MemoryError):
+        read_state(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize(
     ("library", "weights", "reason"),
     [
         (Timm("resnet50.tv"), None, r"resnet50 has no weights 'tv'.*tv_in1k"),
