@@ -174,8 +174,8 @@ def network_facts(
 
 
 def network_name(pretraining: str, facts: Facts) -> str:
-    """The name of a network and of its file, e.g. ``resnet20-cifar100-bn-4d6a7dd6``."""
-    return f"{facts['model']['name']}-{pretraining}-{facts['norm']['name']}-{digest(facts)}"
+    """The name of a network and of its file, e.g. ``resnet20-cifar100-bn-4d6a7dd6``; a ``/`` in names becomes ``_``."""
+    return f"{facts['model']['name']}-{pretraining}-{facts['norm']['name']}-{digest(facts)}".replace("/", "_")
 
 
 def unit_name(facts: Facts) -> str:

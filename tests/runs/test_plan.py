@@ -109,6 +109,16 @@ def test_networks_of_two_libraries_with_one_name_have_two_names(tmp_path):
     assert torchvision[0].config["facts"]["model"] == before | {"library": "torchvision"}
 
 
+@pytest.mark.parametrize("option", ["model.name=hub/my-net.v1", "pretrain.name=hub/my-net.v1"])
+def test_a_network_is_one_file_whose_name_units_wait_for(tmp_path, option):
+    networks, units = [], []
+    for job in planned(compose([option, "norms=[bn,gn]"]), tmp_path):
+        (networks if isinstance(job, PretrainJob) else units).append(job)
+    assert [job.path.parent for job in networks] == [tmp_path / "checkpoints"] * 2
+    assert all("hub_my-net.v1-" in job.id for job in networks)
+    assert {job.waits_for() for job in units} == ids(networks)
+
+
 def test_only_a_norm_that_keeps_the_network_has_its_levels(tmp_path):
     (tmp_path / "norm").mkdir()
     (tmp_path / "norm" / "rms.yaml").write_text("{_target_: da_wa.norm.spec.Norm, label: RMS}")
