@@ -207,7 +207,7 @@ def write_results(planned: Planned, console: Console) -> list[str]:
         report = write_report(
             planned.out,
             images={domain.name: domain.pixels for domain in domains} or None,
-            compare=[Path(other) for other in options["compare"]],
+            compare=[Path(other).expanduser() for other in options["compare"]],
             spread=options["spread"],
             select=imported(planned.experiment.scores),
             guard=options.get("guard", True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -252,12 +253,12 @@ def _own_folder(words: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 
 def _names(text: str) -> list[str]:
-    """``[a,b]`` as a list."""
-    return [name.strip() for name in text.strip("[]").split(",") if name.strip()]
+    """``[a,b]`` as a list; ``~`` is the home folder."""
+    return [os.path.expanduser(name.strip()) for name in text.strip("[]").split(",") if name.strip()]
 
 
 def _options(words: Sequence[str], known: dict[str, str | None]) -> dict[str, str]:
-    """``key=value`` words of a subcommand; a first word without ``=`` is ``out``."""
+    """``key=value`` words of a subcommand; a first word without ``=`` is ``out``, and ``~`` the home folder."""
     found = dict(known)
     for position, word in enumerate(words):
         key, equals, value = word.partition("=")
@@ -267,7 +268,7 @@ def _options(words: Sequence[str], known: dict[str, str | None]) -> dict[str, st
             raise ConfigError(f"{word!r}: write option=value. Known: {', '.join(known)}.")
         if key not in known:
             raise ConfigError(f"there is no option {key!r} of this command. {nearest(key, known)}")
-        found[key] = value
+        found[key] = os.path.expanduser(value)
     if missing := [key for key, value in found.items() if not value]:
         raise ConfigError(f"{missing[0]} is not set; write {missing[0]}=DIR.")
     return {key: value for key, value in found.items() if value}

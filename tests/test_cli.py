@@ -333,6 +333,19 @@ def test_words_that_are_no_command(tmp_path, capsys):
     assert "no network of an earlier version" in capsys.readouterr().out
 
 
+def test_a_tilde_is_the_home_folder_of_every_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in (
+        ["status", "out=~/x"],
+        ["report", "~/x"],
+        ["export", "out=~/x", "to=~/y"],
+        ["claims", "out=[~/x]", "to=~/y"],
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert f"{tmp_path}/x" in said and "~" not in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"), [([], "error: da-wa list needs"), (["nroms"], "no group 'nroms'; da-wa list needs")]
 )

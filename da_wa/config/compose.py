@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from da_wa.select.catalogue import chosen
 
 REQUIRED = ("data", "model", "pretrain", "finetune", "protocol", "trainer", "launcher", "report")
 RECIPES = ("finetune", "pretrain.recipe")
+FOLDERS = ("out", "cache_dir", "checkpoint_dir")
+"""Where a command writes; ``~`` is the home folder."""
 
 OLD_WORDS = (
     (re.compile(r"^([+~]*)normalise(?=[.=]|$)"), r"\1normalize"),
@@ -143,6 +146,7 @@ def _experiment(tree: DictConfig, words: Sequence[str], of_methods: Sequence[str
         _canonical(OmegaConf.select(tree, recipe))
     cfg = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     assert isinstance(cfg, dict)
+    cfg |= {key: os.path.expanduser(cfg[key]) for key in FOLDERS if isinstance(cfg[key], str)}
     methods = method_nodes(_names(tree, "methods"), of_methods, cfg["finetune"], where)
     validate(cfg, norms, named, methods)  # type: ignore[arg-type]
     _check_norms_of_pretraining(cfg["pretrain"], options("norm", where))
@@ -245,13 +249,13 @@ def _depth(words: Sequence[str]) -> int:
 
 
 def _present(word: str, known: set[str]) -> str:
-    """An override as Hydra writes it today: renamed options, ``group=null``, quotes around letters like é."""
+    """An override as Hydra writes it today: renamed options, ``group=null``, quotes around letters like é and ``~``."""
     for old, new in OLD_WORDS:
         word = old.sub(new, word)
     key, _, value = word.partition("=")
     if value == "null" and key in known:
         return f"~{key}"
-    if value.isascii() or value[0] in "'\"[{":
+    if (value.isascii() and not value.startswith("~")) or value[0] in "'\"[{":
         return word
     return f"{key}={quoted(value)}"
 

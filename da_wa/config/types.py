@@ -68,7 +68,7 @@ def _existing(path: str) -> str:
 
 
 def _existing_folder(path: str) -> str:
-    if not Path(path).is_dir():
+    if not Path(path).expanduser().is_dir():
         raise ValueError
     return path
 

@@ -117,13 +117,16 @@ def unreadable(word: str) -> str:
 
     >>> print(unreadable("out=a(b)"))
     out=a(b) cannot be read. A list is out=[a,b]; text with special letters needs two pairs of quotes, "out='…'".
+    >>> print(unreadable("names=[é]"))
+    names=[é] cannot be read. A list is names=[a,b]; text with special letters needs two pairs of quotes, "names=['…']".
     """
-    key, equals, _ = word.partition("=")
+    key, equals, value = word.partition("=")
     if not (key and equals):
         return f"{word!r} cannot be read; write option=value."
+    text = "['…']" if value.startswith("[") else "'…'"
     return (
         f"{word} cannot be read. A list is {key}=[a,b]; text with special letters needs two pairs of quotes, "
-        f"\"{key}='…'\"."
+        f'"{key}={text}".'
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,7 @@ def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     chosen = {**OPTIONS, **dict(word.split("=", 1) for word in own)}
     if quote := re.fullmatch(r"'(.*)'|\"(.*)\"", chosen["out"]):  # as experiments need it
         chosen["out"] = quote[1] or quote[2]
+    chosen["out"] = os.path.expanduser(chosen["out"])
     return chosen, [word for word in words if word not in own]
 
 

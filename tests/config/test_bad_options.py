@@ -255,8 +255,8 @@ CASES: list[tuple[str, str]] = [
     ("+foo=1", "foo"),
     ("foo", "foo"),
     ("=1", "=1"),
-    ("sources=[é]", "text with special letters needs two pairs of quotes, \"sources='…'\""),
-    ("cache_dir=~/cache", "cache_dir=~/cache cannot be read"),
+    ("sources=[Köln]", "text with special letters needs two pairs of quotes, \"sources=['…']\""),
+    ("out=a(b,c", "text with special letters needs two pairs of quotes, \"out='…'\""),
     ("out=a,b", "out=a,b cannot be read. A list is out=[a,b]"),
     ("out=a(b)", "out=a(b) cannot be read"),
     ("seeds=range(3)", "seeds=range(3) cannot be read. A list is seeds=[a,b]"),
@@ -317,6 +317,20 @@ def test_a_long_value_is_cut_in_the_message():
     with pytest.raises(ConfigError) as error:
         compose([f"out={'x' * 5000}"])
     assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("quote", ["", "'"])
+def test_a_tilde_is_the_home_folder(quote, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "other").mkdir()
+    keys = ("out", "cache_dir", "checkpoint_dir", "data.root")
+    cfg = compose(["data=folders", *(f"{key}={quote}~/{key}{quote}" for key in keys), "report.compare=['~/other']"]).cfg
+    assert [cfg[key] for key in keys[:3]] == [str(tmp_path / key) for key in keys[:3]]
+    assert cfg["data"]["root"] == "~/data.root"  # expanded where it is read
+
+
+def test_names_with_letters_like_ö_are_read_as_the_message_says():
+    assert compose(["sources=['Köln',A]"]).cfg["sources"] == ["Köln", "A"]
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,8 @@ def test_the_folder_of_a_study_may_have_any_name(tmp_path):
     for quote in "'\"":
         chosen, rest = _split(["study=table1", f"out={quote}a (b){quote}", "norms=[bn]"])
         assert (chosen["out"], rest) == ("a (b)", ["norms=[bn]"])
+    chosen, _ = _split(["study=table1", "out=~/tables"])
+    assert chosen["out"] == str(Path.home() / "tables")
 
 
 def test_the_earlier_deadline_counts(tmp_path, monkeypatch):
