@@ -1,4 +1,4 @@
-"""Exact mean and variance of all images, merged from batches: the statistics of AdaBN."""
+"""Exact mean and variance of all images, merged from batches: the statistics of AdaBN and of streams."""
 
 from __future__ import annotations
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from da_wa.adapt.adaptable import adaptable
+from da_wa.adapt.moments import Moments, merge_moments, moments
 from da_wa.errors import ConfigError
 from da_wa.models.backbone import Backbone
 
@@ -30,14 +33,32 @@ def affine_parameters(backbone: Backbone) -> list[nn.Parameter]:
 def batch_statistics(backbone: Backbone) -> None:
     """Let BatchNorm use the statistics of each batch, everything else evaluation mode.
 
-    The running statistics start anew and become the plain averages over all batches.
+    Its running statistics become those of all images so far, exactly, whatever the order and the size of batches.
     """
     backbone.eval()
     for layer in backbone.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.train()
-            layer.momentum = None
             layer.reset_running_stats()
+            layer.register_forward_hook(_Pool())
+
+
+class _Pool:
+    """After each forward pass, gives a layer the mean and the variance of all its inputs.
+
+    An average of the variances of batches, as torch keeps it, lacks the variance between them.
+    """
+
+    total: Moments | None = None
+
+    @torch.compiler.disable
+    def __call__(self, layer: nn.modules.batchnorm._BatchNorm, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if layer.training and layer.track_running_stats:
+            batch = moments(inputs[0])
+            self.total = batch if self.total is None else merge_moments(self.total, batch)
+            # New tensors: the backward pass needs the old ones, and the layer writes to its own in the next pass.
+            layer.running_mean = self.total.mean.to(layer.running_mean, copy=True)
+            layer.running_var = self.total.var.to(layer.running_var, copy=True)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from da_wa.models.backbone import Backbone
 class TENT(Method):
     """Wang et al., ICLR 2021, arXiv 2006.10726: one step a batch; the prediction is from before the step.
 
-    BatchNorm uses the statistics of each batch; their averages over the stream serve the evaluation afterwards.
+    BatchNorm uses the statistics of each batch; those of all images of the stream serve the evaluation afterwards.
 
     Args:
         lr: of SGD on the parameters of :func:`~da_wa.adapt.adaptable.adaptable`.
