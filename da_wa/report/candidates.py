@@ -66,6 +66,7 @@ class Family:
         index: (n,) numbers of the target images.
         truth: (n,) their classes.
         candidates: of equally good ones the first is chosen: middle weight first, late epochs first.
+        source_share: of the largest class among the held-out source labels; 0 where no source images were evaluated.
         without_method: what it has in common with training on the source alone: pair, seeds, row of the table.
         source_only: accuracy of that after the last epoch, a fraction; ``None`` if there is no such run.
     """
@@ -75,6 +76,7 @@ class Family:
     index: Array
     truth: Array
     candidates: Sequence[Candidate]
+    source_share: float
     without_method: tuple[object, ...]
     source_only: float | None = None
 
@@ -100,7 +102,8 @@ class Family:
     def judged(self, values: Sequence[float], guard: bool) -> Verdict:
         """What a score chooses and how good that is; see :func:`da_wa.select.regret.judge`."""
         accuracies = [c.accuracy for c in self.candidates]
-        return judge(values, accuracies, [c.share for c in self.candidates], self.source_only, guard)
+        shares = [c.share for c in self.candidates]
+        return judge(values, accuracies, shares, self.source_only, guard, self.source_share)
 
     def outcome(self, label: str, chosen: int) -> Outcome:
         """The predictions of a chosen candidate."""
@@ -157,10 +160,11 @@ def _family(label: str, pair: Pair, units: Sequence[tuple[Record, Outputs]], key
             candidates.append(
                 Candidate(record, epoch, predicted, float(accuracies[k]), known, largest_share(predicted))
             )
-    domain, factors = units[0][1].domains[target], candidates[0].record.factors
+    domains, factors = units[0][1].domains, candidates[0].record.factors
+    domain, source_share = domains[target], largest_share(domains[source].labels) if source in domains else 0.0
     shared = [getattr(factors, factor) for factor in key if factor != "method"]
     alone = (pair, factors.pretraining_seed, factors.seed, *shared)
-    return Family(label, pair, domain.index, domain.labels, candidates, alone)
+    return Family(label, pair, domain.index, domain.labels, candidates, source_share, alone)
 
 
 def _preference(record: Record, middle: float | None) -> tuple[bool, float]:

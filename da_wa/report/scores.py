@@ -144,7 +144,8 @@ def _quality(made: Choices, rules: Sequence[Rule], chosen: Sequence[int]) -> Tab
             "seeds and images, choices taken as given. Rank correlation: Spearman's, of score and target accuracy, "
             "weighted towards candidates that the score ranks high. Below source only: share of choices with a lower "
             "accuracy than training on the source alone for all epochs. Collapsed: share with more than half of the "
-            "predictions in one class.",
+            "predictions in one class (more than 1 − (1 − q)² where the source's largest class has a share q above "
+            "0.29).",
             "Small: with the guard, which rejects collapsed candidates, where it changes the number. Bold: lowest "
             "regret without the guard, of scores with the most choices. last is the headline of all other sections; of "
             "several weights it takes the "

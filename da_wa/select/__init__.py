@@ -4,7 +4,8 @@
 
     scores = load(["im", "atc"])
     values = [evaluate(scores, saved)["im"] for saved in candidates]  # Saved: logits, features, source labels
-    best = choose(values, shares=[largest_share(saved.target_logits.argmax(1)) for saved in candidates])
+    shares = [largest_share(saved.target_logits.argmax(1)) for saved in candidates]
+    best = choose(values, shares, largest_share(candidates[0].source_labels))
 """
 
 from da_wa.select.anytime import decided, decided_after, e_process, e_value, t_statistics

@@ -16,8 +16,6 @@ import scipy
 
 from da_wa.select.saved import Floats
 
-COLLAPSED = 0.5
-"""A candidate is collapsed if more than this share of its predictions is one class."""
 POWER = 2.0
 
 
@@ -30,7 +28,8 @@ class Verdict:
         accuracy: its target accuracy, a fraction.
         regret: in points: the best candidate's accuracy less the chosen one's.
         below_source: whether it is worse than without adaptation; None where that is unknown.
-        collapsed: whether more than half of its predictions are one class; None where that is unknown.
+        collapsed: whether too many of its predictions are one class, see :func:`largest_allowed`; None where that is
+            unknown.
         spearman: weighted Spearman correlation of scores and accuracies over the candidates; NaN where undefined.
     """
 
@@ -76,13 +75,27 @@ def largest_share(predicted: npt.ArrayLike) -> float:
     return float(np.unique(classes, return_counts=True)[1].max() / len(classes))
 
 
-def choose(scores: npt.ArrayLike, shares: npt.ArrayLike | None = None) -> int | None:
+def largest_allowed(source_share: float = 0.0) -> float:
+    """The largest share of one class, ``max(½, 1 - (1 - q)²)``; a candidate with more is collapsed.
+
+    q is the share of the largest class on the source: with two equal classes the limit is ¾, with one of 60 % it is
+    0.84, and up to q = 0.29, as with many classes, it is ½. The other classes may thus have less than on the source, as
+    on a target of other proportions, but not nothing: the limit is below 1, so constant predictions are collapsed.
+
+    >>> largest_allowed(0.5), largest_allowed(1 / 31)
+    (0.75, 0.5)
+    """
+    return max(0.5, 1 - (1 - source_share) ** 2)
+
+
+def choose(scores: npt.ArrayLike, shares: npt.ArrayLike | None = None, source_share: float = 0.0) -> int | None:
     """Number of the candidate with the highest score, the first of equals; None where no candidate has a score.
 
     Args:
         scores: (c,), NaN where a candidate has none.
         shares: (c,) from :func:`largest_share`. If given, collapsed candidates are not chosen (the collapse guard),
             unless all are collapsed: then the guard has no effect.
+        source_share: :func:`largest_share` of the held-out source labels; see :func:`largest_allowed`.
 
     >>> choose([0.1, 0.9, 0.5])
     1
@@ -92,7 +105,8 @@ def choose(scores: npt.ArrayLike, shares: npt.ArrayLike | None = None) -> int | 
     1
     """
     values = _vector("scores", scores)
-    eligible = _eligible(values, None if shares is None else _vector("shares", shares, len(values)))
+    share = None if shares is None else _vector("shares", shares, len(values))
+    eligible = _eligible(values, share, largest_allowed(source_share))
     candidates = np.flatnonzero(eligible)
     return int(candidates[values[candidates].argmax()]) if len(candidates) else None
 
@@ -103,6 +117,7 @@ def judge(
     shares: npt.ArrayLike | None = None,
     source_only: float | None = None,
     guard: bool = False,
+    source_share: float = 0.0,
 ) -> Verdict:
     """What a score chose in one family, and how good that is.
 
@@ -114,6 +129,7 @@ def judge(
         shares: (c,) from :func:`largest_share`.
         source_only: accuracy without adaptation, a fraction.
         guard: whether collapsed candidates are left out.
+        source_share: :func:`largest_share` of the held-out source labels; see :func:`largest_allowed`.
 
     >>> verdict = judge([1, 2, 3], [0.5, 0.75, 0.5], shares=[0.1, 0.1, 0.9], source_only=0.625)
     >>> verdict.chosen, verdict.regret, verdict.below_source, verdict.collapsed
@@ -132,16 +148,17 @@ def judge(
     if guard and share is None:
         raise ValueError("the collapse guard needs the shares of the most frequent class")
     guarding = share if guard else None
-    chosen = choose(values, guarding)
+    limit = largest_allowed(source_share)
+    chosen = choose(values, guarding, source_share)
     if chosen is None:
         return Verdict(None, math.nan, math.nan, None, None, math.nan)
-    eligible = _eligible(values, guarding)
+    eligible = _eligible(values, guarding, limit)
     return Verdict(
         chosen,
         accuracy=float(accuracy[chosen]),
         regret=100 * float(accuracy.max() - accuracy[chosen]),
         below_source=None if source_only is None else bool(accuracy[chosen] < source_only),
-        collapsed=None if share is None else bool(share[chosen] > COLLAPSED),
+        collapsed=None if share is None else bool(share[chosen] > limit),
         spearman=weighted_spearman(values[eligible], accuracy[eligible]),
     )
 
@@ -215,10 +232,10 @@ def _mid_rank(values: Floats, weights: Floats) -> Floats:
     return ranks
 
 
-def _eligible(scores: Floats, shares: Floats | None) -> npt.NDArray[np.bool_]:
+def _eligible(scores: Floats, shares: Floats | None, limit: float) -> npt.NDArray[np.bool_]:
     """Candidates that have a score and, unless that leaves none, are not collapsed."""
     scored = ~np.isnan(scores)
-    kept = scored if shares is None else scored & (shares <= COLLAPSED)
+    kept = scored if shares is None else scored & (shares <= limit)
     return kept if kept.any() else scored
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,23 @@ Logits = Callable[[str, int], np.ndarray]
 """(domain, number of the epoch) -> (n, 3)."""
 
 
-def add(experiment: Any, norm: str, source: str, logits: Logits, seed: int = 0, **changes: Any) -> None:
-    """Finish a run with these logits."""
+def add(
+    experiment: Any,
+    norm: str,
+    source: str,
+    logits: Logits,
+    seed: int = 0,
+    labels: Mapping[str, np.ndarray] = MappingProxyType({}),
+    **changes: Any,
+) -> None:
+    """Finish a run with these logits; labels of a domain are 0, 1, 2, 0, … unless given."""
     fields = experiment.record(norm, source, seed, **changes)
     ends = {source, *([fields["target"]] if fields["target"] else experiment.images)}
     domains = {}
     for domain, n in experiment.images.items():
         if domain in ends:
             found = np.stack([logits(domain, k) for k in range(len(EPOCHS))])
-            domains[domain] = from_logits(np.arange(n), np.arange(n) % 3, found)
+            domains[domain] = from_logits(np.arange(n), labels.get(domain, np.arange(n) % 3), found)
     evaluations = [
         {"epoch": e, "domain": d, "role": "source" if d == source else "target", "correct": int(c), "n": len(o.index)}
         for d, o in domains.items()
@@ -131,6 +140,21 @@ def test_the_guard_rejects_collapsed_candidates(experiment: Any) -> None:
     assert (found.summary(("entropy", False), [0]).collapsed, found.summary(("entropy", True), [0]).collapsed) == (1, 0)
     texts = {row[0]: row[4] for row in table(scores.section(load_facts(experiment.out), found), "scores").rows}
     assert texts["entropy"] == "100 %\n0 % guarded"
+
+
+def test_the_guard_knows_the_largest_class_of_the_source(experiment: Any) -> None:
+    """On a source with one class of two thirds, a network that predicts it for 30 of 40 images is not collapsed."""
+    experiment.images = {"A": 60, "W": 40}
+    truth = np.arange(60) % 3
+    predicted = np.where(np.arange(40) < 30, 0, 1)
+
+    def logits(domain: str, k: int) -> np.ndarray:
+        return (9.0 - k) * np.eye(3)[predicted if domain == "W" else truth]
+
+    add(experiment, "bn", "A", logits, labels={"A": np.where(truth == 1, 0, truth)})
+    (family,) = made(experiment, ["entropy"]).families
+    assert family.source_share == pytest.approx(2 / 3)
+    assert family.judged([3, 2, 1], True).collapsed is False  # the limit is 8/9
 
 
 def test_intervals_of_regret_are_of_the_difference_to_the_best(runs: Any) -> None:

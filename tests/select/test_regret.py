@@ -74,6 +74,25 @@ def test_exactly_half_in_one_class_is_not_collapsed():
     assert choose([1.0, 0.0], shares=[0.5, 0.1]) == 0
 
 
+@pytest.mark.parametrize(
+    ("source", "limit"),
+    [(1 / 31, 0.5), (0.1, 0.5), (0.25, 0.5), (0.5, 0.75), (0.6, 0.84), (0.9, 0.99)],
+)
+def test_the_limit_grows_with_the_largest_class_of_the_source(source, limit):
+    judged = [judge([1.0], [0.6], shares=[limit + d], source_share=source).collapsed for d in (-1e-9, 1e-9)]
+    assert judged == [False, True]
+    assert judge([1.0], [0.6], shares=[1.0], source_share=source).collapsed is True
+
+
+@pytest.mark.parametrize("source", [0.5, 0.6])
+def test_a_perfect_network_is_chosen_on_two_uneven_classes(source):
+    """The target has classes of 60 and 40 %; the last candidate is collapsed."""
+    scores, accuracies, shares = [3, 1, 4], [1.0, 0.7, 0.6], [0.6, 0.5, 0.98]
+    verdict = judge(scores, accuracies, shares, guard=True, source_share=source)
+    assert (verdict.chosen, verdict.regret, verdict.collapsed) == (0, 0, False)
+    assert choose(scores, shares, source) == 0
+
+
 def test_what_is_unknown_stays_unknown():
     verdict = judge([1.0, 2.0], [0.6, 0.6])
     assert (verdict.below_source, verdict.collapsed) == (None, None)
