@@ -291,7 +291,7 @@ def test_statistics_modes_are_one_function_without_batch_norm_only(tmp_path, nam
         assert max(gaps) < 5e-3  # logits are kept in half precision
 
 
-def step_on(model, method, small, progress=0.5):
+def step_on(model, method, small, progress=0.5, n=12):
     """A step of ``method`` on the first images of the domains."""
     model.train()
 
@@ -299,15 +299,15 @@ def step_on(model, method, small, progress=0.5):
         features = model.features(x)
         return Seen(features, model.head(features))
 
-    source, target = seen(images(small[0])), seen(images(small[1]))
+    source, target = seen(images(small[0], n=n)), seen(images(small[1], n=n))
     joint = method.phase == "joint"
     return Step(
         source if joint else None,
-        labels(small[0]) if joint else None,
+        labels(small[0], n) if joint else None,
         target,
-        torch.arange(12),
+        torch.arange(n),
         progress,
-        lambda: seen(images(small[1]).flip(3)),
+        lambda: seen(images(small[1], n=n).flip(3)),
     )
 
 
@@ -325,6 +325,19 @@ def test_the_gradient_of_its_term_reaches_every_feature_parameter(small_source, 
         assert parameter.grad.isfinite().all(), key
     first = next(p for p in features_of(model).values() if p.ndim == 4)
     assert first.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in (*STREAMS, "dsbn")])
+def test_every_term_has_a_gradient_in_the_smallest_batch(small_source, name):
+    """A method that had none would be training on the source only, under another name."""
+    method, _ = made(name, **({"threshold": 0.0} if name == "fixmatch" else {}))
+    model = network("gn")
+    model.load_state_dict(small_source("gn"))
+    method.build(model, 3, 24)
+    for term, value in method.loss(step_on(model, method, SMALL, n=method.least_images)).items():
+        model.zero_grad()
+        value.backward(retain_graph=True)
+        assert max(p.grad.abs().max() for p in features_of(model).values() if p.grad is not None) > 1e-6, term
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name not in (*STREAMS, "dsbn")])

@@ -344,12 +344,13 @@ def test_a_source_unit_that_diverged_fails_what_starts_from_it_by_name(command, 
         ),
         (
             ["methods=[shot]", "norms=[brn]", "method.shot.recipe.batch_size=1"],
-            "method.shot.recipe.batch_size=1: method shot with norm brn uses",
+            "method.shot.recipe.batch_size=1: method shot with norm brn needs 2",
         ),
         (
             ["methods=[coral]", "norms=[gn]", "finetune.batch_size=1"],
             "finetune.batch_size=1: method coral with norm gn needs 2",
         ),
+        (["methods=[mcc]", "norms=[wa]", "finetune.batch_size=1"], "method mcc with norm wa needs 2"),
         (
             ["methods=[sar]", "norms=[gn]", "method.recipe.batch_size=10", "trainer.precision=16-mixed", AUTO],
             "the steps of method sar do not scale them",

@@ -14,11 +14,14 @@ from da_wa.adapt.options import positive
 class MCC(Method):
     """Jin et al., ECCV 2020, arXiv 1912.03699; see :func:`~da_wa.adapt.losses.mcc`.
 
+    One image alone is confused with none: its loss has no gradient.
+
     Args:
         temperature: T.
     """
 
     phase: ClassVar[Phase] = "joint"
+    least_images: ClassVar[int] = 2
 
     def __init__(self, temperature: float = 2.5) -> None:
         super().__init__()

@@ -20,13 +20,15 @@ class SHOT(Method):
     """Liang, Hu & Feng, ICML 2020, arXiv 2002.08546. The head stays as the source has trained it.
 
     The loss is :func:`~da_wa.adapt.losses.information_maximization` plus the cross-entropy with
-    :func:`~da_wa.adapt.pseudo_labels.centroid_labels`, computed once an epoch.
+    :func:`~da_wa.adapt.pseudo_labels.centroid_labels`, computed once an epoch. Of one image alone information
+    maximization has no gradient.
 
     Args:
         pseudo: weight of the pseudo-labels; 0 gives SHOT-IM.
     """
 
     phase: ClassVar[Phase] = "target"
+    least_images: ClassVar[int] = 2
 
     labels: Tensor
 
