@@ -9,6 +9,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from da_wa.models.backbone import has_running_statistics
+
 Domain = Literal["source", "target"]
 
 
@@ -39,11 +41,6 @@ def separate_domains(model: nn.Module) -> None:
     for path, layer in list(model.named_modules(remove_duplicate=False)):
         if layer in separate:
             model.set_submodule(path, separate[layer])
-
-
-def has_running_statistics(layer: nn.Module) -> bool:
-    """Whether a layer has running statistics: BatchNorm and its relatives."""
-    return isinstance(getattr(layer, "running_mean", None), Tensor)
 
 
 @contextmanager

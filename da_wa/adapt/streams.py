@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from da_wa.adapt.adaptable import adaptable
 from da_wa.adapt.moments import Moments, merge_moments, moments
 from da_wa.errors import ConfigError
-from da_wa.models.backbone import Backbone
+from da_wa.models.backbone import Backbone, has_running_statistics
 
 
 def affine_parameters(backbone: Backbone) -> list[nn.Parameter]:
@@ -37,10 +37,11 @@ def batch_statistics(backbone: Backbone) -> None:
     """
     backbone.eval()
     for layer in backbone.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        if has_running_statistics(layer):
             layer.train()
-            layer.reset_running_stats()
             layer.register_forward_hook(_Pool())
+            if isinstance(steps := getattr(layer, "num_batches_tracked", None), Tensor):
+                steps.zero_()  # Batch Renorm starts as BatchNorm
 
 
 class _Pool:
@@ -52,10 +53,11 @@ class _Pool:
     total: Moments | None = None
 
     @torch.compiler.disable
-    def __call__(self, layer: nn.modules.batchnorm._BatchNorm, inputs: tuple[Any, ...], output: Tensor) -> None:
-        if layer.training and layer.track_running_stats:
-            batch = moments(inputs[0])
-            self.total = batch if self.total is None else merge_moments(self.total, batch)
+    def __call__(self, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if layer.training:
+            if self.total is None or getattr(layer, "track_running_stats", True):
+                batch = moments(inputs[0])
+                self.total = batch if self.total is None else merge_moments(self.total, batch)
             # New tensors: the backward pass needs the old ones, and the layer writes to its own in the next pass.
             layer.running_mean = self.total.mean.to(layer.running_mean, copy=True)
             layer.running_var = self.total.var.to(layer.running_var, copy=True)
@@ -64,7 +66,7 @@ class _Pool:
 @contextmanager
 def frozen_statistics(backbone: Backbone) -> Iterator[None]:
     """Within it, BatchNorm in training mode does not update its running statistics."""
-    layers = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    layers: list[Any] = [m for m in backbone.modules() if has_running_statistics(m)]
     for layer in layers:
         layer.track_running_stats = False
     try:

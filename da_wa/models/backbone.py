@@ -55,6 +55,15 @@ class Conversion:
     stale: int
 
 
+def has_running_statistics(layer: nn.Module) -> bool:
+    """Whether a layer has running statistics: BatchNorm, its relatives and norms of your own.
+
+    >>> has_running_statistics(nn.BatchNorm2d(3)), has_running_statistics(nn.GroupNorm(1, 3))
+    (True, False)
+    """
+    return isinstance(getattr(layer, "running_mean", None), Tensor)
+
+
 class Backbone(nn.Module):
     """A network that ends in one linear head. Subclasses set the attributes and implement ``features``.
 
@@ -100,7 +109,7 @@ class Backbone(nn.Module):
     @property
     def needs_batch(self) -> bool:
         """Whether training needs batches of two images or more: a layer normalises by statistics over a batch."""
-        return any(isinstance(module, _BatchNorm) for module in self.modules())
+        return any(has_running_statistics(module) or isinstance(module, _BatchNorm) for module in self.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (n, 3, h, w) -> logits (n, classes)."""

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from da_wa.adapt.domain_norm import has_running_statistics
 from da_wa.data.datamodule import epoch_seed
 from da_wa.data.loader import Batch
 from da_wa.errors import Diverged
-from da_wa.models.backbone import Backbone
+from da_wa.models.backbone import Backbone, has_running_statistics
 from da_wa.models.fixup import scalar_parameters
 from da_wa.records.outputs import round_logits
 from da_wa.train.recipe import MakeOptimizer, MakeSchedule

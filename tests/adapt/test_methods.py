@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from da_wa.adapt import oracles
 from da_wa.adapt.adaptable import adaptable
@@ -597,22 +598,42 @@ def test_a_stream_changes_affine_parameters_only(small_source, tmp_path, name, n
     assert len(changed) > len(allowed) / 2
 
 
+class OwnNorm(nn.Module):
+    """BatchNorm by its role: no subclass of torch's, and without its options."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x):
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training)
+
+
 class Normed(Backbone):
-    """BatchNorm of the images, then a convolution with another."""
+    """A norm of the images, then a convolution with another."""
 
     num_features, min_size = 4, 4
 
-    def __init__(self):
+    def __init__(self, norm=nn.BatchNorm2d):
         super().__init__()
-        self.first, self.conv, self.second = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.first, self.conv, self.second = norm(3), nn.Conv2d(3, 4, 3), norm(4)
         self.head = self.make_head(3)
 
     def features(self, x):
         return self.second(self.conv(self.first(x))).relu().mean((2, 3))
 
 
+def test_layers_with_running_statistics_need_a_batch():
+    assert Normed(OwnNorm).needs_batch and Normed().needs_batch
+    assert Normed(partial(nn.BatchNorm2d, track_running_stats=False)).needs_batch
+    assert not Normed(partial(nn.GroupNorm, 1)).needs_batch
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, OwnNorm])
 @pytest.mark.parametrize("name", STREAMS)
-def test_after_every_batch_of_a_stream_statistics_are_those_of_all_images(name):
+def test_after_every_batch_of_a_stream_statistics_are_those_of_all_images(name, norm):
     """NumPy's mean and variance over images sorted by class, which differ much from batch to batch; the last is small.
 
     SAR forwards a batch twice, and counts it once.
@@ -620,7 +641,7 @@ def test_after_every_batch_of_a_stream_statistics_are_those_of_all_images(name):
     draw = np.random.default_rng(0)
     seen = np.concatenate([draw.normal(4.0 * k, 1 + k, (64 if k < 9 else 5, 3, 4, 4)) for k in range(10)])
     torch.manual_seed(0)
-    method, model = made(name, lr=0.1)[0], Normed().double()
+    method, model = made(name, lr=0.1)[0], Normed(norm).double()
     method.build(model, 3, len(seen))
     inputs = []
     model.conv.register_forward_hook(lambda layer, given, output: inputs.append(output.detach().numpy()))

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from da_wa.adapt.domain_norm import has_running_statistics
 from da_wa.adapt.method import Method, Phase
 from da_wa.adapt.moments import Moments, blend, merge_moments, moments
 from da_wa.adapt.options import flag, fraction
-from da_wa.models.backbone import Backbone
+from da_wa.models.backbone import Backbone, has_running_statistics
 
 
 class AdaBN(Method):
