@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from da_wa.adapt.adaptable import adaptable
@@ -52,7 +51,6 @@ class _Pool:
 
     total: Moments | None = None
 
-    @torch.compiler.disable
     def __call__(self, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         if layer.training:
             if self.total is None or getattr(layer, "track_running_stats", True):

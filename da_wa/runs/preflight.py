@@ -165,7 +165,7 @@ def _check_method(
         phase = getattr(method, "phase", None)
         if phase != node["phase"]:
             raise ConfigError(f"method {name}: its class has phase {phase!r}, its file says {node['phase']!r}")
-        if method.trains and not trained and not list(method.parameters()):
+        if phase != "stream" and method.trains and not trained and not list(method.parameters()):
             raise ConfigError(f"method {name} trains no parameters of {model_node['name']} with norm {norm}")
         if reason := too_few_images(recipe, method, backbone):
             key = f"method.{name}.recipe.batch_size" if "recipe" in node else "finetune.batch_size"

@@ -44,6 +44,7 @@ def test_methods_that_need_features_only_can_run():
             r"changes norms \(bn, brn\) of the network, which is frozen",
             INSTEAD,
         ),
+        ("bn_stats", r"changes norms \(bn, brn\) of the network, which is frozen", INSTEAD),
         ("dsbn", r"changes norms \(bn, brn\) of the network, which is frozen", INSTEAD),
         ("fixmatch", "compares two views of each image", INSTEAD),
         ("tent", "no affine parameters", TRAINABLE),

@@ -343,6 +343,10 @@ def test_a_source_unit_that_diverged_fails_what_starts_from_it_by_name(command, 
             "method.tent.recipe.batch_size=1: method tent with norm bn uses statistics over",
         ),
         (
+            ["methods=[bn_stats]", "norms=[bn]", "method.bn_stats.recipe.batch_size=1"],
+            "method.bn_stats.recipe.batch_size=1: method bn_stats with norm bn uses statistics over",
+        ),
+        (
             ["methods=[shot]", "norms=[brn]", "method.shot.recipe.batch_size=1"],
             "method.shot.recipe.batch_size=1: method shot with norm brn needs 2",
         ),
@@ -371,6 +375,7 @@ def test_bad_input_ends_before_the_first_run(command, capsys, options, said):
     [
         ["methods=[tent]", "norms=[gn]", "method.tent.recipe.batch_size=1"],
         ["methods=[adabn]", "norms=[bn]", "method.adabn.recipe.batch_size=1"],
+        ["methods=[bn_stats]", "norms=[bn,wa]", "method.bn_stats.recipe.batch_size=2"],
         ["methods=[coral]", "norms=[gn]", "finetune.batch_size=2"],
         ["methods=[shot]", "norms=[gn]", "trainer.precision=16-mixed", AUTO],
     ],
