@@ -19,6 +19,9 @@ from da_wa.report.wording import arrow, counted, signed
 NOTHING = "="
 """Of a method that provably does nothing for a norm."""
 
+LOGGED = ("used", "reset")
+"""What streams log that stands beside their accuracy."""
+
 Variant = tuple[str, Any]
 """(method, weight of its loss)."""
 
@@ -185,9 +188,10 @@ def _online(facts: Facts) -> pd.DataFrame:
     for record in facts.records:
         if record.online is not None and record.target is not None:
             after = next(r.accuracy for r in record.results if (r.domain, r.selection) == (record.target, "last"))
-            used = record.curve[-1].terms.get("used", math.nan) if record.curve else math.nan
-            rows.append((facts.label(record), record.source, record.target, record.online.accuracy, after, used))
-    names, means = ["label", "source", "target"], ["online", "after", "used"]
+            terms = record.curve[-1].terms if record.curve else {}
+            logged = [terms.get(name, math.nan) for name in LOGGED]
+            rows.append((facts.label(record), record.source, record.target, record.online.accuracy, after, *logged))
+    names, means = ["label", "source", "target"], ["online", "after", *LOGGED]
     by_pair = pd.DataFrame(rows, columns=[*names, *means]).groupby(names, sort=False)
     return by_pair.agg(runs=("online", "size"), **{name: (name, "mean") for name in means}).reset_index()
 
@@ -199,16 +203,19 @@ def _online_table(online: pd.DataFrame) -> Table:
             arrow(row["source"], row["target"]),
             f"{100 * row['online']:.1f}",
             f"{100 * row['after']:.1f}",
-            NONE if pd.isna(row["used"]) else f"{100 * row['used']:.0f}",
+            *(NONE if pd.isna(row[name]) else f"{100 * row[name]:.0f}" for name in LOGGED),
         ]
         for row in online.to_dict("records")
     ]
     return Table(
         "online",
         "Streams: accuracy when images arrived, and after the pass (%)",
-        ["Norm and method", "Pair", "Online", "After", "Used (%)"],
+        ["Norm and method", "Pair", "Online", "After", *(f"{name.capitalize()} (%)" for name in LOGGED)],
         rows,
-        notes=["Means over seeds. Used: share of images that the method trained on. Other tables show `after`."],
+        notes=[
+            "Means over seeds. Used: share of images that the method trained on. Reset: share of images after whose "
+            "batch it went back to the source network. Other tables show `after`."
+        ],
     )
 
 

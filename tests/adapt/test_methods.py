@@ -829,7 +829,10 @@ def test_a_calibration_after_which_logits_are_not_finite_is_a_divergence(small_s
 
 
 def sar_by_hand(model, batches, lr, momentum, share, rho, reset_below, decay):
-    """Algorithm 1 of the paper; after a reset momentum and average start anew, as in the authors' code."""
+    """Algorithm 1 of the paper; after a reset momentum and average start anew.
+
+    The authors' code clears the momentum too, but goes on with the average from before the reset.
+    """
     parameters = [p for _, p in adaptable(model)]
     start, velocity = [p.detach().clone() for p in parameters], [torch.zeros_like(p) for p in parameters]
     average, resets = None, 0

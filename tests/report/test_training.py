@@ -135,7 +135,8 @@ def test_streams_and_what_methods_logged(experiment: Any) -> None:
     for seed, (arrived, used, first, last) in enumerate([(6, 0.25, 4.0, 1.0), (12, 0.75, 2.0, 0.5)]):
         online = {"domain": "W", "role": "target", "epoch": 1, "correct": arrived, "n": 30}
         curve = [
-            {"epoch": e, "terms": {"domain_accuracy": value, "used": used}} for e, value in ((1, first), (2, last))
+            {"epoch": e, "terms": {"domain_accuracy": value, "used": used, "reset": used / 2}}
+            for e, value in ((1, first), (2, last))
         ]
         experiment.add("bn", "A", seed, target="W", method="dann", online=online, curve=curve)
     section = methods.section(load_facts(experiment.out))
@@ -143,6 +144,7 @@ def test_streams_and_what_methods_logged(experiment: Any) -> None:
     assert (streams["runs"], streams["online"]) == (2, pytest.approx((6 + 12) / 60))
     assert streams["after"] == pytest.approx((15 + 21) / 60)
     assert streams["used"] == pytest.approx(0.5)
-    assert table(section, "online").rows == [["BN · DANN", "A→W", "30.0", "60.0", "50"]]
+    assert table(section, "online").header[2:] == ["Online", "After", "Used (%)", "Reset (%)"]
+    assert table(section, "online").rows == [["BN · DANN", "A→W", "30.0", "60.0", "50", "25"]]
     logged = section.data["logged"].set_index("quantity").loc["domain_accuracy"]
     assert (logged["runs"], logged["first"], logged["last"]) == (2, 3.0, 0.75)

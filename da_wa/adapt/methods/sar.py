@@ -26,7 +26,9 @@ class SAR(Method):
         momentum: of SGD.
         share: images count if their entropy is below this share of ln k.
         rho: radius of the sharpness-aware step.
-        reset_below: restore the source network when the moving average of the loss falls below.
+        reset_below: restore the source network when the moving average of the loss falls below. It is absolute, unlike
+            ``share``; 0.2 is the authors' value for 1000 classes. Images of mean confidence 0.98 are below it with 31
+            classes or fewer, so a network that is so sure of its predictions is reset after every step.
         decay: of that average.
     """
 
