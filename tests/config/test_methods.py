@@ -9,6 +9,7 @@ import pytest
 
 from da_wa.config.compose import compose
 from da_wa.errors import ConfigError
+from da_wa.records.identity import method_facts
 from da_wa.shipped import conf_dir
 
 
@@ -20,6 +21,13 @@ def test_every_method_of_conf_composes():
     names = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
     assert len(names) == 16
     assert set(nodes(f"methods=[{','.join(names)}]")) == set(names)
+
+
+def test_cdan_is_named_as_in_papers_and_the_label_is_no_fact():
+    named, plain = nodes("methods=[cdan]")["cdan"], nodes("methods=[cdan]", "method.cdan.label=CDAN")["cdan"]
+    assert named["build"]["entropy"] is True
+    assert (named["label"], plain["label"]) == ("CDAN+E", "CDAN")
+    assert method_facts("cdan", named) == method_facts("cdan", plain)
 
 
 def test_an_option_is_set_in_every_method_that_has_it_or_in_one():
