@@ -274,8 +274,9 @@ def condition(features: Tensor, logits: Tensor, maps: tuple[Tensor, Tensor] | No
 def afn(features: Tensor, step: float = 1.0) -> Tensor:
     """Stepwise adaptive feature norm (Xu et al., ICCV 2019, arXiv 1811.07456): ``mean (‖f‖ - sg‖f‖ - Δ)²``.
 
-    The value is always Δ²; the gradient, ``-2Δ f / (n‖f‖)``, enlarges all norms. The loss of a step is the sum over
-    source and target, with weight 0.05.
+    The value is always Δ²; the gradient, ``-2Δ f / (n‖f‖)``, enlarges all norms. It is
+    proportional to Δ, so Δ and the weight of the loss are one option. The loss of a step is the sum over source and
+    target, with weight 0.05.
 
     Args:
         features: (n, d), of one domain.

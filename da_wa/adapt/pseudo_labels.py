@@ -87,7 +87,10 @@ def relative_threshold(source: Tensor, threshold: float = 0.9) -> Tensor:
 def align_distribution(target: Tensor, source: Tensor) -> Tensor:
     """AdaMatch's distribution alignment (Berthelot et al. 2022, arXiv 2106.04732), of log-probabilities.
 
-    ``p_t · (mean p_s / mean p_t)``, every row divided by its sum. The means are those of the two batches.
+    ``p_t · (mean p_s / mean p_t)``, every row divided by its sum. The means are those of the two batches. AdaMatch
+    averages them over steps, and its loss has a warm-up; both are left out. The means of a small batch are noise where
+    it has about one image per class: with K = 31 and n = 32, without any shift, the share of images above
+    :func:`relative_threshold` falls from 0.69 to 0.29 (logits of normal noise, plus 5 for the class).
 
     Args:
         target: (n_t, K), logits of weakly augmented target images.

@@ -339,6 +339,36 @@ def test_blend():
     assert blend(source, target).dtype == torch.float32
 
 
+def test_step_and_weight_of_afn_are_one_option():
+    features = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    terms = 0.05 * alignment.afn(features, 2.0), 0.1 * alignment.afn(features, 1.0)
+    one, other = (torch.autograd.grad(loss, features)[0] for loss in terms)
+    assert one.abs().max() > 0
+    torch.testing.assert_close(one, other)
+
+
+def test_distribution_alignment_of_small_batches_lowers_confidence_without_a_shift():
+    """Both batches are of one distribution, with 31 equally frequent classes."""
+    draw = torch.Generator().manual_seed(0)
+
+    def logits(n: int) -> torch.Tensor:
+        classes = torch.randint(31, (n,), generator=draw)
+        return 5 * torch.eye(31).double()[classes] + torch.randn(n, 31, dtype=torch.float64, generator=draw)
+
+    def above(n: int) -> tuple[float, float]:
+        source, target = logits(n), logits(n)
+        limit = pseudo_labels.relative_threshold(source, 0.9)
+        aligned = pseudo_labels.align_distribution(target, source)
+        found = [pseudo_labels.confident(z, limit).double().mean().item() for z in (target, aligned)]
+        return found[0], found[1]
+
+    small = [above(32) for _ in range(50)]
+    before, after = (sum(values) / len(small) for values in zip(*small, strict=True))
+    assert before == pytest.approx(0.69, abs=0.03) and after == pytest.approx(0.29, abs=0.03)
+    before, after = above(20_000)
+    assert abs(after - before) < 0.02
+
+
 def test_folding_and_adabn_commute():
     torch.manual_seed(0)
     model = torch.nn.Sequential(WeightAlignConv2d(3, 8, 3), torch.nn.BatchNorm2d(8)).double().eval()

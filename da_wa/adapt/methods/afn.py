@@ -15,7 +15,8 @@ class AFN(Method):
     """Stepwise adaptive feature norm, Xu et al., ICCV 2019, arXiv 1811.07456; see :func:`~da_wa.adapt.alignment.afn`.
 
     Args:
-        step: Δ, by which every norm shall grow. The scale of features differs by normalisation.
+        step: Δ, by which every norm shall grow. The scale of features differs by normalisation. Doubling it has the
+            same gradient as doubling the weight of the loss, so it needs no search of its own.
     """
 
     phase: ClassVar[Phase] = "joint"

@@ -20,7 +20,8 @@ class FixMatch(Method):
         threshold: of the confidence.
         relative: multiply the threshold by the mean confidence on the source batch (AdaMatch, Berthelot et al.,
             ICLR 2022, arXiv 2106.04732).
-        align: align the mean prediction on the target with that on the source (AdaMatch).
+        align: align the mean prediction on the target with that on the source (AdaMatch, without its running averages
+            and its warm-up); see :func:`~da_wa.adapt.pseudo_labels.align_distribution` for small batches.
     """
 
     phase: ClassVar[Phase] = "joint"
