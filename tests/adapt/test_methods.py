@@ -111,6 +111,7 @@ def run(
     batch: int = 12,
     lr: float = 0.02,
     anneal: Callable[..., Any] = schedule.cosine,
+    augment: Augment = Augment(),  # noqa: B008
     notify: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
 ) -> Run:
@@ -127,7 +128,7 @@ def run(
         batch,
         partial(torch.optim.SGD, lr=lr, momentum=0.9),
         anneal,
-        Augment(),
+        augment,
     )
     trained = train(
         model,
@@ -776,6 +777,63 @@ def test_what_a_step_does_not_log_is_not_logged_again(small_source, tmp_path):
     assert ran.trained.curve[0]["terms"]["early"] == pytest.approx(0.125)  # two steps of four
 
 
+class Records(Method):
+    """Keeps what ``refresh`` and ``loss`` see."""
+
+    phase = "joint"
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = [backbone]  # in a list: it is no part of the method
+        self.modes, self.unchanged, self.pairs = [], [], []
+
+    def note(self, when):
+        self.modes.append((when, {module.training for module in self.backbone[0].modules()}))
+
+    def refresh(self, look):
+        before = {key: value.clone() for key, value in self.backbone[0].state_dict().items()}
+        self.note("refresh")
+        self.rows = look()
+        after = self.backbone[0].state_dict()
+        self.unchanged.append(all(torch.equal(value, after[key]) for key, value in before.items()))
+
+    def loss(self, step):
+        self.note("loss")
+        self.pairs.append((step.target.features.detach(), self.rows.features[step.index]))
+        return {}
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn"])
+def test_a_method_looks_at_the_target_once_an_epoch_without_changing_the_network(small_source, tmp_path, norm):
+    """Rows are those of the target's images at ``Step.index``: what a step sees of them, if the norm is GroupNorm."""
+    model = network(norm)
+    model.load_state_dict(small_source(norm))
+    method = Records(model)
+    run(tmp_path, SMALL, model, method, epochs=3, lr=1e-12, augment=Augment(crop=0.0, flip=False))
+    steps = len(method.pairs) // 3
+    assert steps > 1
+    assert method.modes == [("refresh", {False}), *[("loss", {True})] * steps] * 3
+    assert method.unchanged == [True] * 3
+    assert len(method.rows.features) == 24
+    if norm == "gn":
+        for seen, rows in method.pairs:
+            torch.testing.assert_close(seen, rows, rtol=1e-4, atol=1e-4)
+
+
+def test_the_strong_view_of_fixmatch_uses_the_statistics_of_the_target(small_source, tmp_path, monkeypatch):
+    """In each step the target's BatchNorms see two batches, the source's one."""
+    method, options = made("fixmatch")
+    steps, loss = [], method.loss
+    monkeypatch.setattr(method, "loss", lambda step: steps.append(step.progress) or loss(step))
+    model = start(method, "bn", small_source)
+    before = int(next(value for key, value in model.state_dict().items() if "num_batches_tracked" in key))
+    run(tmp_path, SMALL, model, method, **{**options, "statistics": "domain"})
+    seen = {key: int(value) - before for key, value in model.state_dict().items() if "num_batches_tracked" in key}
+    assert len(steps) > 1
+    assert {key for key in seen if ".source." in key} and {key for key in seen if ".target." in key}
+    assert all(count == len(steps) * (2 if ".target." in key else 1) for key, count in seen.items())
+
+
 class Mute(Method):
     phase = "target"
 
@@ -859,18 +917,50 @@ def sar_by_hand(model, batches, lr, momentum, share, rho, reset_below, decay):
     return resets
 
 
+def with_batch_statistics(model):
+    """Evaluation mode, but for BatchNorm."""
+    model.eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.train()
+    return model
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn"])
+def test_tent_is_sgd_with_momentum_on_the_entropy(small_source, norm):
+    """Three steps, v = 0.9 v + g and θ = θ - lr · v; predictions are from before each."""
+    method, _ = made("tent", lr=0.05, momentum=0.9)
+    ours, theirs = (start(method, norm, small_source) for _ in range(2))
+    method.build(ours, 3, 24)
+    with_batch_statistics(theirs)
+    parameters = [p for _, p in adaptable(theirs)]
+    velocity = [torch.zeros_like(p) for p in parameters]
+    for first in (0, 8, 16):
+        logits = theirs(images(SMALL[1], first, 8))
+        p = logits.softmax(1)
+        gradients = torch.autograd.grad(-(p * p.log()).sum(1).mean(), parameters)
+        torch.testing.assert_close(method.observe(ours, images(SMALL[1], first, 8)), logits.detach())
+        with torch.no_grad():
+            for parameter, v, g in zip(parameters, velocity, gradients, strict=True):
+                v.copy_(0.9 * v + g)
+                parameter -= 0.05 * v
+    for (key, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn"])
 @pytest.mark.parametrize(
     ("lr", "share", "rho", "reset_below"), [(0.005, 0.6, 1.0, 0.0), (0.005, 0.6, 0.0, 0.0), (0.1, 1.0, 0.3, 0.36)]
 )
-def test_sar_is_the_algorithm_of_its_paper(small_source, lr, share, rho, reset_below):
+def test_sar_is_the_algorithm_of_its_paper(small_source, norm, lr, share, rho, reset_below):
     options = {"lr": lr, "momentum": 0.9, "share": share, "rho": rho, "reset_below": reset_below, "decay": 0.6}
     method, _ = made("sar", **options)
-    ours, theirs = (start(method, "gn", small_source) for _ in range(2))
+    ours, theirs = (start(method, norm, small_source) for _ in range(2))
     with torch.no_grad():
         for model in (ours, theirs):
             model.head.weight *= 20  # predictions of all confidences
     batches = [images(SMALL[1], first, 8) for first in (0, 8, 16, 0, 8, 16)]
-    resets = sar_by_hand(theirs.eval(), batches, **options)
+    resets = sar_by_hand(with_batch_statistics(theirs), batches, **options)
     assert 0 < resets < 5 if reset_below else resets == 0
     method.build(ours, 3, 24)
     counted = 0.0
