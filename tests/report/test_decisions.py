@@ -30,6 +30,20 @@ def runs(experiment: Any) -> Any:
     return experiment
 
 
+def test_differences_that_cancel_are_no_evidence() -> None:
+    """Of 795 images, what two pairs lose the third gains; the sum of the fractions in binary is not exactly 0."""
+    pairs = [("A", "W"), ("A", "D"), ("W", "D")]
+    correct = {"BN": (435, 661, 266), "BN + WA": (266, 435, 661)}
+    accuracies = {
+        (label, *pair): {(0, seed): count / 795 for seed in range(5)}
+        for label, counts in correct.items()
+        for pair, count in zip(pairs, counts, strict=True)
+    }
+    found = by_seed(Contrast("weight", "align", "plain", [("BN", "BN + WA")], ""), pairs, accuracies)
+    assert list(found.values()) == [0.0] * 5
+    assert decided_after([list(found.values())]) == [None]
+
+
 def test_each_comparison_is_decided_or_open(runs: Any) -> None:
     section = decisions.section(load_facts(runs.out))
     found = section.data["decisions"].set_index("contrast")
