@@ -1059,6 +1059,17 @@ def test_one_batch_of_all_images_makes_both_kinds_of_adabn_equal(small_source):
         torch.testing.assert_close(other.state_dict()[key], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_adabn_refuses_a_batch_norm_that_is_used_twice(exact):
+    class Twice(Normed):
+        def features(self, x):
+            return super().features(self.first(x))
+
+    method, _ = made("adabn", exact=exact)
+    with pytest.raises(ConfigError, match=r"; first is used twice or more\. Use a BatchNorm of its own at"):
+        method.calibrate(Twice(), lambda: [images(SMALL[1])])
+
+
 @pytest.mark.parametrize("norm", ["bn", "bn_wa"])
 def test_fold_then_adabn_is_adabn_then_fold(small_source, tmp_path, norm):
     """Folding replaces the convolutions of a network by plain ones with the same weights."""

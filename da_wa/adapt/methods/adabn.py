@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from da_wa.adapt.method import Method, Phase
 from da_wa.adapt.moments import Moments, blend, merge_moments, moments
 from da_wa.adapt.options import flag, fraction
+from da_wa.errors import ConfigError
 from da_wa.models.backbone import Backbone, has_running_statistics
 
 
@@ -78,7 +79,11 @@ class _Reached(Exception):
 
 
 def _in_order(backbone: Backbone, images: Tensor) -> list[nn.Module]:
-    """Layers with running statistics in the order in which the forward pass reaches them."""
+    """Layers with running statistics in the order in which the forward pass reaches them.
+
+    Raises:
+        ConfigError: one is used twice, so it has inputs at two places.
+    """
     found: list[nn.Module] = []
     layers = [m for m in backbone.modules() if has_running_statistics(m)]
     handles = [layer.register_forward_pre_hook(lambda module, inputs: found.append(module)) for layer in layers]
@@ -87,7 +92,12 @@ def _in_order(backbone: Backbone, images: Tensor) -> list[nn.Module]:
     finally:
         for handle in handles:
             handle.remove()
-    return list(dict.fromkeys(found))
+    if twice := {name for name, layer in backbone.named_modules() if found.count(layer) > 1}:
+        raise ConfigError(
+            f"AdaBN gives a BatchNorm the statistics of one place in the network; {', '.join(sorted(twice))} is used "
+            "twice or more. Use a BatchNorm of its own at each place, or methods=[bn_stats]"
+        )
+    return found
 
 
 def _statistics(layer: nn.Module) -> tuple[Tensor, Tensor]:
