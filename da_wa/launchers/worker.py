@@ -206,25 +206,32 @@ class _Attempt:
         job, needed = self.job, self.job.waits_for()
         if needed in self.pending or needed in self.failed or time.monotonic() >= self.until:
             return None
-        with job.claim(self.lease_s) as mine:
-            if not mine or (ended := self.ended()):  # another process has it, or had it a moment ago
-                return ended if mine else None
-            self._tell("start")
-            try:
-                execute(job, self._notify)
-            except (OutOfTime, LeaseLost):
-                self._tell("dropped")
-                return None
-            except DiskFull:
-                self._tell("dropped")
-                raise
-            except UserError as error:
-                return self._fail(str(error))
-            except Exception:
-                return self._fail(traceback.format_exc())
-            if isinstance(ended := self.ended(), Done):
-                self._tell("done")
+        try:
+            with job.claim(self.lease_s) as mine:
+                return self._run(execute) if mine else None
+        except (OutOfTime, LeaseLost):
+            self._tell("dropped")
+            return None
+
+    def _run(self, execute: Execute) -> Done | Diverged | Failed | None:
+        """Run the job, which this process holds."""
+        if (ended := self.ended()) is not None:  # another process had it a moment ago
             return ended
+        self._tell("start")
+        try:
+            execute(self.job, self._notify)
+        except (OutOfTime, LeaseLost):
+            raise
+        except DiskFull:
+            self._tell("dropped")
+            raise
+        except UserError as error:
+            return self._fail(str(error))
+        except Exception:
+            return self._fail(traceback.format_exc())
+        if isinstance(ended := self.ended(), Done):
+            self._tell("done")
+        return ended
 
     def _fail(self, reason: str) -> Failed:
         self.job.fail(reason, self.launch)

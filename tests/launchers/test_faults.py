@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import pickle
 import signal
@@ -11,14 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from da_wa.cli import main
 from da_wa.errors import UserError
-from da_wa.launchers.events import Reader
+from da_wa.launchers.events import Event, Reader
 from da_wa.launchers.worker import Launch, work
+from da_wa.records.lease import Holder, holder
 from da_wa.runs.execute import execute
 from tests.launchers.fakes import Fake, fake, ran, recorded
 
@@ -113,6 +116,25 @@ def test_a_worker_that_wakes_up_while_another_has_its_job_leaves_it_alone(start,
     assert (paused.wait(), other.wait()) == (0, 0)
     assert recorded(folder) == ["a"]
     assert (folder / "a.done").read_text() == str(other.pid)
+
+
+@pytest.mark.parametrize("error", [UserError("a mistake"), ZeroDivisionError("a bug")])
+def test_a_job_that_fails_after_its_lease_was_taken_is_dropped_and_the_next_one_runs(error, folder):
+    taken, following = fake("a", folder), fake("b", folder)
+    events: list[Event] = []
+
+    def run(job: Fake, notify: object) -> None:
+        if job is taken:
+            job.lease_file.write_text(json.dumps(asdict(Holder(token="theirs", host="elsewhere"))))
+            raise error
+        (folder / "b.done").touch()
+        (folder / "a.done").touch()  # by the process that took it
+
+    work([taken, following], run, events.append, "one")
+    told = [(event.kind, event.job) for event in events]
+    assert told == [("start", "a"), ("dropped", "a"), ("start", "b"), ("done", "b")]
+    assert taken.failed() is None
+    assert holder(taken.lease_file).token == "theirs"
 
 
 def test_clocks_that_are_an_hour_off_change_nothing(start, folder):
