@@ -156,7 +156,8 @@ def _unit(job: UnitJob, notify: Notify) -> None:
     if known is not None:
         (workdir / "last.ckpt").unlink(missing_ok=True)
         return
-    firewall = _label_firewall(job, domains, model) if config["label_firewall"] and unit.target else None
+    asked = job.asked()
+    firewall = _label_firewall(job, domains, model) if asked["label_firewall"] and unit.target else None
     job.directory.finish(
         Record(
             **record,
@@ -170,7 +171,7 @@ def _unit(job: UnitJob, notify: Notify) -> None:
             cost=trained.cost.values(),
             provenance=_provenance(trained) | _times(started),
         ),
-        trimmed(trained.outputs, "logits" in (config["keep"] or ())),
+        trimmed(trained.outputs, "logits" in (asked["keep"] or ())),
     )
 
 
@@ -210,7 +211,7 @@ def _train(
 
 
 def _keep_weights(job: UnitJob, model: Backbone, epoch: int) -> None:
-    if epoch in job.config["keep_epochs"]:
+    if epoch in job.asked()["keep_epochs"]:
         header = checkpoint.Header(job.config["facts"], {"epoch": epoch})
         write_bytes(job.weights_after(epoch), checkpoint.packed(model, header))
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +276,19 @@ class UnitJob(Job):
     @property
     def keeps_weights(self) -> bool:
         """Whether the user asked for them, or a planned unit needs them."""
-        return "weights" in (self.config.get("keep") or ()) or self._awaited
+        return "weights" in (self.asked()["keep"] or ()) or self._awaited
+
+    def asked(self) -> dict[str, Any]:
+        """``keep``, ``keep_epochs`` and ``label_firewall`` of all commands that have planned the unit."""
+        configs = [self.config]
+        with suppress(DataError):
+            configs.insert(0, self.directory.config())
+        keep = [config["keep"] for config in configs if config.get("keep") is not None]
+        return {
+            "keep": list(dict.fromkeys(chain(*keep))) if keep else None,
+            "keep_epochs": list(dict.fromkeys(chain(*(config.get("keep_epochs", ()) for config in configs)))),
+            "label_firewall": any(config.get("label_firewall", False) for config in configs),
+        }
 
     @property
     def _awaited(self) -> bool:
@@ -310,7 +323,7 @@ class UnitJob(Job):
         return ".*.part"
 
     def register(self) -> None:
-        self.directory.plan(self.config)
+        self.directory.plan({**self.config, **self.asked()})
         if self.directory.peek() is not None and self.directory.record() is None:
             with self.claim() as mine:
                 if mine and self.directory.record() is None:

@@ -209,6 +209,22 @@ def test_weights_that_the_user_keeps_are_not_released(planned):
         assert all(domain.logits is not None for domain in job.directory.outputs().domains.values())
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_run_keeps_what_any_of_two_commands_asks_for(planned, first):
+    """Whichever plans it first, also where the other one runs it."""
+    words = ["norms=[bn]", "methods=[none,adabn]", "finetune.epochs=2"]
+    asking = [*words, "keep=[weights]", "keep_epochs=[0,1]", "label_firewall=true"]
+    (source, adapted, *_), _ = planned(*(words, asking)[first]), planned(*(asking, words)[first])
+    execute(source, silent)
+    execute(adapted, silent)
+    source.release()
+    names = {path.name for path in source.directory.path.iterdir()}
+    assert names >= {"weights.safetensors", "weights-0.safetensors", "weights-1.safetensors"}
+    assert adapted.directory.record().label_firewall == "passed"
+    planned(*words, "keep_epochs=[2]")
+    assert source.directory.config()["keep_epochs"] == [0, 1]  # as it was run
+
+
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """Runs the command with methods of one's own; gives its exit code."""
