@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,7 +101,22 @@ def prepare(experiment: Experiment, console: Console, known: Inputs | None = Non
     inputs = known if known is not None and known.are_of(cfg["data"], cache) else Inputs(cfg["data"], cache)
     with steps(console) as inputs.progress:
         jobs = plan(experiment, inputs.manifests, Path(cfg["out"]), networks)
+    for line in _lacking([job for job in jobs if isinstance(job, UnitJob)]):
+        console.print(line, highlight=False, markup=False)
     return Planned(experiment, inputs, jobs)
+
+
+def _lacking(units: Sequence[UnitJob]) -> list[str]:
+    """A line for each option that finished runs were made without."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for job in units:
+        for option in job.lacks():
+            found[option].append(job.id)
+    return [
+        f"{option}: {len(ids)} of {len(units)} runs finished without it (first: {ids[0]}) and are not repeated; "
+        "use another out=DIR, or delete their folders"
+        for option, ids in found.items()
+    ]
 
 
 def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None) -> str:

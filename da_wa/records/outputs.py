@@ -101,6 +101,11 @@ class Outputs:
             if len(domain.predicted) != len(self.epochs):
                 raise ValueError(f"{len(domain.predicted)} predictions of {name!r} in {len(self.epochs)} epochs")
 
+    @property
+    def have_all_logits(self) -> bool:
+        """Whether the logits of every evaluated epoch were kept."""
+        return all(d.logits is not None and len(d.logits) == len(self.epochs) for d in self.domains.values())
+
 
 def round_logits(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:
     """Logits (…, k) as finite float16 with the same most likely class (the first of equals); NaN stays NaN.

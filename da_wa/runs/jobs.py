@@ -61,6 +61,9 @@ class Failed:
     launches: Sequence[str] = ()  # ids of the commands in which it failed
 
 
+ASKED = ("keep", "keep_epochs", "label_firewall")
+"""Options of a unit that change neither its results nor its name."""
+
 WEIGHTS = "weights.safetensors"
 """The file of a unit's trained network."""
 
@@ -279,7 +282,7 @@ class UnitJob(Job):
         return "weights" in (self.asked()["keep"] or ()) or self._awaited
 
     def asked(self) -> dict[str, Any]:
-        """``keep``, ``keep_epochs`` and ``label_firewall`` of all commands that have planned the unit."""
+        """The options :data:`ASKED` of all commands that have planned the unit, together."""
         configs = [self.config]
         with suppress(DataError):
             configs.insert(0, self.directory.config())
@@ -298,6 +301,25 @@ class UnitJob(Job):
     def _owes_weights(self) -> bool:
         return bool(self.dependents) and not self.weights.exists() and self._awaited
 
+    def lacks(self) -> list[str]:
+        """What this command asks a finished run to keep or to check, and the run was made without.
+
+        Raises:
+            DataError: the run's files cannot be trusted.
+        """
+        config = self.config
+        record = self.directory.record() if any(config[key] for key in ASKED) else None
+        if record is None or record.error is not None or self._owes_weights:
+            return []
+        keep, lost = config["keep"] or (), [e for e in config["keep_epochs"] if not self.weights_after(e).exists()]
+        lacking = {
+            "keep=[weights]": "weights" in keep and not self.weights.exists(),
+            "keep=[logits]": "logits" in keep and not self.directory.outputs(record).have_all_logits,
+            f"keep_epochs={lost}".replace(" ", ""): bool(lost),
+            "label_firewall=true": config["label_firewall"] and record.target and not record.label_firewall,
+        }
+        return [option for option, so in lacking.items() if so]
+
     def release(self, awaited: Container[str] = ()) -> None:
         """Delete weights that no planned unit needs any more, unless the user asked for them.
 
@@ -307,7 +329,7 @@ class UnitJob(Job):
         """
         if not self.dependents or not self.weights.exists() or self._awaited or self.id in awaited:
             return
-        if "weights" not in (self.directory.config().get("keep") or ()):
+        if "weights" not in (self.asked()["keep"] or ()):
             self.weights.unlink(missing_ok=True)
 
     @property

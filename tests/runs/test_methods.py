@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -223,6 +224,28 @@ def test_a_run_keeps_what_any_of_two_commands_asks_for(planned, first):
     assert adapted.directory.record().label_firewall == "passed"
     planned(*words, "keep_epochs=[2]")
     assert source.directory.config()["keep_epochs"] == [0, 1]  # as it was run
+
+
+def test_a_command_tells_what_finished_runs_have_not_kept(tmp_path):
+    """In one line for each option; small logits are kept unless the user wants none."""
+    words = [*TINY, f"out={tmp_path / 'out'}", f"cache_dir={tmp_path / 'cache'}", "norms=[bn]"]
+
+    def told(*options: str) -> list[str]:
+        console = Console(file=io.StringIO(), width=1000)
+        launch(prepare(compose([*words, *options]), console), console)
+        return [line for line in console.file.getvalue().splitlines() if "finished without it" in line]
+
+    asking = ["keep=[weights,logits]", "keep_epochs=[0,1]", "label_firewall=true"]
+    assert told("methods=[none]") == []
+    assert told("methods=[none,adabn]", *asking) == []  # the first is trained again, as AdaBN starts from its weights
+    assert len(list((tmp_path / "out" / "runs").glob("*/weights.safetensors"))) == 3
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    assert told("methods=[none,adabn]", "keep=[]") == []
+    lines = told("methods=[none,adabn]", *asking)
+    assert [line.partition(" runs finished without it (first: bn-")[0] for line in lines] == [
+        "keep=[weights]: 3 of 3", "keep=[logits]: 3 of 3", "keep_epochs=[0,1]: 3 of 3", "label_firewall=true: 2 of 3",
+    ]  # fmt: skip
+    assert all(line.endswith("are not repeated; use another out=DIR, or delete their folders") for line in lines)
 
 
 @pytest.fixture
