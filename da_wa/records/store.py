@@ -113,6 +113,13 @@ class RunDir:
             write_bytes(target, text)
 
     @property
+    def held(self) -> bool:
+        """Whether a process works on the unit."""
+        with suppress(OSError):
+            return lease.holder(self.path / "lease") is not None
+        return False
+
+    @property
     def finished(self) -> bool:
         """Whether a record that can be trusted is there; its training may have diverged."""
         return self.record() is not None

@@ -34,7 +34,7 @@ def plan(experiment: Experiment, domains: Sequence[DomainManifest], out: Path, c
 
     Raises:
         ConfigError: a source that is not a domain, a ``pretrain.norm`` that is not compared, a checkpoint that cannot
-            be read, or ``out`` contains finished runs with different settings.
+            be read, or ``out`` contains runs with different settings that are finished or in progress.
     """
     cfg = experiment.cfg
     if (common := cfg["pretrain"].get("norm")) not in (None, *experiment.norms):
@@ -167,21 +167,24 @@ def _shared(experiment: Experiment, domains: Sequence[DomainManifest]) -> Facts:
 
 
 def _refuse_other_settings(store: Store, planned: Sequence[UnitJob]) -> None:
-    """Raise if the results would not be comparable with those in ``out``."""
+    """Raise if the results would not be comparable with those in ``out``, or with those that a process works on.
+
+    Other unfinished runs do not count: their command may have been given up.
+    """
     if not planned:
         return
     wanted, ids = planned[0].config, {job.id for job in planned}
     for run in store.runs():
         record = run.record()
-        if record is None:
+        if record is None and not run.held:
             continue
-        if record.experiment == wanted["experiment"]:
+        if (record.experiment if record else run.config().get("experiment")) == wanted["experiment"]:
             break
         known = run.config().get("facts", {}).get("shared")
         differ = "they are of an earlier version" if known is None else _differences(known, wanted["facts"]["shared"])
         raise _not_comparable(store, differ)
-    finished = (run for run in store.runs() if (run.path / "record.json").exists())
-    others = {run.id: run.config() for run in finished if run.id not in ids}
+    started = (run for run in store.runs() if run.held or (run.path / "record.json").exists())
+    others = {run.id: run.config() for run in started if run.id not in ids}
     for kind in ("norm", "model", "method"):  # one name in a table is one network
         now = {job.config["facts"][kind]["name"]: _comparable(job.config["facts"][kind]) for job in planned}
         for config in others.values():

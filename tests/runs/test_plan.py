@@ -162,6 +162,35 @@ def test_a_folder_holds_one_run_of_a_cell(tmp_path):
     weighted("2")  # another row
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("finetune.epochs", 31, "finetune.epochs: 30 there, 31 now"), ("model.gain_init", "fixup", "one there, fixup now")],
+)
+def test_a_run_that_a_process_works_on_counts_and_a_plan_that_was_given_up_does_not(
+    composed, tmp_path, key, value, said
+):
+    started = next(job for job in planned(composed, tmp_path) if isinstance(job, UnitJob))
+    started.register()
+    with started.claim():
+        planned(composed, tmp_path)
+        with pytest.raises(ConfigError, match="not comparable") as caught:
+            planned(changed(composed, key, value), tmp_path)
+    assert said in str(caught.value)
+    planned(changed(composed, key, value), tmp_path)
+
+
+def test_a_cell_that_a_process_works_on_is_not_run_with_other_weights(tmp_path):
+    first, second = (tmp_path / f"{k}.safetensors" for k in (1, 2))
+    for network in (first, second):
+        network.write_bytes(network.name.encode())
+    started = planned(compose([f"pretrain.checkpoint={first}", "norms=[bn]"]), tmp_path)[0]
+    started.register()
+    other = compose([f"pretrain.checkpoint={second}", "norms=[bn]"])
+    planned(other, tmp_path)
+    with started.claim(), pytest.raises(ConfigError, match=rf"run {started.id}: start: \w+ there, \w+ now"):
+        planned(other, tmp_path)
+
+
 def ended(job: UnitJob) -> None:
     """Write the record of a unit that diverged."""
     job.register()
