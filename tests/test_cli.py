@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from da_wa.cli import main
+from da_wa.runs.inputs import refuse_among_images
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -46,6 +47,43 @@ def accuracy(out: Path) -> list[dict[str, str]]:
 
 def records(out: Path) -> dict[str, bytes]:
     return {p.parent.name: p.read_bytes() for p in (out / "runs").glob("*/record.json")}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["data.root=."], "out=out/folders-resnet20 lies in {here}"),
+        (["data.root=.", "out=."], "out=. lies in {here}"),
+        (["data.root=.", "out=.out", "cache_dir=cache"], "cache_dir=cache lies in {here}"),
+        (
+            ["data.root=.", "out=../out", "checkpoint_dir=paper/networks"],
+            "checkpoint_dir=paper/networks lies in {here}",
+        ),
+        (["data.root=.", "data.folders={P: paper, S: sunset}", "out=paper/out"], "out=paper/out lies in {here}/paper"),
+        (["data.root=../other", "+data.extra.P=paper", "out=paper/out"], "out=paper/out lies in {here}/paper"),
+    ],
+)
+def test_nothing_is_written_where_it_would_become_a_domain_or_a_class(
+    options, said, draw_tree, tmp_path, monkeypatch, capsys
+):
+    here = draw_tree(tmp_path / "images")
+    draw_tree(tmp_path / "other")
+    monkeypatch.chdir(here)
+    before = sorted(tmp_path.rglob("*"))
+    elsewhere = [f"{key}={tmp_path / key}" for key in ("cache_dir", "checkpoint_dir")]
+    assert main(["data=folders", *TINY, "pretrain=none", "norms=[bn]", *elsewhere, *options]) == 2
+    assert f"{said.format(here=here)}, where every folder is" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_hidden_folders_and_folders_beside_chosen_domains_may_hold_results():
+    """As they are no domains; Office-31 has chosen folders too."""
+    hidden = {"out": Path("images/.out"), "cache_dir": Path(".cache/pixels")}
+    refuse_among_images({"root": "images", "folders": None, "extra": {}}, hidden)
+    beside = {"out": Path("images/out")}
+    refuse_among_images({"root": "images", "folders": {"P": "paper"}, "extra": {}}, beside)
+    for data in ({"root": "images"}, {"root": 1, "folders": ["of", "the user's own"]}, {}):
+        refuse_among_images({**data, "extra": {}}, beside)
 
 
 def test_all_pairs_from_one_command(experiment, tmp_path, capsys):

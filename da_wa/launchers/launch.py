@@ -22,7 +22,7 @@ from da_wa.launchers.launcher import Launcher
 from da_wa.launchers.progress import phase, shown, steps
 from da_wa.launchers.worker import Launch
 from da_wa.records.store import Store
-from da_wa.runs.inputs import Inputs, forget, load_pretraining
+from da_wa.runs.inputs import Inputs, forget, load_pretraining, refuse_among_images
 from da_wa.runs.jobs import Done, Job, PretrainJob, UnitJob
 from da_wa.runs.plan import chosen_sources, plan
 from da_wa.runs.seeds import needed, state
@@ -91,6 +91,8 @@ def prepare(experiment: Experiment, console: Console, known: Inputs | None = Non
     user_cache = Path(platformdirs.user_cache_dir("da_wa"))
     cfg["cache_dir"] = str(cfg["cache_dir"] or user_cache / "pixels")
     networks = Path(cfg["checkpoint_dir"] or user_cache / "checkpoints")
+    written = {"out": Path(cfg["out"]), "cache_dir": Path(cfg["cache_dir"]), "checkpoint_dir": networks}
+    refuse_among_images(cfg["data"], written)
     forget()
     check_loggers(cfg["logger"])
     if not cfg["sources"]:

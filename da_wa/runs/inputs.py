@@ -11,7 +11,7 @@ from typing import Any
 
 from da_wa.config.make import make
 from da_wa.data.cache import DecodedDomain, StepProgress, decode_domains, read_manifests
-from da_wa.data.domains import DomainSet
+from da_wa.data.domains import DomainSet, ignored
 from da_wa.data.fitting import fitted
 from da_wa.data.manifest import DomainManifest
 from da_wa.errors import ConfigError, DataError, printable
@@ -94,6 +94,30 @@ class Inputs:
             UserError: images cannot be decoded; the message lists them.
         """
         return decode_domains(self.domains, self.data["size"], self.cache_dir, self.data["on_bad"], self.progress)
+
+
+def refuse_among_images(data: Mapping[str, Any], written: Mapping[str, Path]) -> None:
+    """Refuse to write where every folder is a domain, or a class, of the next command.
+
+    Args:
+        data: the ``data`` options.
+        written: folders to write to, by the names of their options.
+
+    Raises:
+        ConfigError: one lies at or below such a place; hidden folders do not count.
+    """
+    root, folders = Path(str(data.get("root"))), data.get("folders", {})
+    chosen = {"": ""} if folders is None else folders  # all of them
+    places = [root / str(folder) for folder in chosen.values()] if isinstance(chosen, Mapping) else []
+    for place in [*places, *map(Path, data["extra"].values())]:
+        images = place.expanduser().resolve()
+        for option, folder in written.items():
+            path = folder.resolve()
+            if path.is_relative_to(images) and not any(map(ignored, path.relative_to(images).parts)):
+                raise ConfigError(
+                    f"{option}={folder} lies in {images}, where every folder is a domain or a class of images. "
+                    f"Choose a folder outside with {option}=DIR."
+                )
 
 
 def forget() -> None:

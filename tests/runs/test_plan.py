@@ -164,7 +164,10 @@ def test_a_folder_holds_one_run_of_a_cell(tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
-    [("finetune.epochs", 31, "finetune.epochs: 30 there, 31 now"), ("model.gain_init", "fixup", "one there, fixup now")],
+    [
+        ("finetune.epochs", 31, "finetune.epochs: 30 there, 31 now"),
+        ("model.gain_init", "fixup", "one there, fixup now"),
+    ],
 )
 def test_a_run_that_a_process_works_on_counts_and_a_plan_that_was_given_up_does_not(
     composed, tmp_path, key, value, said
