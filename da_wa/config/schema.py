@@ -29,15 +29,18 @@ from da_wa.config.types import (
     Below1,
     Between0and1,
     Checkpoint,
+    Commands,
     Count,
     Counts,
     Epochs,
     Finite,
     Flag,
     Folder,
+    Gpus,
     Lengths,
     Levels,
     Mean,
+    Memory,
     MethodNames,
     ModelNames,
     Name,
@@ -57,6 +60,7 @@ from da_wa.config.types import (
     Sources,
     Std,
     Text,
+    Whole,
 )
 
 
@@ -223,6 +227,23 @@ class Launcher(Part):
     detach: Flag = False
 
 
+class ShippedLauncher(Launcher):
+    """The options of ``conf/launcher``; those of SLURM that are texts for ``sbatch`` are checked by it."""
+
+    gpus: Gpus = "auto"
+    units_per_gpu: Count = 1
+    cpus_per_worker: Count = 1
+    gpus_per_worker: Whole = 1
+    mem_gb: Memory = None
+    signal_s: Count = 1
+    setup: Commands = Field(default_factory=list)
+    sbatch: dict[str, Any] = Field(default_factory=dict)
+    cpus_per_unit: Count = 1
+    gpus_per_unit: Positive = 0.0
+    retries: Whole = 0
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+
+
 class Report(Node):
     """What the report shows."""
 
@@ -273,7 +294,9 @@ class Config(Node):
     finetune: AnyRecipe
     protocol: Annotated[Own | Annotated[ShippedProtocol, Tag("<shipped>")], kind_at()]
     trainer: Trainer
-    launcher: Launcher
+    launcher: Annotated[
+        Annotated[Launcher, Tag("<own>")] | Annotated[ShippedLauncher, Tag("<shipped>")], kind_at()
+    ]
     logger: dict[str, Part]
     report: Report
     norms: NormNames

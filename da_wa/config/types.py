@@ -90,6 +90,7 @@ AutoCrop = Annotated[
     Annotated[Finite, Field(gt=0, le=1)] | _Auto, Allowed("auto or a number above 0, up to 1, e.g. 0.875")
 ]
 Count = Annotated[_AtLeastOne, Allowed("a whole number, 1 or more")]
+Whole = Annotated[Annotated[StrictInt, Field(ge=0)], Allowed("a whole number, 0 or more")]
 Counts = Annotated[list[_AtLeastOne], Field(min_length=1), Allowed("a list of whole numbers, 1 or more, e.g. [3,3,3]")]
 Pixels = Annotated[_AtLeastOne, Field(le=4096), Allowed("a whole number of pixels, 1 to 4096")]
 Several = Annotated[Annotated[_AtLeastOne, Field(le=1024)] | _Auto, Allowed("auto or a whole number, 1 to 1024")]
@@ -107,6 +108,7 @@ Levels = Annotated[
     list[Name], Allowed("a list of levels to compare with their base, e.g. report.contrasts=[align,dann], or null")
 ]
 Positive = Annotated[Finite, Field(ge=0), Allowed("a number, 0 or more")]
+Memory = Annotated[Annotated[Finite, Field(gt=0)] | None, Allowed("null or a number above 0")]
 Fraction = Annotated[Finite, Field(ge=0, le=1), Allowed("a number from 0 to 1")]
 Fractions = Annotated[list[Annotated[Finite, Field(ge=0, le=1)]], Allowed("a list of numbers from 0 to 1")]
 Below1 = Annotated[Finite, Field(ge=0, lt=1), Allowed("a number, 0 or more and less than 1")]
@@ -139,6 +141,13 @@ Paths = Annotated[dict[Name, Name], Allowed("names and paths, e.g. {C: data/calt
 Sizes = Annotated[dict[Name, _AtLeastOne], Allowed("a number of images for each domain, e.g. {A:415,D:73,W:130}")]
 Rates = Annotated[dict[Name, Positive], Allowed("a learning rate for each of some norms, e.g. {wa: 0.05}")]
 Lengths = Annotated[dict[Name, _AtLeastOne], Allowed("a number of epochs for each of some norms, e.g. {bn: 4}")]
+Gpus = Annotated[
+    Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)] | _Auto,
+    Allowed("auto or a list of numbers of GPUs, e.g. [0,1]"),
+]
+Commands = Annotated[
+    list[Name], Allowed("a list of shell commands, e.g. 'launcher.setup=[\"module load cuda\"]'; [] for none")
+]
 Folder = Annotated[
     Name,
     AfterValidator(_usable_folder),

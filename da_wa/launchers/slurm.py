@@ -75,7 +75,11 @@ class Slurm:
         check_options(self)
         if self.workers == "auto":
             raise ConfigError("launcher.workers=auto: SLURM needs the number of workers; set launcher.workers=8.")
-        minutes(self.time)
+        if 60 * minutes(self.time) <= self.signal_s:
+            raise ConfigError(
+                f"launcher.time={self.time} is {minutes(self.time)} minutes, and workers stop "
+                f"launcher.signal_s={self.signal_s} seconds before: none would get to work. Choose a longer time."
+            )
 
     def __call__(self, launch: Launch) -> None:
         """Submit the array and wait until its workers end; with ``detach`` only submit it.

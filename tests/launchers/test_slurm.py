@@ -143,6 +143,15 @@ def test_senseless_options_are_refused(options):
         Slurm(**options)
 
 
+@pytest.mark.parametrize(("time", "signal_s"), [(2, 120), ("2:00", 120), ("00:02:00", 300), (1, 60)])
+def test_a_worker_has_time_before_its_signal(time, signal_s):
+    """Else it would be requeued for ever; SLURM rounds seconds of a limit up to minutes."""
+    with pytest.raises(ConfigError, match=f"launcher.time={time} is .* launcher.signal_s={signal_s} seconds before"):
+        Slurm(time=time, signal_s=signal_s)
+    Slurm(time=time, signal_s=59)
+    Slurm(time="2:01", signal_s=120)
+
+
 def test_without_slurm_the_error_says_so(tmp_path, monkeypatch):
     pytest.importorskip("submitit", reason="submitit is not installed")
     monkeypatch.setenv("PATH", str(tmp_path))
