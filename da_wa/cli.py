@@ -18,6 +18,7 @@ from da_wa.config.tree import add_code, available
 from da_wa.config.tree import folders as config_folders
 from da_wa.errors import ConfigError, UserError, nearest
 from da_wa.launchers.launch import launch, prepare
+from da_wa.launchers.progress import phase
 from da_wa.launchers.watch import Watch, watch
 from da_wa.records.export import export
 from da_wa.records.networks import rename_networks
@@ -146,14 +147,16 @@ def _report(words: Sequence[str], console: Console) -> int:
     given = _options(words, known)
     if given["guard"] not in ("true", "false"):
         raise ConfigError(f"guard={given['guard']}: must be true or false")
-    report = write_report(
-        Path(given["out"]),
-        compare=list(map(Path, _names(given["compare"]))),
-        spread=given["spread"],  # type: ignore[arg-type]
-        select=load(None if given["select"] == "null" else _names(given["select"]), folders),
-        guard=given["guard"] == "true",
-        contrasts=None if given["contrasts"] == "null" else _names(given["contrasts"]),
-    )
+    with phase(console, "Writing the report") as progress:
+        report = write_report(
+            Path(given["out"]),
+            compare=list(map(Path, _names(given["compare"]))),
+            spread=given["spread"],  # type: ignore[arg-type]
+            select=load(None if given["select"] == "null" else _names(given["select"]), folders),
+            guard=given["guard"] == "true",
+            contrasts=None if given["contrasts"] == "null" else _names(given["contrasts"]),
+            progress=progress,
+        )
     console.print(report.summary())
     console.print(f"The report is in {given['out']}")
     return 1 if report.missing else 0

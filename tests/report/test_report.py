@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from da_wa.cli import main
 from da_wa.errors import ConfigError, DataError
-from da_wa.report import __main__ as command
 from da_wa.report import write_report
 from da_wa.report.facts import load_facts
 
@@ -95,29 +95,24 @@ def test_a_report_that_cannot_be_written(experiment: Any) -> None:
         write_report(experiment.out)
 
 
-def test_the_command(experiment: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(experiment: Any, capsys: pytest.CaptureFixture[str]) -> None:
     experiment.fill(["bn"])
-    monkeypatch.setattr(sys, "argv", ["report", str(experiment.out)])
-    assert command.main() == 0
-    assert "A→W" in capsys.readouterr().out
+    assert main(["report", str(experiment.out)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Writing the report\n")
+    assert "A→W" in said
 
 
-def test_the_command_puts_experiments_side_by_side(
-    experiment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_puts_experiments_side_by_side(experiment: Any, tmp_path: Path) -> None:
     experiment.fill(["bn"])
     first, experiment.out = experiment.out, tmp_path / "other"
     experiment.fill(["bn"])
-    monkeypatch.setattr(sys, "argv", ["report", str(first), "--compare", str(experiment.out)])
-    assert command.main() == 0
+    assert main(["report", str(first), f"compare=[{experiment.out}]"]) == 0
     assert "Comparison with other experiments" in (first / "page.html").read_text()
 
 
-def test_the_command_names_a_folder_without_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "nowhere")])
-    assert command.main() == 1
+def test_the_command_names_a_folder_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "There are no runs to report in" in capsys.readouterr().err
 
 
