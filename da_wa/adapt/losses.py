@@ -125,7 +125,6 @@ def mdd(
     target: Tensor,
     target_adversary: Tensor,
     gamma: float = 4.0,
-    shift: float = 0.0,
 ) -> Tensor:
     """Margin disparity discrepancy (Zhang, Liu, Long & Jordan, ICML 2019, arXiv 1904.05801), as the adversary sees it.
 
@@ -140,20 +139,17 @@ def mdd(
         target: (n_t, K), h(t).
         target_adversary: (n_t, K), h'(t).
         gamma: the margin factor γ.
-        shift: added to 1 - p', the sum limited to 1, before the logarithm; other implementations use 1e-6.
 
     Returns:
         A scalar.
 
     Raises:
-        ValueError: batches that are empty, that have fewer than two classes or do not match, or a negative ``shift``.
+        ValueError: batches that are empty, that have fewer than two classes or do not match.
 
     >>> z = torch.zeros(3, 2)
     >>> mdd(z, z, z, z, gamma=1.0)  # ln 2 + ln 2
     tensor(1.3863)
     """
-    if shift < 0:
-        raise ValueError(f"shift={shift} must be 0 or more")
     source, target = pair(source, target, "logits", columns=2)
     h_s, h_t = pair(source_adversary, target_adversary, "logits of the adversary", columns=2)
     if h_s.shape != source.shape or h_t.shape != target.shape:
@@ -163,8 +159,6 @@ def mdd(
         )
     own = F.one_hot(target.argmax(1), target.shape[1]).bool()
     rest = torch.logsumexp(h_t.masked_fill(own, -math.inf), 1) - torch.logsumexp(h_t, 1)
-    if shift > 0:
-        rest = torch.logaddexp(rest, torch.full_like(rest, math.log(shift))).clamp_max(0)
     return gamma * F.cross_entropy(h_s, source.argmax(1)) - rest.mean()
 
 

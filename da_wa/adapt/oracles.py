@@ -102,7 +102,6 @@ def mdd(
     target: Array,
     target_adversary: Array,
     gamma: float = 4.0,
-    shift: float = 0.0,
 ) -> float:
     """``γ · mean CE(h'(s), argmax h(s)) - mean log(1 - p'_{argmax h(t)})``.
 
@@ -114,7 +113,7 @@ def mdd(
     on_target = []
     for p, z in zip(softmax(target_adversary), target, strict=True):
         rest = math.fsum(value for k, value in enumerate(p) if k != z.argmax())
-        on_target.append(-math.log(min(rest + shift, 1.0)))
+        on_target.append(-math.log(rest))
     return gamma * math.fsum(on_source) / len(on_source) + math.fsum(on_target) / len(on_target)
 
 
