@@ -51,11 +51,10 @@ from da_wa.records.schema import EpochCurve, Evaluation, Images, Record, parse_p
 from da_wa.report import write_report
 from da_wa.runs.jobs import Job, UnitJob
 from da_wa.train import schedule
-from da_wa.train.classifier import cross_entropy
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import transfer
-from da_wa.train.train import train
+from da_wa.train.train import Task, train
 
 NORMS = ("none", "wa", "bn", "bn_wa", "gn", "gn_wa", "in", "in_wa", "ln", "ln_wa")
 IMAGES, CLASSES = 90, 10
@@ -198,22 +197,15 @@ def _train_from_cache(domain: Domain, size: int, cache_dir: Path) -> None:
     before = _memory_mb("VmRSS")
     opened = open_decoded("S", (cache_dir / "digest").read_text(), size, cache_dir)
     with tempfile.TemporaryDirectory() as folder:
-        train(
+        task = Task(
             ResNet(named("bn"), CLASSES, block=BasicBlock, depths=[1], widths=[4]),
             transfer([opened], "S", Full(0.1), 0),
-            cross_entropy(),
-            Recipe(
-                1,
-                batch_size=500,
-                optimizer=partial(torch.optim.SGD, lr=0.01),
-                schedule=schedule.cosine,
-                augment=Augment(),
-            ),
+            Normalize([0.5] * 3, [0.25] * 3),
             Settings(accelerator="cpu", precision="32-true", resident_gb=0.0),
-            normalize=Normalize([0.5] * 3, [0.25] * 3),
             seed=0,
             state=Path(folder) / "last.ckpt",
         )
+        train(Recipe(1, 500, partial(torch.optim.SGD, lr=0.01), schedule.cosine, Augment()), task)
     peak, mapped = _memory_mb("VmHWM"), _memory_mb("RssFile")
     print(
         f"trained in {time.process_time():.0f} s of CPU, peak memory {peak:.0f} MB, {peak - before:.0f} MB more than "

@@ -26,11 +26,10 @@ from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm import named
 from da_wa.records.provenance import machine
 from da_wa.train import schedule
-from da_wa.train.classifier import cross_entropy
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import transfer
-from da_wa.train.train import train
+from da_wa.train.train import Task, train
 
 CLASSES = 100
 SGD = partial(torch.optim.SGD, lr=1e-3, momentum=0.9, weight_decay=5e-4)
@@ -69,17 +68,16 @@ def trainer(norm: str, batch: int, steps: int, fused: bool) -> float:
     recipe = Recipe(3, batch, SGD, schedule.one_cycle, Augment(crop=0.125, flip=True))
     ends: list[float] = []
     with TemporaryDirectory() as folder:
-        train(
+        task = Task(
             network(norm),
             transfer(domains, "train", Whole(), 0),
-            cross_entropy(),
-            recipe,
+            Normalize([0.5] * 3, [0.25] * 3),
             Settings("cpu", "32-true", fused=fused),
-            normalize=Normalize([0.5] * 3, [0.25] * 3),
             seed=0,
             state=Path(folder, "state"),
             notify=lambda done, epochs: ends.append(time.process_time()),
         )
+        train(recipe, task)
     return ends[1] - ends[0]
 
 

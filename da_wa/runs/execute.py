@@ -32,13 +32,12 @@ from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.train import subsets
 from da_wa.train.adaptation import Adaptation
-from da_wa.train.classifier import cross_entropy
-from da_wa.train.fit import Task, fit
+from da_wa.train.fit import fit
 from da_wa.train.precision import decided
 from da_wa.train.progress import Notify
 from da_wa.train.recipe import AnyRecipe, make_recipe
 from da_wa.train.settings import Settings
-from da_wa.train.train import Trained, train
+from da_wa.train.train import Task, Trained
 
 EXTRACTED = 32
 """Images of a batch for measuring recipes that have no batches."""
@@ -71,17 +70,16 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
     recipe, state = make_recipe(config["recipe"]), job.path.with_suffix(".ckpt")
     chosen = subsets.pretraining(images, test, facts.get("holdout", 0.0))
     try:
-        trained = train(
-            model,
-            chosen,
-            cross_entropy(recipe.label_smoothing),
-            recipe,
-            _settings(config, model, facts["size"], recipe),
+        task = Task(
+            model=model,
+            subsets=chosen,
             normalize=normalization(model, facts["normalize"]),
+            settings=_settings(config, model, facts["size"], recipe),
             seed=facts["seed"],
             state=state,
             notify=notify,
         )
+        trained = fit(recipe, task)
     except Diverged as error:
         known = {"error": {"epoch": error.epoch, "message": str(error)}, "curve": error.curve}
         write_json(job.diverged_file, plain(known | {"provenance": machine() | {"command": command()}}))
@@ -195,12 +193,12 @@ def _train(
     after_epoch(0)
     task = Task(
         model=model,
-        facts={key: config["facts"][key] for key in ("model", "norm")},
         subsets=chosen,
         normalize=normalization(model, config["normalize"]),
         settings=_settings(config, model, config["data"]["size"], recipe),
         seed=seed,
         state=state,
+        facts={key: config["facts"][key] for key in ("model", "norm")},
         cache=Path(config["cache_dir"]) / "features",
         adaptation=adaptation,
         notify=notify,

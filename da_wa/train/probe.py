@@ -21,11 +21,11 @@ from da_wa.errors import ConfigError, printable
 from da_wa.records.outputs import Outputs, from_logits, round_logits
 from da_wa.train.classifier import half
 from da_wa.train.engine import device_name, peak_memory_mb
-from da_wa.train.fit import Task, extractor, fit
+from da_wa.train.fit import extractor, fit
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 from da_wa.train.recipe import AnyRecipe
 from da_wa.train.subsets import Subsets
-from da_wa.train.train import Cost, Trained
+from da_wa.train.train import Cost, Task, Trained
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from da_wa.errors import Diverged
 from da_wa.models.backbone import Backbone
 from da_wa.records.outputs import DomainOutputs, Outputs, from_logits
 from da_wa.train.adaptation import Adaptation, Adapter, Calibrator, Stream
-from da_wa.train.classifier import HISTORY, Classifier, Objective
+from da_wa.train.classifier import HISTORY, Classifier, cross_entropy
 from da_wa.train.engine import device_name, engine, interruptible, peak_memory_mb
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
 from da_wa.train.progress import AfterEpoch, Clock, Notify, SaveState, epochs_in
@@ -94,6 +94,41 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What to train, and on what.
+
+    Attributes:
+        model: with a head for the classes of the training images; it holds the result.
+        subsets: images to train on and to evaluate; with an ``adaptation`` there are target images.
+        normalize: of the images.
+        settings: device, precision, memory layout; they change the rounding only.
+        seed: of everything random: order, augmentation, dropout.
+        state: the file of the training state, for recipes that have one; a training resumes from it where it exists.
+        facts: what the network is, beside its weights: plain values.
+        cache: the folder of features, for recipes that compute them.
+        adaptation: the adaptation method.
+        notify: called after every epoch.
+        after_epoch: called with the number of every epoch, before a state is saved that resumes after it.
+        loggers: Lightning loggers.
+        logged: hyperparameters for the loggers.
+    """
+
+    model: Backbone
+    subsets: Subsets
+    normalize: Callable[[Tensor], Tensor]
+    settings: Settings
+    seed: int
+    state: Path
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    cache: Path | None = None
+    adaptation: Adaptation | None = None
+    notify: Notify = lambda done, epochs: None
+    after_epoch: Callable[[int], None] = lambda epoch: None
+    loggers: Sequence[Logger] = ()
+    logged: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Trained:
     """The result of a training; the trained weights are in the model.
 
@@ -112,58 +147,32 @@ class Trained:
     online: tuple[Tensor, Tensor] | None = None
 
 
-def train(
-    model: Backbone,
-    subsets: Subsets,
-    objective: Objective,
-    recipe: Recipe,
-    settings: Settings,
-    *,
-    adaptation: Adaptation | None = None,
-    normalize: Callable[[Tensor], Tensor],
-    seed: int,
-    state: Path,
-    notify: Notify = lambda done, epochs: None,
-    after_epoch: Callable[[int], None] = lambda epoch: None,
-    loggers: Sequence[Logger] = (),
-    logged: Mapping[str, Any] | None = None,
-) -> Trained:
-    """Train ``model`` and evaluate it during training.
+def train(recipe: Recipe, task: Task) -> Trained:
+    """Train a network by gradient descent and evaluate it during training.
 
     Args:
-        model: with a head for the classes of the training images.
-        subsets: images to train on and to evaluate.
-        objective: the training loss.
         recipe: epochs, batch size, optimiser, schedule, augmentation, number of evaluations.
-        settings: device, precision, memory layout; they change the rounding only.
-        adaptation: the adaptation method; ``subsets`` then has target images.
-        normalize: of the images.
-        seed: of order, augmentation and dropout.
-        state: the file of the training state; a training resumes from it where it exists.
-        notify: called after every epoch.
-        after_epoch: called with the number of every epoch, before a state is saved that resumes after it.
-        loggers: Lightning loggers.
-        logged: hyperparameters for the loggers.
+        task: network and images.
 
     Raises:
         Diverged: the training loss or logits are not finite; there is no state to resume from.
         ConfigError: fewer training images than one batch.
         KeyboardInterrupt: Ctrl-C; the saved state is kept to resume from.
     """
-    if adaptation is not None:
-        settings = replace(settings, compile=None)
+    model, subsets, state, adaptation = task.model, task.subsets, task.state, task.adaptation
+    settings = task.settings if adaptation is None else replace(task.settings, compile=None)
     settings = settings.resolve(model)
     settings.check_network(model)
     gc.collect()  # an earlier training of this process may be in reference cycles that hold its images
     if settings.accelerator == "gpu":
         torch.cuda.reset_peak_memory_stats()
     view = recipe.view_for(model)
-    data = _data(subsets, recipe, view, settings, adaptation, normalize, seed)
+    data = _data(recipe, task, view)
     flops = None
     if adaptation is None:
         channels, _, stored = data.train.domain.pixels.shape[1:]
         flops = count_flops(model, (channels, view.side(stored), view.side(stored)))
-    module = _module(model, subsets, objective, recipe, adaptation, seed)
+    module = _module(recipe, task)
     clock = Clock()
     settings.prepare(model)
     module.fused = bool(settings.fused)
@@ -172,11 +181,15 @@ def train(
         max_epochs=recipe.epochs,
         check_val_every_n_epoch=recipe.evaluate_every,
         num_sanity_val_steps=0,
-        logger=list(loggers) or False,
-        callbacks=[clock, AfterEpoch(after_epoch), SaveState(state, settings.save_every_s, notify, recipe.epochs)],
+        logger=list(task.loggers) or False,
+        callbacks=[
+            clock,
+            AfterEpoch(task.after_epoch),
+            SaveState(state, settings.save_every_s, task.notify, recipe.epochs),
+        ],
     )
-    for logger in loggers:
-        logger.log_hyperparams(dict(logged or {}))
+    for logger in task.loggers:
+        logger.log_hyperparams(dict(task.logged))
     resumed_from = epochs_in(state, HISTORY)
     with interruptible():
         try:
@@ -206,25 +219,18 @@ def train(
     return Trained(module.curve, _outputs(module, subsets), resumed_from, cost, online)
 
 
-def _data(
-    subsets: Subsets,
-    recipe: Recipe,
-    view: View,
-    settings: Settings,
-    adaptation: Adaptation | None,
-    normalize: Callable[[Tensor], Tensor],
-    seed: int,
-) -> DomainDataModule:
+def _data(recipe: Recipe, task: Task, view: View) -> DomainDataModule:
+    subsets, adaptation = task.subsets, task.adaptation
     common: dict[str, Any] = {
         "evaluate": subsets.evaluate,
         "mixed": [made.images for made in subsets.mixed],
-        "seed": seed,
+        "seed": task.seed,
         "batch_size": recipe.batch_size,
         "augment": view,
         "plain": view.plain,
-        "normalize": normalize,
+        "normalize": task.normalize,
         "epoch_steps": recipe.epoch_steps,
-        "resident_gb": settings.resident_gb,
+        "resident_gb": task.settings.resident_gb,
     }
     if adaptation is None:
         assert subsets.train is not None, "training on the source needs source images"
@@ -236,21 +242,16 @@ def _data(
     )
 
 
-def _module(
-    model: Backbone,
-    subsets: Subsets,
-    objective: Objective,
-    recipe: Recipe,
-    adaptation: Adaptation | None,
-    seed: int,
-) -> Classifier:
+def _module(recipe: Recipe, task: Task) -> Classifier:
+    model, subsets, adaptation = task.model, task.subsets, task.adaptation
     names = [subset.domain.name for subset in subsets.evaluate]
     classes = len(subsets.evaluate[0].domain.classes)
     mixed = [made.images.domain.name for made in subsets.mixed]
     sample = [torch.from_numpy(s.index[rows]) for s, rows in zip(subsets.evaluate, subsets.sample, strict=False)]
+    objective = cross_entropy(recipe.label_smoothing)
     common: tuple[Any, ...] = (model, classes, objective, recipe.optimizer, recipe.schedule, names, mixed, sample)
     options: dict[str, Any] = {
-        "seed": seed,
+        "seed": task.seed,
         "backbone_rate": recipe.backbone_rate,
         "frozen_statistics": recipe.frozen_statistics,
     }
@@ -258,7 +259,7 @@ def _module(
         return Classifier(*common, **options)
     assert subsets.target is not None, "adaptation needs target images"
     method = adaptation.method
-    torch.manual_seed(epoch_seed(seed, 0, stream=5))
+    torch.manual_seed(epoch_seed(task.seed, 0, stream=5))
     method.build(model, classes, len(subsets.target))
     kind = Stream if method.phase == "stream" else Adapter if method.trains else Calibrator
     return kind(

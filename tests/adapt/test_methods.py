@@ -39,10 +39,9 @@ from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm import fold, named
 from da_wa.train import schedule, subsets
 from da_wa.train.adaptation import Adaptation
-from da_wa.train.classifier import cross_entropy
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
-from da_wa.train.train import Trained, train
+from da_wa.train.train import Task, Trained, train
 
 SETTINGS = Settings(accelerator="cpu", precision="32-true", channels_last=False, save_every_s=0.0)
 NORMALIZE = Normalize([0.5] * 3, [0.25] * 3)
@@ -130,19 +129,17 @@ def run(
         anneal,
         augment,
     )
-    trained = train(
+    task = Task(
         model,
         chosen,
-        cross_entropy(),
-        recipe,
+        NORMALIZE,
         SETTINGS,
-        adaptation=adaptation,
-        normalize=NORMALIZE,
         seed=0,
         state=folder / "last.ckpt",
+        adaptation=adaptation,
         notify=notify,
     )
-    return Run(model, trained, method)
+    return Run(model, train(recipe, task), method)
 
 
 def test_an_adaptation_is_not_compiled_and_its_operations_are_not_counted(tmp_path, monkeypatch):

@@ -26,11 +26,10 @@ from da_wa.models.weights import WeightsError
 from da_wa.norm import WeightAlignConv2d, fold, named
 from da_wa.train import schedule, subsets
 from da_wa.train.adaptation import Adaptation
-from da_wa.train.classifier import cross_entropy
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import transfer
-from da_wa.train.train import train
+from da_wa.train.train import Task, train
 
 TWELVE = {
     "test_resnet": "bn",
@@ -278,12 +277,11 @@ def test_a_training_in_crops_resumes_to_the_same_numbers(norm, frozen, tmp_path)
 
         (tmp_path / folder).mkdir(exist_ok=True)
         settings = Settings(accelerator="cpu", precision="32-true", save_every_s=0.0)
-        found = train(
-            model, transfer(domains, "A", Full(0.2), 0), cross_entropy(), recipe, settings,
-            normalize=Normalize(model.expects.mean, model.expects.std), seed=0, state=tmp_path / folder / "last.ckpt",
-            notify=notify,
+        task = Task(
+            model, transfer(domains, "A", Full(0.2), 0), Normalize(model.expects.mean, model.expects.std), settings,
+            seed=0, state=tmp_path / folder / "last.ckpt", notify=notify,
         )  # fmt: skip
-        return model, found
+        return model, train(recipe, task)
 
     model, whole = run("whole")
     with pytest.raises(RuntimeError, match="power cut"):
@@ -327,11 +325,11 @@ def test_frozen_statistics_are_those_of_the_start_in_every_step(frozen, tmp_path
             steps.append((images[0].clone(), logits.detach()))
 
     model.register_forward_hook(look)
-    train(
-        model, transfer(domains, "A", Full(0.2), 0), cross_entropy(), recipe,
-        Settings(accelerator="cpu", precision="32-true"),
-        normalize=Normalize(model.expects.mean, model.expects.std), seed=0, state=tmp_path / "last.ckpt",
+    task = Task(
+        model, transfer(domains, "A", Full(0.2), 0), Normalize(model.expects.mean, model.expects.std),
+        Settings(accelerator="cpu", precision="32-true"), seed=0, state=tmp_path / "last.ckpt",
     )  # fmt: skip
+    train(recipe, task)
     assert len(steps) == 4  # of both epochs, with an evaluation in between
     images, logits = steps[0]
     torch.testing.assert_close(logits, start(images), rtol=1e-3, atol=1e-4)
@@ -363,8 +361,9 @@ def test_frozen_statistics_stay_so_when_a_method_looks_at_the_target(tmp_path):
             assert module.training
 
     model.head.register_forward_hook(look)
-    train(
-        model, chosen, cross_entropy(), recipe, Settings(accelerator="cpu"), adaptation=Adaptation(SHOT()),
-        normalize=Normalize(model.expects.mean, model.expects.std), seed=0, state=tmp_path / "last.ckpt",
+    task = Task(
+        model, chosen, Normalize(model.expects.mean, model.expects.std), Settings(accelerator="cpu"),
+        seed=0, state=tmp_path / "last.ckpt", adaptation=Adaptation(SHOT()),
     )  # fmt: skip
+    train(recipe, task)
     assert modes == [{False}] * 6  # two epochs of 24 images

@@ -19,11 +19,10 @@ from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.train import schedule
-from da_wa.train.classifier import cross_entropy
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import transfer
-from da_wa.train.train import Trained, train
+from da_wa.train.train import Task, Trained, train
 
 BN_WA = Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d)
 SETTINGS = Settings(accelerator="cpu", precision="32-true", channels_last=False, save_every_s=0.0)
@@ -80,16 +79,15 @@ def training(domains: Sequence[DecodedDomain]) -> Callable[..., Trained]:
     ) -> Trained:
         folder.mkdir(exist_ok=True)
         torch.manual_seed(seed)
-        return train(
+        task = Task(
             model or ResNet(norm, 3, block=BasicBlock, depths=[1, 1], widths=[4, 8]),
             transfer(images, "A", Full(0.1), seed),
-            cross_entropy(),
-            recipe or _recipe(),
+            Normalize([0.5] * 3, [0.25] * 3),
             settings,
-            normalize=Normalize([0.5] * 3, [0.25] * 3),
-            seed=seed,
-            state=folder / "last.ckpt",
+            seed,
+            folder / "last.ckpt",
             **kwargs,
         )
+        return train(recipe or _recipe(), task)
 
     return run

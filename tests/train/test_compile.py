@@ -18,11 +18,10 @@ from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.train import schedule
-from da_wa.train.classifier import cross_entropy
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import Subsets
-from da_wa.train.train import train
+from da_wa.train.train import Task, train
 
 pytestmark = pytest.mark.timeout(1800)  # compiling on a loaded machine
 
@@ -34,16 +33,16 @@ def job(folder: Path, seed: int, activation: type[nn.Module], compiled: bool | s
     pixels = rng.integers(0, 255, (20, 3, 8, 8), np.uint8)
     domain = DecodedDomain("A", pixels, labels, tuple(map(str, range(20))), "A", ("r", "g", "b"))
     torch.manual_seed(seed)
-    return train(
+    task = Task(
         ResNet(Norm("X + WA", WeightAlignConv2d, activation), 3, block=BasicBlock, depths=[1], widths=[4]),
         Subsets(Subset(domain, np.arange(12)), [Subset(domain, np.arange(12, 20))]),
-        cross_entropy(),
-        Recipe(3, 4, partial(torch.optim.SGD, lr=0.05, momentum=0.9), schedule.cosine, Augment(), evaluations=3),
+        Normalize([0.5] * 3, [0.25] * 3),
         Settings("cpu", precision="32-true", channels_last=False, compile=compiled, save_every_s=1e9),
-        normalize=Normalize([0.5] * 3, [0.25] * 3),
         seed=seed,
         state=folder / f"{seed}.ckpt",
-    ).curve
+    )
+    sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+    return train(Recipe(3, 4, sgd, schedule.cosine, Augment(), evaluations=3), task).curve
 
 
 def test_jobs_share_one_compilation_and_get_the_numbers_of_eager_training(tmp_path):

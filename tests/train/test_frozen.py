@@ -22,9 +22,10 @@ from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.train import subsets
 from da_wa.train.adaptation import Adaptation
 from da_wa.train.features import Extractor
-from da_wa.train.fit import Task, fit
+from da_wa.train.fit import fit
 from da_wa.train.frozen import Frozen
 from da_wa.train.recipe import make_recipe
+from da_wa.train.train import Task
 
 from .conftest import BN_WA, SETTINGS
 
@@ -61,7 +62,6 @@ def task(domains, tmp_path):
         return Task(
             **{
                 "model": network(),
-                "facts": {},
                 "subsets": chosen or subsets.transfer(domains, "A", Full(0.1), 0),
                 "normalize": NORMALIZE,
                 "settings": SETTINGS,

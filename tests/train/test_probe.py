@@ -17,9 +17,10 @@ from da_wa.data.mixed import mixed
 from da_wa.data.splits import Full
 from da_wa.errors import ConfigError
 from da_wa.models.resnet import BasicBlock, ResNet
-from da_wa.train.fit import Task, fit
+from da_wa.train.fit import fit
 from da_wa.train.probe import Probe
 from da_wa.train.subsets import transfer
+from da_wa.train.train import Task
 
 from .conftest import BN_WA, SETTINGS
 
@@ -132,7 +133,7 @@ def probed(domains, tmp_path):
             for d in domains
         ]
         task = Task(
-            model=model, facts={}, subsets=transfer(chosen, "A", Full(0.1), 0), settings=SETTINGS, seed=0,
+            model=model, subsets=transfer(chosen, "A", Full(0.1), 0), settings=SETTINGS, seed=0,
             normalize=Normalize([0.5] * 3, [0.25] * 3), state=tmp_path / "last.ckpt", cache=tmp_path / folder,
         )  # fmt: skip
         return model, fit(Probe([0.01, 1.0], folds=3), task)

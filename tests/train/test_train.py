@@ -30,7 +30,7 @@ from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.train import schedule
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import pretraining, sample, transfer
-from da_wa.train.train import Trained, train
+from da_wa.train.train import Task, Trained, train
 
 
 def same(one: Trained, other: Trained) -> None:
@@ -264,26 +264,24 @@ from da_wa.data.splits import Full
 from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm.spec import Norm
 from da_wa.train import schedule
-from da_wa.train.classifier import cross_entropy
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import transfer
-from da_wa.train.train import train
+from da_wa.train.train import Task, train
 
 folder, labels = Path(sys.argv[1]), np.arange(20) % 2
 pixels = np.random.default_rng(0).integers(0, 255, (20, 3, 8, 8), np.uint8)
 domains = [DecodedDomain(n, pixels, labels, tuple(map(str, range(20))), n, ("a", "b")) for n in "AB"]
-train(
+task = Task(
     ResNet(Norm("BN", nn.Conv2d, nn.BatchNorm2d), 2, block=BasicBlock, depths=[1], widths=[4]),
     transfer(domains, "A", Full(0.2), 0),
-    cross_entropy(),
-    Recipe(2, 8, lambda groups: torch.optim.SGD(groups, lr=0.01), schedule.constant, Augment()),
+    Normalize([0.5] * 3, [0.25] * 3),
     Settings("cpu", precision="32-true"),
-    normalize=Normalize([0.5] * 3, [0.25] * 3),
     seed=0,
     state=folder / "last.ckpt",
     loggers=[CSVLogger(folder, name="", version="")],
 )
+train(Recipe(2, 8, lambda groups: torch.optim.SGD(groups, lr=0.01), schedule.constant, Augment()), task)
 """
 
 
@@ -321,7 +319,9 @@ def test_a_task_of_a_slurm_allocation_is_one_process_that_writes_its_log(tmp_pat
 
 
 @pytest.mark.parametrize("norm", ["bn_wa", "fixup"])
-def test_decay_reaches_every_parameter_and_fixups_scalars_learn_at_a_tenth(training, recipe, domains, tmp_path, norm):
+def test_decay_reaches_every_parameter_and_fixups_scalars_learn_at_a_tenth(
+    monkeypatch, recipe, domains, tmp_path, norm
+):
     """Without a gradient SGD leaves ``w · (1 - rate · decay)`` after a step.
 
     Decay reaches gains too (Sec. IV-C of the paper), and Fixup's scalars as in its authors' code.
@@ -335,20 +335,19 @@ def test_decay_reaches_every_parameter_and_fixups_scalars_learn_at_a_tenth(train
         for p in model.parameters():
             p.add_(1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    train(
+    monkeypatch.setattr("da_wa.train.train.cross_entropy", lambda smoothing: lambda logits, labels: 0 * logits.sum())
+    decaying = dataclasses.replace(
+        recipe(epochs=1), optimizer=partial(torch.optim.SGD, lr=0.1, weight_decay=0.5), schedule=schedule.constant
+    )
+    task = Task(
         model,
         transfer(domains, "A", Full(0.1), 0),
-        lambda logits, labels: 0 * logits.sum(),
-        dataclasses.replace(
-            recipe(epochs=1),
-            optimizer=partial(torch.optim.SGD, lr=0.1, weight_decay=0.5),
-            schedule=schedule.constant,
-        ),
+        Normalize([0.5] * 3, [0.25] * 3),
         Settings(accelerator="cpu", precision="32-true"),
-        normalize=Normalize([0.5] * 3, [0.25] * 3),
         seed=0,
         state=tmp_path / "last.ckpt",
     )
+    train(decaying, task)
     steps = 37 // 8
     scalars = {f"{name}.value" for name, m in model.named_modules() if isinstance(m, (Bias, Multiplier))}
     assert bool(scalars) == (norm == "fixup")

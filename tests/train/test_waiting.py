@@ -23,12 +23,11 @@ from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.train import schedule
-from da_wa.train.classifier import cross_entropy
 from da_wa.train.flops import count_flops
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import Subsets
-from da_wa.train.train import Trained, train
+from da_wa.train.train import Task, Trained, train
 
 WAITS = ("aten._local_scalar_dense", "aten.lift_fresh")
 
@@ -53,17 +52,15 @@ def trained(folder, n: int, settings: Settings, make=torch.optim.SGD) -> tuple[T
     domain = DecodedDomain("A", pixels, labels, tuple(map(str, range(n))), "A", ("r", "g", "b"))
     torch.manual_seed(0)
     model = ResNet(Norm("BN + WA", WeightAlignConv2d, nn.BatchNorm2d), 3, block=BasicBlock, depths=[1], widths=[4])
-    done = train(
+    task = Task(
         model,
         Subsets(Subset(domain, np.arange(n)), [Subset(domain, np.arange(8))]),
-        cross_entropy(),
-        Recipe(1, 4, partial(make, lr=0.05, momentum=0.9), schedule.cosine, Augment(erase=0.5)),
+        Normalize([0.5] * 3, [0.25] * 3),
         settings,
-        normalize=Normalize([0.5] * 3, [0.25] * 3),
         seed=0,
         state=folder / "x.ckpt",
     )
-    return done, model
+    return train(Recipe(1, 4, partial(make, lr=0.05, momentum=0.9), schedule.cosine, Augment(erase=0.5)), task), model
 
 
 PLAIN = Settings(accelerator="cpu", precision="32-true", channels_last=False)
