@@ -61,7 +61,7 @@ class Augment(Node):
 
 
 class Crops(Node):
-    """See :class:`da_wa.data.crops.Crops`, which checks the ranges."""
+    """See :class:`da_wa.data.crops.Crops`, which checks that ranges are in order."""
 
     name: Annotated[str, OneOf(choices.AUGMENTATIONS)]
     size: Pixels

@@ -32,9 +32,6 @@ class Central(View):
         interpolation: of that resizing, ``bilinear`` or ``bicubic``; ``auto``: as the network expects. Images that are
             stored at this side are not resized.
 
-    Raises:
-        ConfigError: a value that is not possible.
-
     >>> Central(28)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
     torch.Size([2, 3, 28, 28])
     """
@@ -43,12 +40,6 @@ class Central(View):
     crop: float | Literal["auto"] = 0.875
     interpolation: str = "bilinear"
     option: ClassVar[str] = "input"
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"{self.option}.size={self.size} must be a whole number of pixels, 1 or more")
-        if self.crop != "auto" and not 0 < self.crop <= 1:
-            raise ConfigError(f"{self.option}.crop={self.crop} must be auto or a number above 0, up to 1, e.g. 0.875")
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, 3, s, s) uint8 -> (n, 3, size, size) uint8."""
@@ -97,7 +88,7 @@ class Crops(Central):
         erase: probability of random erasing.
 
     Raises:
-        ConfigError: a value that is not possible.
+        ConfigError: ``scale`` or ``ratio`` is not a range.
 
     >>> crops, stored = Crops(28), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     >>> crops(stored).shape, crops.plain(stored).shape
@@ -111,12 +102,9 @@ class Crops(Central):
     option: ClassVar[str] = "augment"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name, values in (("scale", self.scale), ("ratio", self.ratio)):
             if values is not None and not (len(values) == 2 and 0 < values[0] <= values[1]):
                 raise ConfigError(f"augment.{name}={list(values)} must be two positive numbers, the smaller one first")
-        if self.scale is not None and self.scale[1] > 1:
-            raise ConfigError(f"augment.scale={list(self.scale)}: a crop cannot show more than the whole image, 1")
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augment a uint8 batch, (n, 3, s, s) -> (n, 3, size, size)."""

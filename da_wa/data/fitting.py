@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from da_wa.data.domains import DomainSet
 from da_wa.data.images import Images, Progress, Resize, resized
-from da_wa.errors import ConfigError, nearest
 
 Way = Literal["squash", "crop"]
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -41,13 +40,7 @@ def fitted(domains: DomainSet, way: Way = "squash", interpolation: str = "biline
         domains: the domains.
         way: ``squash`` or ``crop``.
         interpolation: ``bilinear`` or ``bicubic``.
-
-    Raises:
-        ConfigError: an unknown way or interpolation.
     """
-    for option, value, known in (("resize", way, get_args(Way)), ("interpolation", interpolation, INTERPOLATIONS)):
-        if value not in known:
-            raise ConfigError(f"data.{option}={value} is unknown. {nearest(str(value), known)}")
     if (way, interpolation) == ("squash", "bilinear"):
         return domains
     changed = (replace(domain, images=Fitted(domain.images, way, interpolation)) for domain in domains.domains)

@@ -21,16 +21,14 @@ from da_wa.config.make import make
 from da_wa.data.augment import Augment, Changed, Stored, View
 from da_wa.data.crops import Crops
 from da_wa.data.splits import check_batch
-from da_wa.errors import ConfigError, nearest
+from da_wa.errors import ConfigError
 from da_wa.models.backbone import Backbone
 from da_wa.train.schedule import SCHEDULES
 
 MakeOptimizer = Callable[..., Optimizer]
 MakeSchedule = Callable[..., LRScheduler]
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    name: getattr(optim, cls) for name, cls in choices.OPTIMIZERS.items() if hasattr(optim, cls)
-}
+OPTIMIZERS: dict[str, type[Optimizer]] = {name: getattr(optim, cls) for name, cls in choices.OPTIMIZERS.items()}
 """Optimisers of ``torch.optim`` by name in lower case."""
 
 
@@ -114,12 +112,6 @@ class Recipe(AnyRecipe):
     frozen_statistics: bool = False
     trains_network: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluations"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} is {value}; it must be a whole number, 1 or more")
-
     def check(self) -> None:
         """Make optimiser and schedule for one parameter.
 
@@ -185,7 +177,7 @@ def make_recipe(node: Mapping[str, Any]) -> Any:
     ('SGD', {'lr': 0.001, 'momentum': 0.9})
 
     Raises:
-        ConfigError: an unknown name, an argument that the callable does not take, or a path that cannot be imported.
+        ConfigError: an argument that the callable does not take, or a path that cannot be imported.
     """
     made: dict[str, Any] = {
         key: _callable(key, node[key], known)
@@ -210,8 +202,6 @@ def _callable(key: str, node: Mapping[str, Any], known: Mapping[str, Callable[..
         return made
     options = {str(name): value for name, value in node.items() if name != "name"}
     name = node["name"]
-    if name not in known:
-        raise ConfigError(f"{key}.name={name} is unknown. {nearest(name, known)}")
     accepted = inspect.signature(known[name]).parameters
     if others := [option for option in options if option not in accepted]:
         raise ConfigError(f"{key}.name={name}: {name} has no option {others[0]!r}; remove it with ~….{key}.{others[0]}")

@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from da_wa.config.choices import ACCELERATORS, PRECISIONS
 from da_wa.errors import ConfigError, nearest
 
 Auto = Literal["auto"]
@@ -40,7 +39,7 @@ class Settings:
         resident_gb: domains up to this size are held in the memory of the device, larger ones are streamed.
 
     Raises:
-        ConfigError: an unknown accelerator or precision, or ``compile`` names neither a mode nor a backend.
+        ConfigError: ``compile`` names neither a mode nor a backend.
     """
 
     accelerator: str = "auto"
@@ -53,11 +52,6 @@ class Settings:
     resident_gb: float = 8.0
 
     def __post_init__(self) -> None:
-        if self.accelerator not in ACCELERATORS:
-            known = nearest(self.accelerator, ACCELERATORS)
-            raise ConfigError(f"trainer.accelerator={self.accelerator} is unknown. {known}")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"trainer.precision={self.precision} is unknown. {nearest(self.precision, PRECISIONS)}")
         if isinstance(self.compile, str) and self.compile != "auto" and "mode" in (how := self._how_to_compile()):
             from torch._inductor import list_mode_options
 

@@ -123,9 +123,7 @@ def test_a_crop_is_a_number_or_auto(part, crop):
     ("key", "node", "said"),
     [
         ("optimizer", {"name": "adamw", "lr": 1.0, "momentum": 0.9}, "adamw has no option 'momentum'"),
-        ("optimizer", {"name": "adamm", "lr": 1.0}, "Did you mean 'adam'"),
         ("optimizer", {"_target_": "nowhere.Lion"}, "nowhere.Lion"),
-        ("schedule", {"name": "cosin"}, "Did you mean 'cosine'"),
         ("schedule", {"name": "cosine", "warmup": 0.1}, "cosine has no option 'warmup'"),
     ],
 )

@@ -45,12 +45,6 @@ def test_a_mode_or_backend_that_is_not_there_is_refused_at_once() -> None:
         Settings(compile="reduce_overhead")
 
 
-@pytest.mark.parametrize("options", [{"accelerator": "foo"}, {"precision": "bf16"}])
-def test_unknown_names_are_refused(options) -> None:
-    with pytest.raises(ConfigError, match=f"trainer.{next(iter(options))}=.* is unknown"):
-        Settings(**options)
-
-
 def test_cuda_is_another_name_of_the_gpu(monkeypatch) -> None:
     model = nn.Linear(1, 1)
     assert Settings(accelerator="cuda").resolve(model) == Settings(accelerator="gpu").resolve(model)
