@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,17 @@ from sklearn.model_selection import StratifiedKFold
 
 from da_wa.data.augment import View
 from da_wa.data.crops import central
+from da_wa.data.datamodule import Subset
 from da_wa.errors import ConfigError, printable
-from da_wa.records.outputs import Outputs, from_logits, round_logits
+from da_wa.records.outputs import Outputs, round_logits
 from da_wa.train.classifier import half
 from da_wa.train.engine import device_name, peak_memory_mb
 from da_wa.train.fit import extractor, fit
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
+from da_wa.train.frozen import on_features
 from da_wa.train.recipe import AnyRecipe
 from da_wa.train.subsets import Subsets
-from da_wa.train.train import Cost, Task, Trained
+from da_wa.train.train import Cost, Task, Trained, packed
 
 
 @dataclass(frozen=True)
@@ -182,21 +184,19 @@ def _probe(recipe: Probe, task: Task) -> Trained:
 
     The head is copied into the network, which then predicts from images.
     """
-    extract, subsets = extractor(recipe, task, task.model), task.subsets
-    assert subsets.train is not None, "training on the source needs source images"
+    extract = extractor(recipe, task, task.model)
     started = time.perf_counter()
-    model, settings, train = extract.model, extract.settings, subsets.train
-    features, computed = extract(list({s.domain.name: s.domain for s in (train, *subsets.evaluate)}.values()))
-    mixed, more = extract([made.images.domain for made in subsets.mixed])
-    computed += more
+    model, settings = extract.model, extract.settings
+    subsets, computed = on_features(task.subsets, extract)
+    assert subsets.train is not None, "training on the source needs source images"
     extracted = time.perf_counter()
-    x = features[train.domain.name][train.index]
+    train, x = subsets.train, _features(subsets.train)
     head = recipe.fit(x, train.labels, len(train.domain.classes), task.seed)
     fitted = time.perf_counter()
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(head.weight))
         model.head.bias.copy_(torch.from_numpy(head.bias))
-    outputs = _outputs(subsets, features, mixed, head)
+    outputs = _outputs(subsets, head)
     row = {"epoch": 1, **_fit_of(head(x), train.labels), "terms": {"C": head.C, **_named(head.validation)}}
     for logger in task.loggers:
         logger.log_hyperparams(dict(task.logged))
@@ -213,30 +213,26 @@ def _probe(recipe: Probe, task: Task) -> Trained:
         total_s=time.perf_counter() - started,
         images_per_s=computed / (extracted - started),
         peak_memory_mb=peak_memory_mb(settings.accelerator),
-        flops=computed * count_flops(model, extract.shape(train.domain)).prediction,
+        flops=computed * count_flops(model, extract.shape(task.subsets.evaluate[0].domain)).prediction,
         matrix_rate=matrix_rate(device, matrix_type(settings.precision), torch.get_num_threads()),
     )
     task.notify(1, 1)
     return Trained([row], outputs, 0, cost)
 
 
-def _outputs(
-    subsets: Subsets, features: Mapping[str, np.ndarray], mixed: Mapping[str, np.ndarray], head: Head
-) -> Outputs:
-    first = {made.images.domain.name: made.first for made in subsets.mixed}
-    domains = {}
-    for subset, rows in zip(subsets.evaluate, subsets.sample, strict=True):
-        name = subset.domain.name
-        outputs = from_logits(subset.index, subset.labels, head(features[name][subset.index])[None])
-        index = outputs.index[rows]
-        outputs = replace(
-            outputs, feature_index=index, features=half(torch.from_numpy(features[name][index])).numpy()[None]
-        )
-        if name in mixed:
-            logits = round_logits(head(mixed[name]))[None]
-            outputs = replace(outputs, mixed_index=outputs.index[first[name]], mixed_logits=logits)
-        domains[name] = outputs
-    return Outputs(np.array([1], np.int32), domains)
+def _outputs(subsets: Subsets, head: Head) -> Outputs:
+    """What the head makes of subsets whose images are features."""
+    logits = [torch.from_numpy(head(_features(subset))) for subset in subsets.evaluate]
+    seen = zip(subsets.evaluate, subsets.sample, strict=True)
+    features = [half(torch.from_numpy(_features(subset)[rows])) for subset, rows in seen]
+    mixed = [torch.from_numpy(round_logits(head(_features(made.images)))) for made in subsets.mixed]
+    return packed(subsets, {1: logits}, {1: features}, {1: mixed})
+
+
+def _features(subset: Subset) -> np.ndarray:
+    """(n, d) float32."""
+    found: np.ndarray = subset.domain.pixels[subset.index][:, :, 0, 0]
+    return found
 
 
 def _fit_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

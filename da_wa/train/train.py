@@ -216,7 +216,8 @@ def train(recipe: Recipe, task: Task) -> Trained:
         ),
     )
     online = (module.online_index, module.online) if isinstance(module, Stream) else None
-    return Trained(module.curve, _outputs(module, subsets), resumed_from, cost, online)
+    outputs = packed(subsets, module.logits, module.features, module.mixed_logits)
+    return Trained(module.curve, outputs, resumed_from, cost, online)
 
 
 def _data(recipe: Recipe, task: Task, view: View) -> DomainDataModule:
@@ -270,24 +271,35 @@ def _module(recipe: Recipe, task: Task) -> Classifier:
     )
 
 
-def _outputs(module: Classifier, subsets: Subsets) -> Outputs:
-    """What every evaluated epoch gave, by domain."""
-    epochs = sorted(module.logits)
+ByEpoch = Mapping[int, Sequence[Tensor]]
+"""Evaluated epoch -> one tensor a subset."""
+
+
+def packed(subsets: Subsets, logits: ByEpoch, features: ByEpoch, mixed_logits: ByEpoch) -> Outputs:
+    """What every evaluated epoch gave, by domain.
+
+    Args:
+        subsets: the evaluated subsets.
+        logits: of each subset, (n, k).
+        features: of the sample of each subset, (m, d) float16.
+        mixed_logits: of each subset of mixtures, (p, k) float16.
+    """
+    epochs = sorted(logits)
     mixed = {made.images.domain.name: (made.first, k) for k, made in enumerate(subsets.mixed)}
     domains: dict[str, DomainOutputs] = {}
     for k, subset in enumerate(subsets.evaluate):
-        outputs = from_logits(subset.index, subset.labels, _stacked(module.logits, epochs, k))
+        outputs = from_logits(subset.index, subset.labels, _stacked(logits, epochs, k))
         if subsets.sample:
-            features = _stacked(module.features, epochs, k)
-            outputs = replace(outputs, feature_index=outputs.index[subsets.sample[k]], features=features)
+            seen = _stacked(features, epochs, k)
+            outputs = replace(outputs, feature_index=outputs.index[subsets.sample[k]], features=seen)
         if subset.domain.name in mixed:
             first, row = mixed[subset.domain.name]
-            logits = _stacked(module.mixed_logits, epochs, row)
-            outputs = replace(outputs, mixed_index=outputs.index[first], mixed_logits=logits)
+            of_mixtures = _stacked(mixed_logits, epochs, row)
+            outputs = replace(outputs, mixed_index=outputs.index[first], mixed_logits=of_mixtures)
         domains[subset.domain.name] = outputs
     return Outputs(np.array(epochs, np.int32), domains)
 
 
-def _stacked(by_epoch: Mapping[int, Sequence[Tensor]], epochs: Sequence[int], k: int) -> np.ndarray:
+def _stacked(by_epoch: ByEpoch, epochs: Sequence[int], k: int) -> np.ndarray:
     """(p, …) what the loader number *k* gave after each epoch."""
     return np.stack([by_epoch[epoch][k].numpy() for epoch in epochs])
