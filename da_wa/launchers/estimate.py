@@ -31,15 +31,14 @@ def estimate(experiment: Experiment) -> str:
         passes * count_flops(model, (3, size, size)).training
         for passes, size in ((networks, cfg["pretrain"]["size"]), (units, cfg["data"]["size"]))
     )
-    precision = make(cfg["trainer"]).resolve(model).precision
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rate = matrix_rate(device, matrix_type(precision), torch.get_num_threads())
+    settings = make(cfg["trainer"]).resolve(model)
+    rate = matrix_rate(settings.device, matrix_type(settings.precision), torch.get_num_threads())
     return (
         f"The default experiment: {', '.join(experiment.models)}, "
         f"{len(experiment.norms)} norms, {len(cfg['seeds'])} seeds, every pair of Office-31.\n"
         f"{fits} networks are trained on {cfg['pretrain']['label']} for {cfg['pretrain']['recipe']['epochs']} epochs, "
         f"then fine-tuned {fits * len(cfg['seeds']) * len(COUNTS)} times for {cfg['finetune']['epochs']} epochs.\n"
-        f"On this machine ({device}) the arithmetic alone takes {duration(flops / rate)}, a lower bound."
+        f"On this machine ({settings.device}) the arithmetic alone takes {duration(flops / rate)}, a lower bound."
     )
 
 

@@ -71,7 +71,7 @@ def step_seconds(model: nn.Module, images: Sequence[int], settings: Settings, pr
     >>> step_seconds(net, (2, 3, 8, 8), Settings("cpu").resolve(net), "32-true") > 0
     True
     """
-    device = {"gpu": "cuda"}.get(settings.accelerator, settings.accelerator)
+    device = settings.device
     half = nullcontext() if precision == "32-true" else torch.autocast(device, torch.bfloat16)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     network = copy.deepcopy(model).to(device).to(memory_format=layout).train()

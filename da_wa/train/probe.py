@@ -204,7 +204,6 @@ def _probe(recipe: Probe, task: Task) -> Trained:
         logger.log_metrics({f"accuracy/{name}": float(value) for name, value in accuracies.items()}, step=1)
         logger.save()
         logger.finalize("success")
-    device = "cuda" if settings.accelerator == "gpu" else settings.accelerator
     cost = Cost(
         settings=settings,
         device=device_name(settings.accelerator),
@@ -214,7 +213,7 @@ def _probe(recipe: Probe, task: Task) -> Trained:
         images_per_s=computed / (extracted - started),
         peak_memory_mb=peak_memory_mb(settings.accelerator),
         flops=computed * count_flops(model, extract.shape(task.subsets.evaluate[0].domain)).prediction,
-        matrix_rate=matrix_rate(device, matrix_type(settings.precision), torch.get_num_threads()),
+        matrix_rate=matrix_rate(settings.device, matrix_type(settings.precision), torch.get_num_threads()),
     )
     task.notify(1, 1)
     return Trained([row], outputs, 0, cost)

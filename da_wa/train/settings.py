@@ -98,6 +98,11 @@ class Settings:
             fused=accelerator == "gpu" if self.fused == "auto" else self.fused,
         )
 
+    @property
+    def device(self) -> str:
+        """Torch's name of the resolved device: ``cuda``, ``cpu``, ``mps``."""
+        return "cuda" if self.accelerator == "gpu" else self.accelerator
+
     def check_device(self) -> None:
         """Raise a ConfigError if this machine does not have the accelerator."""
         cuda = torch.cuda.is_available()

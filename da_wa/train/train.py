@@ -211,9 +211,7 @@ def train(recipe: Recipe, task: Task) -> Trained:
         images_per_s=trained / clock.train_s if clock.train_s else 0.0,
         peak_memory_mb=peak_memory_mb(settings.accelerator),
         flops=None if flops is None else trained * flops.training + evaluated * flops.prediction,
-        matrix_rate=matrix_rate(
-            trainer.strategy.root_device.type, matrix_type(settings.precision), torch.get_num_threads()
-        ),
+        matrix_rate=matrix_rate(settings.device, matrix_type(settings.precision), torch.get_num_threads()),
     )
     online = (module.online_index, module.online) if isinstance(module, Stream) else None
     outputs = packed(subsets, module.logits, module.features, module.mixed_logits)

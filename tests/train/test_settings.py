@@ -48,6 +48,7 @@ def test_a_mode_or_backend_that_is_not_there_is_refused_at_once() -> None:
 def test_cuda_is_another_name_of_the_gpu(monkeypatch) -> None:
     model = nn.Linear(1, 1)
     assert Settings(accelerator="cuda").resolve(model) == Settings(accelerator="gpu").resolve(model)
+    assert Settings(accelerator="gpu").resolve(model).device == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("cuda", "gpu"):
         with pytest.raises(ConfigError, match=f"trainer.accelerator={name}: this machine has none"):
