@@ -294,9 +294,7 @@ class Config(Node):
     finetune: AnyRecipe
     protocol: Annotated[Own | Annotated[ShippedProtocol, Tag("<shipped>")], kind_at()]
     trainer: Trainer
-    launcher: Annotated[
-        Annotated[Launcher, Tag("<own>")] | Annotated[ShippedLauncher, Tag("<shipped>")], kind_at()
-    ]
+    launcher: Annotated[Annotated[Launcher, Tag("<own>")] | Annotated[ShippedLauncher, Tag("<shipped>")], kind_at()]
     logger: dict[str, Part]
     report: Report
     norms: NormNames

@@ -27,7 +27,7 @@ from da_wa.records.migrate import NO_EPOCHS
 from da_wa.records.outputs import Outputs, trimmed
 from da_wa.records.plain import plain
 from da_wa.records.provenance import command, machine
-from da_wa.records.schema import Conversion, Divergence, EpochCurve, Evaluation, Images, Pretraining, Record, parse_plan
+from da_wa.records.schema import Conversion, Divergence, EpochCurve, Evaluation, Images, Pretraining, Record
 from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.train import subsets
@@ -102,7 +102,7 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
 
 @execute.register
 def _unit(job: UnitJob, notify: Notify) -> None:
-    config, unit = job.config, parse_plan(job.config["unit"], job.id)
+    config, unit = job.config, job.unit
     started, workdir = _now(), job.directory.path
     images, size = config["facts"]["shared"]["images"], config["data"]["size"]
     domains = [_opened(name, digest, size, config["cache_dir"]) for name, digest in images.items()]
@@ -177,7 +177,7 @@ def _train(
     job: UnitJob, domains: Sequence[DecodedDomain], state: Path, notify: Notify, **logging: Any
 ) -> tuple[Backbone, Trained]:
     """Build the network of a unit, and train or adapt it."""
-    config, unit = job.config, parse_plan(job.config["unit"], job.id)
+    config, unit = job.config, job.unit
     seed, recipe = unit.factors.seed, make_recipe(config["finetune"])
     model = _started(job, recipe, len(domains[0].classes), seed)
     protocol, node = make(config["protocol"]), config["method"]
@@ -238,7 +238,7 @@ def _label_firewall(job: UnitJob, domains: Sequence[DecodedDomain], model: Backb
     Raises:
         DataError: a weight differs, so the method has used target labels.
     """
-    target = job.config["unit"]["target"]
+    target = job.unit.target
     permuted = [
         replace(domain, labels=np.random.default_rng(0).permutation(domain.labels)) if domain.name == target else domain
         for domain in domains

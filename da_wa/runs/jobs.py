@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from da_wa.errors import DataError
 from da_wa.records.files import read_bytes, write_json
 from da_wa.records.lease import STALE_S, Holder, holder
+from da_wa.records.schema import Plan, parse_plan
 from da_wa.records.store import RunDir, claimed, failure
 from da_wa.shipped import CHECKPOINTS
 
@@ -266,6 +268,15 @@ class UnitJob(Job):
     start: Path | None
     needs: str | None = None
     dependents: Sequence[RunDir] = ()
+
+    @cached_property
+    def unit(self) -> Plan:
+        """What it runs.
+
+        Raises:
+            DataError: the configuration has no valid plan.
+        """
+        return parse_plan(self.config["unit"], self.id)
 
     @property
     def weights(self) -> Path:

@@ -251,20 +251,20 @@ def _check_level(node: Mapping[str, Any], model: Backbone) -> None:
 def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], jobs: Sequence[Job]) -> None:
     """Split the domains as the units will."""
     protocol, recipe = make(cfg["protocol"]), make_recipe(cfg["finetune"])
-    units = [job.config["unit"] for job in jobs if isinstance(job, UnitJob)]
-    for source, seed in dict.fromkeys((unit["source"], unit["factors"]["seed"]) for unit in units):
+    units = [job for job in jobs if isinstance(job, UnitJob)]
+    for source, seed in dict.fromkeys((job.unit.source, job.unit.factors.seed) for job in units):
         for domain in domains:
             if domain.name == source:
                 kept, _ = protocol.source(source, domain.labels, seed)
                 recipe.check_images(source, domain.labels[kept])
             else:
                 protocol.target(domain.name, domain.labels, seed)
-    for config in (job.config for job in jobs if isinstance(job, UnitJob)):
-        unit = config["unit"]
-        if unit["target"] is not None:
-            domain = next(domain for domain in domains if domain.name == unit["target"])
-            images = protocol.target(domain.name, domain.labels, unit["factors"]["seed"])
-            own = f"method.{unit['factors']['method']}.recipe.batch_size" if "recipe" in config["method"] else None
+    for job in units:
+        config, factors = job.config, job.unit.factors
+        if job.unit.target is not None:
+            domain = next(domain for domain in domains if domain.name == job.unit.target)
+            images = protocol.target(domain.name, domain.labels, factors.seed)
+            own = f"method.{factors.method}.recipe.batch_size" if "recipe" in config["method"] else None
             least = _least_images(make_recipe(config["finetune"]))
             check_batch(domain.name, len(images), least, "target", own or "finetune.batch_size")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from da_wa.errors import ConfigError
 from da_wa.records.contrasts import Cell, Contrast, Pair, by_seed, of_interest
@@ -49,7 +48,7 @@ def needed(jobs: Sequence[Job], wanted: Sequence[str] | None = None) -> list[Job
         ConfigError: there is nothing to compare.
     """
     units = [job for job in jobs if isinstance(job, UnitJob)]
-    seeds = sorted({_seed(job) for job in units})
+    seeds = sorted({job.unit.factors.seed for job in units})
     found = standings(units, wanted)
     if not found:
         raise ConfigError(
@@ -64,7 +63,7 @@ def needed(jobs: Sequence[Job], wanted: Sequence[str] | None = None) -> list[Job
         most = max(first, limit if standing.after is None else standing.seen)
         for label in standing.contrast.rows[0]:
             allowed[label] = max(allowed[label], most)
-    chosen = {job.id for job in units if seeds.index(_seed(job)) < allowed[_label(job)]}
+    chosen = {job.id for job in units if seeds.index(job.unit.factors.seed) < allowed[_label(job)]}
     by_id = {job.id: job for job in jobs}
     queue = list(chosen)
     while queue:
@@ -82,19 +81,19 @@ def standings(units: Sequence[UnitJob], wanted: Sequence[str] | None = None) -> 
         units: of all seeds that are allowed.
         wanted: see :func:`da_wa.records.contrasts.of_interest`.
     """
-    rows = {_label(job): {factor: _factors(job).get(factor) for factor in FACTORS} for job in units}
+    rows = {_label(job): {factor: getattr(job.unit.factors, factor) for factor in FACTORS} for job in units}
     pairs = list(dict.fromkeys(pair for job in units for pair in _pairs(job)))
-    seeds = sorted({_seed(job) for job in units})
+    seeds = sorted({job.unit.factors.seed for job in units})
     accuracies: dict[Cell, dict[tuple[int, int], float]] = {}
     unfinished: dict[str, set[int]] = {}
     for job in units:
         record = job.directory.record()
         if record is None:
-            unfinished.setdefault(_label(job), set()).add(_seed(job))
+            unfinished.setdefault(_label(job), set()).add(job.unit.factors.seed)
         else:
             for target, accuracy in _last(record).items():
                 cell = accuracies.setdefault((_label(job), record.source, target), {})
-                cell[record.factors.pretraining_seed or 0, _seed(job)] = accuracy
+                cell[record.factors.pretraining_seed or 0, job.unit.factors.seed] = accuracy
     found = []
     for contrast in of_interest(rows, wanted):
         open_seeds = set().union(*(unfinished.get(label, set()) for label in contrast.rows[0]))
@@ -129,22 +128,10 @@ def _last(record: Record) -> dict[str, float]:
     return {row.domain: row.accuracy for row in record.results if (row.role, row.selection) == ("target", "last")}
 
 
-def _factors(job: UnitJob) -> dict[str, Any]:
-    found: dict[str, Any] = job.config["unit"]["factors"]
-    return found
-
-
-def _seed(job: UnitJob) -> int:
-    return int(_factors(job)["seed"])
-
-
 def _label(job: UnitJob) -> str:
     """The row of the table, whatever it is called there."""
-    factors = _factors(job)
-    return " ".join(str(factors.get(factor)) for factor in FACTORS)
+    return " ".join(str(getattr(job.unit.factors, factor)) for factor in FACTORS)
 
 
 def _pairs(job: UnitJob) -> list[Pair]:
-    unit = job.config["unit"]
-    targets = [unit["target"]] if unit["target"] else [name for name in unit["domains"] if name != unit["source"]]
-    return [(unit["source"], target) for target in targets]
+    return [(job.unit.source, target) for target in job.unit.targets]

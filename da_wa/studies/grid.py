@@ -275,4 +275,4 @@ def _first_seeds_first(planned: Sequence[Planned]) -> list[Job]:
 
 
 def _seed(job: Job) -> int:
-    return int(job.config["unit"]["factors"]["seed"]) if isinstance(job, UnitJob) else -1
+    return job.unit.factors.seed if isinstance(job, UnitJob) else -1

@@ -152,7 +152,7 @@ class Table6(ScopedStudy[Scope]):
         planned = _prepared(bench, folder, options)
         units = [job for job in planned.jobs if isinstance(job, UnitJob)]
         ready = [job for job in units if job.waits_for() is None]
-        if absent := sorted({_norm(job) for job in units} - {_norm(job) for job in ready}):
+        if absent := sorted({job.unit.factors.norm for job in units} - {job.unit.factors.norm for job in ready}):
             bench.console.print(f"{folder}: left out, not pre-trained: {', '.join(absent)}")
         bench.run(planned, ready)
         return units
@@ -251,10 +251,6 @@ def _prepared(bench: Bench, folder: str, options: Sequence[str]) -> Planned:
     if list(bench.compose(options).methods) != ["none"]:
         raise ConfigError("study=table6 trains on the source only; leave methods=[…] out.")
     return bench.prepare(folder, options)
-
-
-def _norm(job: UnitJob) -> str:
-    return str(job.config["unit"]["factors"]["norm"])
 
 
 def _selected(out: Path) -> Recipe:

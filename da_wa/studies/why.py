@@ -183,11 +183,11 @@ def _kept(planned: Planned) -> dict[tuple[str, str, int, int], tuple[Path, Mappi
     for job in planned.jobs:
         if not isinstance(job, UnitJob) or job.outcome() is None:
             continue
-        factors = job.config["unit"]["factors"]
+        factors = job.unit.factors
         for epoch in job.config["keep_epochs"]:
             path = job.weights_after(epoch)
             if path.exists():
-                found[factors["norm"], job.config["unit"]["source"], factors["seed"], epoch] = path, job.config
+                found[factors.norm, job.unit.source, factors.seed, epoch] = path, job.config
             elif isinstance(job.outcome(), Done):
                 raise ConfigError(f"{job.directory.path} was run without keep_epochs=[{epoch}]; delete it.")
     return found
