@@ -8,14 +8,12 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.console import Console
 
 from da_wa.config.make import make
+from da_wa.config.tree import folders, read_node
 from da_wa.errors import ConfigError, nearest
-from da_wa.shipped import conf_dir
 from da_wa.studies.study import Bench, Composed, Paused, Study, Submitted, refuse_set
 
 OPTIONS = {"study": "", "scope": "full", "stage": "all", "minutes": "inf", "out": ""}
@@ -101,26 +99,14 @@ def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _study(name: str, config_dir: Path | None) -> Study:
-    folders = [conf_dir() / "study", *([config_dir / "study"] if config_dir is not None else [])]
-    files = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
-    if name not in files:
-        raise ConfigError(f"study={name} is unknown. {nearest(name, files)}")
-    study: Study = make(_node(files[name]))
-    return study
-
-
-def _node(path: Path) -> Mapping[str, Any]:
-    """The content of the file of a study."""
-    try:
-        node = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(node, dict) or "_target_" not in node:
+    node = read_node("study", name, folders(config_dir)[::-1])
+    if "_target_" not in node:
         raise ConfigError(
-            f"{path} must contain options, one `name: value` per line, and the class of the study: "
-            "`_target_: da_wa.studies.grid.Grid`. See the other files of conf/study."
+            f"study={name}: its file needs the class of the study, e.g. `_target_: da_wa.studies.grid.Grid`. "
+            "See the other files of conf/study."
         )
-    return node
+    study: Study = make(node)
+    return study
 
 
 def _minutes(text: str) -> float:

@@ -283,17 +283,23 @@ def test_mistakes_in_the_users_study_are_named_before_anything_is_planned(change
     ("content", "said"),
     [
         ("a: [", "is not valid YAML"),
-        ("rows: [norm]", "must contain options, one `name: value` per line, and the class of the study"),
-        ("[1, 2]", "must contain options, one `name: value` per line, and the class of the study"),
-        ("", "must contain options, one `name: value` per line, and the class of the study"),
+        ("[1, 2]", "must contain options, one `name: value` per line"),
     ],
 )
-def test_a_file_that_is_not_a_study_is_named(content, said, tmp_path, capsys):
+def test_a_file_that_is_not_valid_is_named(content, said, tmp_path, capsys):
     path = tmp_path / "study" / "mine.yaml"
     path.parent.mkdir()
     path.write_text(content)
     assert main(["study=mine", f"out={tmp_path / 'out'}", "--config-dir", str(tmp_path)]) == 2
     assert f"error: {path} {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "rows: [norm]"])
+def test_a_file_that_names_no_class_is_no_study(content, tmp_path, capsys):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "mine.yaml").write_text(content)
+    assert main(["study=mine", f"out={tmp_path / 'out'}", "--config-dir", str(tmp_path)]) == 2
+    assert "study=mine: its file needs the class of the study" in capsys.readouterr().err
 
 
 def test_one_measure_needs_no_list():
