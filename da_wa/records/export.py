@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from da_wa.errors import ConfigError, DataError, nearest
+from da_wa.errors import ConfigError, DataError
 from da_wa.records.files import read_bytes, write_bytes
 from da_wa.records.outputs import published
 from da_wa.records.store import RunDir, Store
 
-WEIGHTS = "weights.safetensors"
-KEEP = ("features", "logits", "weights")
-"""What is left out unless it is asked for."""
 
-
-def export(out: Path, to: Path, keep: Collection[str] = ()) -> list[RunDir]:
+def export(out: Path, to: Path) -> list[RunDir]:
     """Copy every finished unit of ``out`` to ``to``: record, plan, predicted classes and confidences.
 
     Of absolute paths in commands and plans the last part is kept: they say where things lay on one machine. Units keep
@@ -28,25 +23,22 @@ def export(out: Path, to: Path, keep: Collection[str] = ()) -> list[RunDir]:
     Args:
         out: the folder of the experiment.
         to: a folder outside ``out``; it is made where it is missing.
-        keep: what to copy besides, see :data:`KEEP`.
 
     Returns:
         The copies, ordered by id.
 
     Raises:
-        ConfigError: ``to`` lies in ``out``, is a file or has the runs of another experiment; ``keep`` has an unknown
-            name; ``out`` has no finished unit.
+        ConfigError: ``to`` lies in ``out``, is a file or has the runs of another experiment; ``out`` has no finished
+            unit.
         DataError: a unit cannot be trusted, or a file cannot be written.
     """
-    if unknown := sorted(set(keep).difference(KEEP)):
-        raise ConfigError(f"keep={unknown[0]} is not known. {nearest(unknown[0], KEEP)}")
     source, target = Path(out).resolve(), Path(to).resolve()
     if target.is_relative_to(source):
         raise ConfigError(f"to={to} lies in out={out}. Choose a folder outside of it.")
     if target.is_file():
         raise ConfigError(f"to={to} is a file. Choose a folder; it is made where it is missing.")
     _refuse_other(Store(source), Store(target), to)
-    copies = [copy for run in Store(source).runs() if (copy := _export_unit(run, Store(target).run(run.id), keep))]
+    copies = [copy for run in Store(source).runs() if (copy := _export_unit(run, Store(target).run(run.id)))]
     if not copies:
         raise ConfigError(f"{out} has no finished runs to export. Check out=DIR.")
     return copies
@@ -70,7 +62,7 @@ def _experiments(store: Store) -> set[str]:
     return found
 
 
-def _export_unit(run: RunDir, copy: RunDir, keep: Collection[str]) -> RunDir | None:
+def _export_unit(run: RunDir, copy: RunDir) -> RunDir | None:
     found = run.load()
     if found is None:
         return None
@@ -78,19 +70,11 @@ def _export_unit(run: RunDir, copy: RunDir, keep: Collection[str]) -> RunDir | N
     plan = read_bytes(run.path / "config.yaml")
     if plan is not None:
         _write(without_folders(plan.decode()).encode(), copy.path / "config.yaml")
-    if "weights" in keep:
-        _copy(run.path / WEIGHTS, copy.path / WEIGHTS)
     if "command" in record.provenance:
         known = record.provenance | {"command": without_folders(record.provenance["command"])}
         record = record.model_copy(update={"provenance": known})
-    copy.finish(record, published(outputs, logits="logits" in keep, features="features" in keep))
+    copy.finish(record, published(outputs))
     return copy
-
-
-def _copy(source: Path, target: Path) -> None:
-    content = read_bytes(source)
-    if content is not None:
-        _write(content, target)
 
 
 def _write(content: bytes, target: Path) -> None:

@@ -263,11 +263,9 @@ def trimmed(outputs: Outputs, keep_logits: bool = False, limit_bytes: int = LIMI
     return next((kept for kept in fewer if _size(kept) <= limit_bytes), _with_logits(outputs, 0))
 
 
-def published(outputs: Outputs, logits: bool = False, features: bool = False) -> Outputs:
-    """What is small enough to publish: predicted classes, confidences, ranks; logits and features only if asked for."""
-    kept = outputs if logits else _with_logits(outputs, 0)
-    if features:
-        return kept
+def published(outputs: Outputs) -> Outputs:
+    """What is small enough to publish: predicted classes, confidences, ranks."""
+    kept = _with_logits(outputs, 0)
     return Outputs(
         kept.epochs, {name: replace(d, feature_index=None, features=None) for name, d in kept.domains.items()}
     )

@@ -84,15 +84,6 @@ def test_no_folder_of_the_machine_is_exported(out: Path, tmp_path: Path, run: Ru
     assert copy.record().provenance["command"] == "run_office31.py data.root=office31 'out=a'"
 
 
-def test_what_is_asked_for_is_kept(out: Path, tmp_path: Path) -> None:
-    export(out, tmp_path / "to", keep=["logits", "features", "weights"])
-    copy = Store(tmp_path / "to").run("bn-A-s0")
-    domain = copy.outputs().domains["A"]
-    assert domain.logits is not None
-    assert domain.features is not None
-    assert (copy.path / "weights.safetensors").read_bytes() == b"weights"
-
-
 def test_exporting_again_gives_the_same_files_and_adds_new_ones(
     out: Path, tmp_path: Path, record: Record, outputs: Outputs
 ) -> None:
@@ -136,9 +127,7 @@ def test_a_file_in_place_of_the_folder_is_named(out: Path, tmp_path: Path) -> No
     assert (tmp_path / "to").read_text() == "mine"
 
 
-def test_wrong_options_are_named(out: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"keep=logit is not known.*'logits'"):
-        export(out, tmp_path / "to", keep=["logit"])
+def test_a_folder_without_finished_runs_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no finished runs"):
         export(tmp_path / "nowhere", tmp_path / "to")
     assert not (tmp_path / "to").exists()

@@ -283,17 +283,13 @@ def test_office31_keeps_its_logits_and_a_large_set_stays_small() -> None:
     assert len(pack(trimmed(large))) < LIMIT_BYTES < len(pack(large))
 
 
-def test_publishing_keeps_labels_confidence_and_rank_alone(outputs: Outputs, odd: str) -> None:
+def test_publishing_keeps_labels_confidence_and_rank_alone(outputs: Outputs) -> None:
     found = published(outputs)
     for name, domain in outputs.domains.items():
         large = ("logits", "features", "feature_index", "mixed_logits", "mixed_index")
         expected = replace(domain, **dict.fromkeys(large))
         for field, array in vars(expected).items():
             np.testing.assert_array_equal(getattr(found.domains[name], field), array)
-    assert published(outputs, logits=True).domains[odd].logits is not None
-    assert published(outputs, logits=True).domains[odd].features is None
-    assert published(outputs, features=True).domains[odd].features is not None
-    assert published(outputs, features=True).domains[odd].logits is None
 
 
 @pytest.mark.parametrize(
