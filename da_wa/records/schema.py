@@ -217,11 +217,6 @@ class Record(_Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True)
 
     @property
-    def label(self) -> str:
-        """The display name of the norm."""
-        return self.labels.get("norm", self.factors.norm)
-
-    @property
     def targets(self) -> list[str]:
         """The domains that the unit transfers to, in display order."""
         return _targets(self.source, self.target, self.domains)
@@ -310,11 +305,6 @@ class Plan(_Frozen):
     source: str
     target: str | None = None
     domains: list[str]
-
-    @property
-    def label(self) -> str:
-        """The display name of the norm."""
-        return self.labels.get("norm", self.factors.norm)
 
     @property
     def targets(self) -> list[str]:

@@ -22,7 +22,7 @@ def frame(store: Store) -> list[dict[str, Any]]:
     """One row a result, as a report makes them."""
     records = [record for run in store.runs() if (record := run.record()) is not None]
     return [
-        {"id": record.id, "label": record.label} | record.factors.model_dump() | row.model_dump()
+        {"id": record.id, "labels": record.labels} | record.factors.model_dump() | row.model_dump()
         for record in records
         for row in record.results
     ]

@@ -48,7 +48,7 @@ def test_every_committed_record_is_readable_and_agrees_with_its_predictions() ->
         record, outputs = found
         assert [row.model_dump() for row in record.results] == old["results"], folder
         assert record.targets == old["targets"]
-        assert record.label == old["label"]
+        assert record.labels["norm"] == old["label"]
         assert record.experiment == old["recipe"]
         assert [row.model_dump(exclude_none=True, exclude_defaults=True) for row in record.curve] == old["curve"]
         assert run.planned().factors == record.factors
@@ -224,7 +224,7 @@ def test_a_diverged_run_of_schema_1(unit: RunDir) -> None:
 def test_an_unfinished_run_has_a_plan(unit: RunDir) -> None:
     (unit.path / "record.json").unlink()
     plan = unit.planned()
-    assert (plan.source, plan.target, plan.targets, plan.label) == ("D", None, ["A", "W"], "GN")
+    assert (plan.source, plan.target, plan.targets, plan.labels["norm"]) == ("D", None, ["A", "W"], "GN")
     assert (plan.factors.lr, plan.factors.pretraining_epochs) == (0.05, 6)
     assert [run.id for run in Store(unit.path.parents[1]).runs()] == [unit.id]
 
