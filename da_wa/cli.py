@@ -128,7 +128,7 @@ def run(experiment: Experiment, console: Console) -> int:
         return 0
     failed = [job.id for job in planned.unfinished]
     if planned.inputs is not None:
-        from da_wa.api import write_results  # imports matplotlib
+        from da_wa.api import write_results  # imports pandas
 
         failed += write_results(planned, console)
     else:
@@ -138,7 +138,7 @@ def run(experiment: Experiment, console: Console) -> int:
 
 
 def _report(words: Sequence[str], console: Console) -> int:
-    from da_wa.report import write_report  # imports matplotlib
+    from da_wa.report import write_report  # imports pandas
 
     words, folders = _own_folder(rejoin(words))
     known = {

@@ -131,7 +131,7 @@ def test_there_is_no_circle_of_imports():
 @pytest.mark.parametrize("module", [m for m in MODULES if imports(m, late=True)])
 def test_imports_inside_functions_are_late_for_their_weight(module):
     for name in imports(module, late=True):
-        assert reaches(name) & HEAVY or name.split(".")[0] == "threadpoolctl", f"{module} imports {name} late"
+        assert reaches(name) & HEAVY, f"{module} imports {name} late"
 
 
 LIGHT = [

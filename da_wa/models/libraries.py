@@ -10,6 +10,7 @@ from typing import Any
 
 import torchvision
 from torch import nn
+from torch.hub import download_url_to_file, get_dir
 from torchvision.models.googlenet import InceptionAux as GoogLeNetAux
 from torchvision.models.inception import InceptionAux
 
@@ -173,8 +174,6 @@ class Torchvision:
     def published(self) -> Path:
         """See :meth:`Library.published`."""
         self._check()
-        from torch.hub import download_url_to_file, get_dir
-
         url = str(torchvision.models.get_model_weights(self.name).DEFAULT.url)
         path = Path(get_dir()) / "checkpoints" / url.rpartition("/")[2]
         try:

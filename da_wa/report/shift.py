@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from da_wa.report.content import Part, Plot, Section, Table
 from da_wa.report.facts import Facts
@@ -23,8 +24,6 @@ POINTS = 360
 
 def section(facts: Facts) -> Section:
     """How far apart the domains are in the features of every norm."""
-    from threadpoolctl import threadpool_limits
-
     with threadpool_limits(1):  # many small problems: threads cost more than they give
         return _section(facts)
 

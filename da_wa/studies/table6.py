@@ -34,6 +34,7 @@ from da_wa.launchers.launch import Planned, decode
 from da_wa.records.export import export
 from da_wa.records.files import locked, write_atomically, write_json
 from da_wa.records.store import Store
+from da_wa.report import write_report
 from da_wa.report.paper import TABLE_I
 from da_wa.runs.jobs import PretrainJob, UnitJob
 from da_wa.studies.study import Bench, ScopedStudy, option_of, read_decision, training_result
@@ -192,8 +193,6 @@ class Table6(ScopedStudy[Scope]):
             self._finetune(bench, folder, [*recipe.options, f"protocol={protocol}"])
 
     def _report(self, bench: Bench) -> None:
-        from da_wa.report import write_report  # imports matplotlib
-
         self._table_i(bench)
         folders = [path for path in sorted(bench.out.iterdir()) if (path / "runs").is_dir()]
         searched = [path for path in sorted(bench.out.glob("search/*")) if (path / "runs").is_dir()]

@@ -44,7 +44,7 @@ def test_every_stage_and_nothing_twice(tmp_path, domains_root, cifar_root, monke
         def summary(self) -> str:
             return ""
 
-    monkeypatch.setattr("da_wa.report.write_report", Written)
+    monkeypatch.setattr("da_wa.studies.table6.write_report", Written)
     mine = tmp_path / "mine" / "study"
     mine.mkdir(parents=True)
     node = yaml.safe_load((conf_dir() / "study" / "table6.yaml").read_text())
