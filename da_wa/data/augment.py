@@ -47,10 +47,10 @@ def random_flip(images: Tensor) -> Tensor:
     return torch.where(mirrored, images.flip(3), images)
 
 
-def random_erase(images: Tensor, probability: float, area: tuple[float, float] = (0.02, 0.33)) -> Tensor:
+def random_erase(images: Tensor, probability: float) -> Tensor:
     """Random Erasing (Zhong et al. 2020): blank one rectangle of an image, with zeros.
 
-    The rectangle covers a share of the image drawn from ``area``; its aspect ratio is log-uniform in
+    The rectangle covers a share of the image drawn from [0.02, 0.33]; its aspect ratio is log-uniform in
     [0.3, 3.3] and sides are clipped to the image's. (n, c, h, w) -> (n, c, h, w).
 
     >>> bool((random_erase(torch.ones(2, 3, 8, 8), probability=1.0) == 0).any())
@@ -58,7 +58,7 @@ def random_erase(images: Tensor, probability: float, area: tuple[float, float] =
     """
     n, _, height, width = images.shape
     draw = torch.rand(5, n, 1, 1, 1, device=images.device)
-    share = area[0] + (area[1] - area[0]) * draw[0]
+    share = 0.02 + (0.33 - 0.02) * draw[0]
     aspect = torch.exp(math.log(0.3) + draw[1] * math.log(3.3 / 0.3))
     tall = (share * height * width * aspect).sqrt().round().clamp(1, height)
     wide = (share * height * width / aspect).sqrt().round().clamp(1, width)

@@ -49,7 +49,7 @@ class Timm:
 
     def build(self, state: State | None) -> nn.Module:
         """See :meth:`Library.build`."""
-        _need("timm", timm)
+        _need_timm()
         if not timm.is_model(self.name):
             known = nearest(self.name, timm.list_models(pretrained=False))
             raise ConfigError(f"model.name={self.name}: timm has no such network. {known}")
@@ -99,7 +99,7 @@ class Timm:
 
     def published(self) -> Path:
         """See :meth:`Library.published`."""
-        _need("timm", timm)
+        _need_timm()
         if not timm.is_model(self.name):
             self.build(None)  # raises
         cfg = timm.get_pretrained_cfg(self.name)
@@ -203,9 +203,9 @@ def last_linear(network: nn.Module) -> str | None:
     return paths[-1] if paths else None
 
 
-def _need(package: str, module: Any) -> None:
-    if module is None:
-        raise ConfigError(f"model={package} needs the package {package}; {install(package)}")
+def _need_timm() -> None:
+    if timm is None:
+        raise ConfigError(f"model=timm needs the package timm; {install('timm')}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -49,7 +49,7 @@ def section(facts: Facts) -> Section:
         return Section(TITLE, ["No run saved its predictions, so our numbers have no interval to compare with."])
     cells = frame[(frame["pair"] != AVERAGE) & frame["ours"].notna()]
     inside, apart = int(cells["paper_inside_ours"].sum()), int(cells["zero_outside"].sum())
-    order, summary = _order(frame, labels)
+    order, summary = _order(frame)
     parts: list[Part] = [
         f"The paper: {paper.MODEL}, evaluated on {listed([f'{d} {n}' for d, n in paper.EVALUATED.items()])} images "
         f"(inferred from its numbers). Here: {setting.model}, {setting.size}×{setting.size} pixels, protocol "
@@ -170,7 +170,7 @@ def _table(frame: pd.DataFrame, labels: Sequence[str], columns: Sequence[Pair | 
     )
 
 
-def _order(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[list[Part], str]:
+def _order(frame: pd.DataFrame) -> tuple[list[Part], str]:
     averages = frame[(frame["pair"] == AVERAGE) & frame["ours"].notna()].set_index("label")
     if len(averages) < 2:
         return ["Fewer than two norms have an average over all six pairs, so there is no order to compare."], ""

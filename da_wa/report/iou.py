@@ -46,7 +46,7 @@ def interval(confusion: npt.NDArray[np.integer]) -> Interval:
     return Interval(value, value - half, value + half)
 
 
-def combination(terms: Sequence[tuple[float, npt.NDArray[np.integer]]], seed: int = 0) -> tuple[float, Precision]:
+def combination(terms: Sequence[tuple[float, npt.NDArray[np.integer]]]) -> tuple[float, Precision]:
     """Σ factor · mean IoU over seeds, and how precisely it is known over seeds and images.
 
     The variance is that of the mean over seeds, s² / n, and that over images: of bootstrap replicates of all images
@@ -54,9 +54,8 @@ def combination(terms: Sequence[tuple[float, npt.NDArray[np.integer]]], seed: in
 
     Args:
         terms: factors and (seeds, images, k, k) confusion matrices, all of the same seeds and images in the same order.
-        seed: of the bootstrap.
     """
-    scores = [_scores(confusion, seed) for _, confusion in terms]
+    scores = [_scores(confusion) for _, confusion in terms]
     factors = np.array([factor for factor, _ in terms])
     values, replicates = (np.tensordot(factors, np.stack(of_all), 1) for of_all in zip(*scores, strict=True))
     n = len(values)
@@ -65,9 +64,9 @@ def combination(terms: Sequence[tuple[float, npt.NDArray[np.integer]]], seed: in
     return float(values.mean()), welch(error, [(of_seeds, n - 1)] if of_seeds else [])
 
 
-def _scores(confusion: npt.NDArray[np.integer], seed: int) -> tuple[Floats, Floats]:
+def _scores(confusion: npt.NDArray[np.integer]) -> tuple[Floats, Floats]:
     """Mean IoU of every seed (seeds,), and of bootstrap replicates (seeds, replicates)."""
     _, images, k, _ = confusion.shape
-    draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), REPLICATES).astype(np.float64)
+    draws = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), REPLICATES).astype(np.float64)
     drawn = [mean_iou((draws @ one.reshape(images, k * k)).reshape(REPLICATES, k, k)) for one in confusion]
     return mean_iou(confusion.sum(1)), np.stack(drawn)

@@ -12,16 +12,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def densities(values: pd.DataFrame, tails: float = 0.005) -> Figure:
+TAILS = 0.005
+"""The share of a layer's values, over all norms, that lies outside at either end."""
+
+
+def densities(values: pd.DataFrame) -> Figure:
     """A row for every norm, a column for every layer, a curve for every channel.
 
     Args:
         values: columns ``norm``, ``layer``, ``channel`` and ``value``.
-        tails: the share of a layer's values, over all norms, that lies outside at either end.
     """
     import seaborn as sns
 
-    limits = values.groupby("layer")["value"].quantile([tails, 1 - tails]).unstack()
+    limits = values.groupby("layer")["value"].quantile([TAILS, 1 - TAILS]).unstack()
 
     def draw(data: pd.DataFrame, **_: object) -> None:
         ends = tuple(limits.loc[data["layer"].iloc[0]])

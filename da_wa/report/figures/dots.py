@@ -28,9 +28,7 @@ class Panel:
     hollow: frozenset[int] = frozenset()
 
 
-def dots(
-    rows: Sequence[str], parts: Sequence[Panel], unit: str, *, zero: bool = False, columns: int = 4, width: float = 2.6
-) -> Figure:
+def dots(rows: Sequence[str], parts: Sequence[Panel], unit: str, *, zero: bool = False, width: float = 2.6) -> Figure:
     """Every row's estimates in small plots beside each other, one marker and colour for each series.
 
     Args:
@@ -38,11 +36,10 @@ def dots(
         parts: the plots.
         unit: what the horizontal axes show.
         zero: draw a line at 0.
-        columns: plots beside each other.
         width: of one plot in inches.
     """
     with plain_style():
-        figure, grid = panels(len(parts), columns, width, 0.9 + 0.26 * len(rows), sharey=True)
+        figure, grid = panels(len(parts), 4, width, 0.9 + 0.26 * len(rows), sharey=True)
         names: dict[str, None] = {}
         for axes, part in zip(grid, parts, strict=True):
             names |= dict.fromkeys(part.series)
