@@ -260,10 +260,17 @@ def _given(pretrain: Mapping[str, Any], norm: str) -> Path | None:
     path = Path(pretrain["checkpoint"]).expanduser()
     if not path.is_dir():
         return path
-    found = sorted(path.glob(f"*-{norm}-*.safetensors"))
+    return one_file(path, f"*-{norm}-*.safetensors", "Choose the file or its folder with pretrain.checkpoint=PATH.")
+
+
+def one_file(folder: Path, pattern: str, advice: str) -> Path:
+    """The file of a pattern in a folder.
+
+    Raises:
+        ConfigError: there is none, or more than one; ``advice`` ends the message.
+    """
+    found = sorted(folder.glob(pattern))
     if len(found) != 1:
-        listed = ", ".join(f.name for f in found) or "none"
-        raise ConfigError(
-            f"pretrain.checkpoint={path} must contain exactly one file *-{norm}-*.safetensors; found: {listed}."
-        )
+        listed = ", ".join(path.name for path in found) or "none"
+        raise ConfigError(f"{folder} must contain exactly one file {pattern}; found: {listed}. {advice}")
     return found[0]

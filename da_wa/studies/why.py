@@ -27,7 +27,7 @@ from da_wa.errors import ConfigError
 from da_wa.launchers.launch import Planned
 from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import Done, UnitJob
-from da_wa.runs.plan import chosen_sources
+from da_wa.runs.plan import chosen_sources, one_file
 from da_wa.shipped import CHECKPOINTS
 from da_wa.studies.study import Bench, ScopedStudy
 
@@ -138,15 +138,11 @@ def find_network(folder: Path, model: str, norm: str) -> Path:
     Raises:
         ConfigError: there is none, or more than one.
     """
-    found = sorted(folder.glob(f"{model}-*-{norm}-*.safetensors"))
-    if len(found) != 1:
-        listed = ", ".join(path.name for path in found) or "none"
-        raise ConfigError(
-            f"{folder} needs one file {model}-*-{norm}-*.safetensors; found: {listed}. Leave {norm} out of norms=[…], "
-            f"or train it: run_office31.py experiment=checkpoints model={model} norms=[{norm}] "
-            f"checkpoint_dir={folder}"
-        )
-    return found[0]
+    advice = (
+        f"Leave {norm} out of norms=[…], or train it: run_office31.py experiment=checkpoints model={model} "
+        f"norms=[{norm}] checkpoint_dir={folder}"
+    )
+    return one_file(folder, f"{model}-*-{norm}-*.safetensors", advice)
 
 
 def first_source(cfg: Mapping[str, Any]) -> Domain:
