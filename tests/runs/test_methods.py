@@ -442,7 +442,7 @@ def test_domains_of_one_class_are_refused(tmp_path, monkeypatch, capsys):
     for domain in "ST":
         (tmp_path / domain / "mug").mkdir(parents=True)
         for k in range(20):
-            Image.new("RGB", (32, 32), (k, 0, 0)).save(tmp_path / domain / "mug" / f"{k}.png")
+            Image.new("RGB", (32, 32), (k, ord(domain), 0)).save(tmp_path / domain / "mug" / f"{k}.png")
     words = [word for word in TINY if not word.startswith(("data", "sources"))]
     options = ["data=folders", f"data.root={tmp_path}", "data.folders={S: S, T: T}", "data.size=8", "norms=[gn]"]
     assert main([*words, "cache_dir=cache", "out=out", *options, "methods=[mcc]"]) == 2
