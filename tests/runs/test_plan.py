@@ -109,10 +109,12 @@ def test_networks_of_two_libraries_with_one_name_have_two_names(tmp_path):
     assert torchvision[0].config["facts"]["model"] == before | {"library": "torchvision"}
 
 
-@pytest.mark.parametrize("option", ["model.name=hub/my-net.v1", "pretrain.name=hub/my-net.v1"])
-def test_a_network_is_one_file_whose_name_units_wait_for(tmp_path, option):
+@pytest.mark.parametrize("options", [["model=own"], ["pretrain.name=hub/my-net.v1"]])
+def test_a_network_is_one_file_whose_name_units_wait_for(tmp_path, options):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "own.yaml").write_text("name: hub/my-net.v1\nbuild: {_target_: own.Net, _partial_: true}\n")
     networks, units = [], []
-    for job in planned(compose([option, "norms=[bn,gn]"]), tmp_path):
+    for job in planned(compose([*options, "norms=[bn,gn]"], tmp_path), tmp_path):
         (networks if isinstance(job, PretrainJob) else units).append(job)
     assert [job.path.parent for job in networks] == [tmp_path / "checkpoints"] * 2
     assert all("hub_my-net.v1-" in job.id for job in networks)
