@@ -15,7 +15,7 @@ import da_wa
 
 PACKAGE = Path(da_wa.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = {"errors", "shipped"}
+LEAVES = {"errors", "locks", "shipped"}
 KNOWS = {
     "config": {"records", "select"},
     "norm": set(),

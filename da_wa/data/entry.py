@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import PIL
-from filelock import FileLock
 
 from da_wa.data.decode import JOURNAL, PIXELS, decode_to
 from da_wa.data.files import checksum, replace_text
 from da_wa.data.images import Images, Progress
 from da_wa.errors import DataError, printable
+from da_wa.locks import locked
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Entry:
         """
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         partial = self.folder.with_name(f"{self.folder.name}.partial")
-        with FileLock(self.folder.with_name(f"{self.folder.name}.lock")):
+        with locked(self.folder.with_name(f"{self.folder.name}.lock")):
             if found := self.read(images):
                 return found
             if self.folder.exists():

@@ -14,12 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from da_wa.data.decoded import SUFFIX, from_index
 from da_wa.data.domains import ClassRule, DomainSet, from_folders, some, subfolders
 from da_wa.data.download import Archive, fetch, unpack
 from da_wa.errors import DataError
+from da_wa.locks import locked
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +211,7 @@ def _download(root: Path, hosts: Sequence[Host], counts: Mapping[str, Mapping[st
     failures = []
     try:
         beside.mkdir(parents=True, exist_ok=True)
-        with FileLock(beside / "lock"):
+        with locked(beside / "lock"):
             if place := _find(root):  # another process has downloaded it meanwhile
                 return place
             for number, host in enumerate(hosts):

@@ -10,12 +10,11 @@ import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
+from da_wa import locks
 from da_wa.errors import DataError, DiskFull
 from da_wa.records.lease import confirm, ended
 
@@ -77,23 +76,13 @@ def locked(path: Path, patience: float = -1, advice: str = MAKE_ROOM) -> Iterato
     Raises:
         DataError: the disk is full, or the folder cannot be written.
     """
-    lock = FileLock(path.with_suffix(".lock"), timeout=patience)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(locks.locked(path.with_suffix(".lock"), patience))
+        except OSError as error:
             raise _unwritable(path, error, advice) from error
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+        yield held
 
 
 def _unwritable(path: Path, error: OSError, advice: str) -> DataError:

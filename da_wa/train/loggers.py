@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers import MLFlowLogger, WandbLogger
+
+from da_wa.locks import locked
 
 
 def wandb(save_dir: Path, **options: Any) -> WandbLogger:
@@ -28,7 +29,7 @@ def mlflow(save_dir: Path, **options: Any) -> MLFlowLogger:
         options: of ``MLFlowLogger``, e.g. ``experiment_name`` and ``tracking_uri``.
     """
     LightningEnvironment().set_global_rank(0)  # a single process, also as a SLURM task
-    with FileLock(save_dir.parent / "mlflow.lock"):  # the first of all runs makes the database and the experiment
+    with locked(save_dir.parent / "mlflow.lock"):  # the first of all runs makes the database and the experiment
         logger = MLFlowLogger(run_name=save_dir.name, **options)
         _ = logger.experiment
     return logger

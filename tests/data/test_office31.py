@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -178,7 +179,13 @@ def test_a_missing_dataset_is_downloaded_and_then_left_alone(
     assert len(server.requests) == 1
 
 
-def test_several_archives_and_an_empty_folder(tmp_path: Path, office: Path, server: Server) -> None:
+@pytest.mark.parametrize("locks", ["with locks", "without locks"])
+def test_several_archives_and_an_empty_folder(
+    tmp_path: Path, office: Path, server: Server, locks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if locks == "without locks":
+        refused = Mock(side_effect=OSError(errno.ENOLCK, "No locks available"))
+        monkeypatch.setattr("filelock.FileLock.acquire", refused)
     archives = tuple(server.archive(f"/{name}.tgz", tarred(office / name, name)) for name in FOLDERS)
     (tmp_path / "office31").mkdir()
     domains = office31(tmp_path / "office31", hosts=[Host("mirror", archives)], counts=FAKE_COUNTS)

@@ -192,9 +192,10 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_job(start, small_disk):
     assert not any(job.failed() for job in jobs)
 
 
-def test_a_file_system_without_locks_is_enough(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_enough(code, tmp_path, monkeypatch):
     def refuse(*args: object) -> None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        raise OSError(code, os.strerror(code))
 
     for name in ("flock", "lockf"):
         monkeypatch.setattr(fcntl, name, refuse)

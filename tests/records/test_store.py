@@ -448,13 +448,13 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
 
 
 def test_without_locks_everybody_may_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("da_wa.records.files.FileLock.acquire", refusing(errno.ENOLCK))
+    monkeypatch.setattr("filelock.FileLock.acquire", refusing(errno.ENOLCK))
     with locked(tmp_path / "a.npy") as mine:
         assert mine
 
 
 def test_a_full_disk_where_a_lock_should_be_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("da_wa.records.files.FileLock.acquire", refusing(errno.ENOSPC))
+    monkeypatch.setattr("filelock.FileLock.acquire", refusing(errno.ENOSPC))
     with (
         pytest.raises(DiskFull, match=r"Cannot write .*a\.npy: No space left on device\. Buy a disk"),
         locked(tmp_path / "a.npy", advice="Buy a disk"),
