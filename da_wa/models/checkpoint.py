@@ -108,6 +108,21 @@ def read_header(path: Path) -> Header:
     return Header(json.loads(metadata["facts"]), json.loads(metadata["result"]))
 
 
+def head_classes(path: Path) -> int | None:
+    """The number of classes of a checkpoint's linear classifier; None where it has another one. No weights are read.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "net.safetensors"
+    ...     save(path, nn.ModuleDict({"head": nn.Linear(2, 31)}), Header({}, {}))
+    ...     head_classes(path)
+    31
+    """
+    with safe_open(path, framework="numpy") as file:
+        weight = f"{HEAD}weight"
+        return int(file.get_slice(weight).get_shape()[0]) if weight in file.keys() else None  # noqa: SIM118
+
+
 def load_backbone(path: Path, model: nn.Module) -> None:
     """Load a checkpoint into ``model`` except for the head, converted to the floating-point type of ``model``.
 

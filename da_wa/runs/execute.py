@@ -21,15 +21,15 @@ from da_wa.errors import DataError, Diverged
 from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
 from da_wa.models.pretrained import converted
-from da_wa.records import identity
 from da_wa.records.files import write_bytes, write_json
 from da_wa.records.migrate import NO_EPOCHS
 from da_wa.records.outputs import Outputs, trimmed
 from da_wa.records.plain import plain
 from da_wa.records.provenance import command, machine
-from da_wa.records.schema import Conversion, Divergence, EpochCurve, Evaluation, Images, Pretraining, Record
+from da_wa.records.schema import Conversion, Divergence, EpochCurve, Evaluation, Images, Record
 from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
+from da_wa.runs.started import pretraining
 from da_wa.train import subsets
 from da_wa.train.adaptation import Adaptation
 from da_wa.train.fit import fit
@@ -117,7 +117,7 @@ def _unit(job: UnitJob, notify: Notify) -> None:
         "method": config["facts"]["method"],
         "changes": config["method"].get("changes"),
         "versions": {key: config[key].get("version", 1) for key in ("norm", "model", "method")},
-        "pretraining": _pretraining(job.start),
+        "pretraining": pretraining(job.start),
     }
     try:
         model, trained = _train(
@@ -341,27 +341,9 @@ def _conversion(model: Backbone) -> Conversion | None:
     return None if model.conversion is None else Conversion(**asdict(model.conversion))
 
 
-def _pretraining(start: Path | None) -> Pretraining | None:
-    """The network pre-trained elsewhere that a unit, or the unit it starts from, began with."""
-    if start is None:
-        return None
-    header = checkpoint.read_header(start)
-    if "pretraining" in header.result:  # the weights of another unit
-        known = header.result["pretraining"]
-        return None if known is None else Pretraining(**known)
-    return Pretraining(
-        name=start.stem,
-        dataset=header.facts["dataset"],
-        correct=header.result["correct"],
-        n=header.result["n"],
-        epochs=header.result["epochs"],
-        recipe=identity.digest({**header.facts, "norm": None}),
-    )
-
-
 def _start_result(start: Path | None) -> dict[str, Any]:
     """The result in the header of a unit's weights."""
-    found = _pretraining(start)
+    found = pretraining(start)
     return {"pretraining": None if found is None else found.model_dump()}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ from da_wa.data.manifest import DomainManifest
 from da_wa.data.splits import check_batch, stratified_holdout
 from da_wa.errors import ConfigError, DataError, UserError, printable
 from da_wa.models.backbone import Backbone
-from da_wa.models.checkpoint import CheckpointError, read_header
+from da_wa.models.checkpoint import CheckpointError, head_classes, read_header
 from da_wa.models.pretrained import activation_level
 from da_wa.records.identity import norm_facts
 from da_wa.runs.inputs import find_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
+from da_wa.runs.started import pretraining
 from da_wa.runs.units import acts, levels, trains
 from da_wa.train.recipe import AnyRecipe, make_recipe, too_few_images
 
@@ -40,7 +43,8 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
             cannot train.
         DataError: one class only; a domain that cannot be split as the protocol says; the images for pre-training are
             missing.
-        CheckpointError: a pre-trained network that cannot be used, or is of another norm or model.
+        CheckpointError: a pre-trained network that cannot be used, is of another norm or model, or of which is not
+            known what it was trained on.
     """
     cfg = experiment.cfg
     launcher = make(cfg["launcher"])
@@ -69,9 +73,12 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
         _check_method(cfg, name, node, experiment, classes)
     for job in jobs:
         if isinstance(job, UnitJob) and job.start is not None and job.needs is None and job.start.exists():
-            _check_checkpoint(job.start, job.config)
+            _check_checkpoint(job.start, job.config, classes)
     if any(isinstance(job, PretrainJob) and not job.done for job in jobs):
         _check_pretraining(cfg["pretrain"])
+        if domains and cfg["pretrain"].get("keep_head"):
+            _check_head(cfg["pretrain"]["label"], len(find_pretraining(cfg["pretrain"]["data"]).classes), classes)
+    _check_loggers(cfg["logger"])
 
 
 def refused(experiment: Experiment) -> dict[str, str]:
@@ -287,8 +294,29 @@ def _check_recipe(key: str, node: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key} cannot be used: {error}") from error
 
 
-def _check_checkpoint(path: Path, config: Mapping[str, Any]) -> None:
-    """Compare the facts in the header of a checkpoint with the unit that starts from it."""
+def _check_loggers(loggers: Mapping[str, Any]) -> None:
+    """Compare the options of loggers with what they take; every unit makes its own."""
+    for name, node in loggers.items():
+        made = make(node)
+        try:
+            whole = made if isinstance(made, partial) else partial(made)
+            signature(whole.func).bind(*whole.args, **{**whole.keywords, "save_dir": Path()})
+        except TypeError as error:
+            raise ConfigError(
+                f"logger.{name}: {node['_target_']} cannot be called with these options: {error}"
+            ) from error
+
+
+def _check_head(of: object, there: int, classes: int) -> None:
+    if there != classes:
+        raise ConfigError(
+            f"pretrain.keep_head=true: the classifier of {of} has {there} classes, the images have {classes}. Use "
+            "images of its classes, or pretrain.keep_head=false."
+        )
+
+
+def _check_checkpoint(path: Path, config: Mapping[str, Any], classes: int) -> None:
+    """Compare the header of a checkpoint with the unit that starts from it."""
     there, wanted = read_header(path).facts, config["facts"]
     norms = [norm_facts(name, node) for name, node in (config.get("start_norm") or {}).items()]
     pairs = {
@@ -303,3 +331,6 @@ def _check_checkpoint(path: Path, config: Mapping[str, Any]) -> None:
             f"{path} cannot be used for {factors['model']} with norm {factors['norm']}: "
             f"it was trained with another {' and '.join(differ)}. Choose another file with pretrain.checkpoint=PATH."
         )
+    pretraining(path)
+    if config["keep_head"] and (kept := head_classes(path)) is not None:
+        _check_head(path, kept, classes)
