@@ -27,6 +27,9 @@ REPLICATES = ("seed", "pretraining_seed")
 ALWAYS: Mapping[str, frozenset[str]] = {"method": frozenset({"none"}), "model": frozenset()}
 """Factors that are part of a row's label wherever they vary, or have another level than the one given here."""
 
+MOST = 3
+"""Different values that a sentence lists."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -88,13 +91,22 @@ class Collection:
 
     @property
     def mixed(self) -> str:
-        """A sentence about hardware or precision that differs among runs, which changes rounding; or nothing."""
+        """A sentence about what computed the runs, where it differs and can change results; or nothing."""
         found = []
-        for field in ("device", "precision"):
-            counts = Counter(str(record.provenance.get(field, "unknown")) for record in self.records)
+        for field in ("commit", "torch", "device", "precision"):
+            counts = Counter(_computed(record, field) for record in self.records)
             if len(counts) > 1:
-                found.append(f"{field} ({listed([f'{value} {n}' for value, n in sorted(counts.items())])})")
-        return f"Runs differ in {listed(found)}, which changes rounding." if found else ""
+                known = listed([f"{value} {n}" for value, n in sorted(counts.items())])
+                found.append(f"{field} ({known if len(counts) <= MOST else f'{len(counts)} of them'})")
+        return f"Runs differ in {listed(found)}, which can change results." if found else ""
+
+
+def _computed(record: Record, field: str) -> str:
+    """A value of the provenance as it is shown; a commit in short, with a mark where files had been changed."""
+    value = str(record.provenance.get(field) or "unknown")
+    if field != "commit":
+        return value
+    return value[:7] + (" with changes" if record.provenance.get("dirty") else "")
 
 
 def collect(store: Store) -> Collection:

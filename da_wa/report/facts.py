@@ -48,7 +48,7 @@ class Facts:
         classes: their names.
         images: by domain (n, 3, h, w) uint8 pixels, ``None`` if the report shows no images.
         samples: saved features.
-        mixed: a sentence about hardware or precision that differs among runs, or nothing.
+        mixed: a sentence about code, hardware or precision that differ among runs, or nothing.
         rows: which row of the table a unit belongs to.
         held_out: predictions of every unit for the held-out images of its source after the last epoch.
         runs: the directory of each record, by id: for sections that read outputs of all epochs.

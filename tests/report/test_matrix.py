@@ -183,6 +183,26 @@ def test_runs_that_were_computed_differently_are_told(experiment: Any) -> None:
     assert "bf16-mixed 1" in (experiment.out / "page.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([{"commit": "f" * 40}], "commit (0123456 1 and fffffff 1)"),
+        ([{"dirty": True}], "commit (0123456 1 and 0123456 with changes 1)"),
+        ([{"commit": None, "dirty": None}], "commit (0123456 1 and unknown 1)"),
+        ([{"torch": "2.14.0"}, {"torch": "2.13.1"}], "torch (2.13.1 1, 2.14.0 1 and 2.15.0 1)"),
+        ([{"commit": 40 * digit} for digit in "abc"], "commit (4 of them)"),
+        ([{"commit": 40 * "f", "device": "cuda"}], "commit (0123456 1 and fffffff 1) and device (cpu 1 and cuda 1)"),
+        ([{"cores": 64, "command": "another"}], ""),
+    ],
+)
+def test_the_code_that_computed_runs_is_compared(experiment: Any, changes: list[dict[str, Any]], told: str) -> None:
+    experiment.add("bn", "A")
+    for seed, change in enumerate(changes, start=1):
+        experiment.add("bn", "A", seed, provenance=experiment.record("bn", "A")["provenance"] | change)
+    sentence = f"Runs differ in {told}, which can change results." if told else ""
+    assert load_facts(experiment.out).mixed == sentence
+
+
 def test_the_order_of_domains_is_known_before_anything_is_finished(experiment: Any) -> None:
     for source in "AWD":
         experiment.plan("bn", source)
