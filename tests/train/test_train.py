@@ -318,6 +318,20 @@ def test_a_task_of_a_slurm_allocation_is_one_process_that_writes_its_log(tmp_pat
     assert len(rows) >= 2
 
 
+def test_labels_are_smoothed(training, recipe, domains, tmp_path):
+    """The target is (1 - e) one_hot + e / K (Szegedy et al. 2016, Sec. 7); logits are equal for all images."""
+    model = ResNet(Norm("BN", nn.Conv2d, nn.BatchNorm2d), 3, block=BasicBlock, depths=[1], widths=[4])
+    source = transfer(domains, "A", Full(0.1), 0).train
+    bias = np.array([2.0, 0.0, -1.0])
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.from_numpy(bias))
+    whole = dataclasses.replace(recipe(lr=0.0, epochs=1), batch_size=len(source), label_smoothing=0.3)
+    target = 0.7 * np.eye(3)[source.labels] + 0.3 / 3
+    expected = -(target @ (bias - np.log(np.exp(bias).sum()))).mean()
+    assert training(tmp_path, model=model, recipe=whole).curve[0]["loss"] == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("norm", ["bn_wa", "fixup"])
 def test_decay_reaches_every_parameter_and_fixups_scalars_learn_at_a_tenth(
     monkeypatch, recipe, domains, tmp_path, norm
