@@ -11,10 +11,10 @@ from da_wa.runs.preflight import preflight
 from da_wa.shipped import conf_dir
 
 GIVEN = {
-    "features": ["model.name=test_resnet"],
+    "features": ["model=timm", "model.name=test_resnet"],
     "folders": ["data.root=x"],
     "lists": ["data.root=x"],
-    "probe": ["model.name=test_resnet"],
+    "probe": ["model=timm", "model.name=test_resnet"],
     "timm": ["model.name=test_resnet"],
     "torchvision": ["model.name=resnet18"],
 }

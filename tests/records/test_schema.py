@@ -50,11 +50,6 @@ def test_targets_follow_from_the_unit(raw_record: Raw, odd: str) -> None:
     assert parse(raw_record(target="W", evaluations=rows), "toy").targets == ["W"]
 
 
-def test_the_label_falls_back_to_the_name(raw_record: Raw) -> None:
-    assert parse(raw_record(), "toy").label == "BN"
-    assert parse(raw_record(labels={}), "toy").label == "bn"
-
-
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [

@@ -227,7 +227,7 @@ def test_a_run_keeps_what_any_of_two_commands_asks_for(planned, first):
 
 
 def test_a_command_tells_what_finished_runs_have_not_kept(tmp_path):
-    """In one line for each option; small logits are kept unless the user wants none."""
+    """In one line for each option; small logits are always kept."""
     words = [*TINY, f"out={tmp_path / 'out'}", f"cache_dir={tmp_path / 'cache'}", "norms=[bn]"]
 
     def told(*options: str) -> list[str]:
@@ -243,7 +243,7 @@ def test_a_command_tells_what_finished_runs_have_not_kept(tmp_path):
     assert told("methods=[none,adabn]", "keep=[]") == []
     lines = told("methods=[none,adabn]", *asking)
     assert [line.partition(" runs finished without it (first: bn-")[0] for line in lines] == [
-        "keep=[weights]: 3 of 3", "keep=[logits]: 3 of 3", "keep_epochs=[0,1]: 3 of 3", "label_firewall=true: 2 of 3",
+        "keep=[weights]: 3 of 3", "keep_epochs=[0,1]: 3 of 3", "label_firewall=true: 2 of 3",
     ]  # fmt: skip
     assert all(line.endswith("are not repeated; use another out=DIR, or delete their folders") for line in lines)
 

@@ -19,6 +19,7 @@ from da_wa.errors import ConfigError
 from da_wa.shipped import conf_dir
 from da_wa.studies import table6
 from da_wa.studies.grid import Grid
+from da_wa.studies.pretraining import Pretraining
 from da_wa.studies.run import _split
 from da_wa.studies.study import Bench, Paused
 
@@ -75,6 +76,7 @@ def test_what_is_fine_tuned_can_be_chosen(tmp_path, monkeypatch):
         raise Paused
 
     monkeypatch.setattr(Bench, "prepare", prepare)
+    monkeypatch.setattr(Pretraining, "_accuracy", lambda *of_a_network: 0.5)
     (tmp_path / "selected.json").write_text(json.dumps(dict.fromkeys(node("pretraining")["norms"], 0.1)))
     (tmp_path / "matched.json").write_text("{}")
     command = ["study=pretraining", "scope=small", "stage=transfer", f"out={tmp_path}"]
@@ -82,7 +84,7 @@ def test_what_is_fine_tuned_can_be_chosen(tmp_path, monkeypatch):
     shipped, chosen = prepared
     assert (shipped["data"]["name"], shipped["sources"], shipped["seeds"]) == ("Office-31", "all", [0, 1, 2])
     assert (chosen["sources"], chosen["seeds"], chosen["finetune"]) == (["A"], [7], shipped["finetune"])
-    assert shipped["pretrain"]["seeds"] == [0, 1]
+    assert (shipped["pretrain"]["seeds"], shipped["pretrain"]["epochs"]["bn"]) == ([0], 20)
 
 
 def test_networks_are_where_the_command_says(tmp_path):
