@@ -204,5 +204,9 @@ def _callable(key: str, node: Mapping[str, Any], known: Mapping[str, Callable[..
     name = node["name"]
     accepted = inspect.signature(known[name]).parameters
     if others := [option for option in options if option not in accepted]:
-        raise ConfigError(f"{key}.name={name}: {name} has no option {others[0]!r}; remove it with ~….{key}.{others[0]}")
+        option = f"{key}.{others[0]}"
+        raise ConfigError(
+            f"{key}.name={name}: {name} has no option {others[0]!r}; remove it with '~finetune.{option}', of "
+            f"pre-training with '~pretrain.recipe.{option}'"
+        )
     return partial(known[name], **options)
