@@ -38,6 +38,7 @@ from da_wa.config.compose import Experiment, compose
 from da_wa.errors import UserError
 from da_wa.launchers.launch import Planned
 from da_wa.records.files import write_atomically, write_bytes, write_json
+from da_wa.report import write_report
 from da_wa.runs.jobs import PretrainJob
 from da_wa.studies.model_card import model_card
 from da_wa.studies.search import best_rate, nearest_epochs, next_epochs, next_rate
@@ -221,8 +222,6 @@ class Pretraining(ScopedStudy[Scope]):
         self._fine_tune(bench, scope, "transfer_matched", _matched(bench.out))
 
     def _fine_tune(self, bench: Bench, scope: Scope, folder: str, epochs: Mapping[str, int]) -> None:
-        from da_wa.report import write_report  # imports matplotlib
-
         rates, given = _selected(bench.out), set(map(option_of, bench.words))
         options = [f"pretrain.recipe.epochs={scope.epochs}"]
         options += [option for option in self.transfer if option_of(option) not in given]
