@@ -125,7 +125,9 @@ def _table(facts: Facts, grid: _Grid) -> Table:
                 spread = "" if pd.isna(half) else f" ± {half:.1f}"
                 cells.append(f"{matrix.mean.at[label, AVERAGE]:.1f}{spread}")
                 continue
-            cells.append(f"{matrix.mean.at[label, AVERAGE]:.1f}\n{_change(effect.estimate.interval)}")
+            fewer = len(effect.pairs) < len(matrix.pairs)
+            over = f" ({counted(len(effect.pairs), 'pair')})" if fewer else ""
+            cells.append(f"{matrix.mean.at[label, AVERAGE]:.1f}\n{_change(effect.estimate.interval)}{over}")
             if effect.resolved:
                 bold.add((i, j))
         rows.append(cells)
@@ -138,7 +140,8 @@ def _table(facts: Facts, grid: _Grid) -> Table:
         frozenset(bold),
         [
             "Second line: change in points at the same norm, paired over seeds, pairs and images; ± is half of its "
-            "95 % interval. Bold: significant after Holm's correction. "
+            "95 % interval; brackets: over fewer pairs, because the source-only runs of others are missing. Bold: "
+            "significant after Holm's correction. "
             f"{NOTHING}: the method does nothing for this norm. {NONE}: no result.",
         ],
     ).transposed_if_wide("Method")

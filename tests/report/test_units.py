@@ -304,6 +304,21 @@ def test_methods_have_a_row_for_every_level_of_what_else_varies(experiment: Any)
     assert frame.at[(0.1, "dann"), "mean"] == pytest.approx(50 * (24 / 40 + 24 / 30))
 
 
+def test_a_change_over_fewer_pairs_says_so(experiment: Any) -> None:
+    experiment.images = {"A": 40, "W": 30}
+    experiment.correct = lambda norm, source, target, seed: 20
+    for source in "AW":
+        experiment.add("ln", source)
+        experiment.add("bn", source, target="W" if source == "A" else "A", method="dann")
+        experiment.add("ln", source, target="W" if source == "A" else "A", method="dann")
+    experiment.correct = lambda norm, source, target, seed: 14
+    experiment.add("bn", "A")
+    rows = {row[0]: row for row in by_method.section(load_facts(experiment.out)).parts[0].rows}
+    assert rows["BN"][-1].splitlines()[1].startswith(f"+{100 * 6 / 30:.1f} ± ")
+    assert rows["BN"][-1].endswith(" (1 pair)")
+    assert "pair" not in rows["LN"][-1]
+
+
 def test_networks_count_alike_however_many_seeds_they_have(experiment: Any) -> None:
     experiment.images = {"A": 40, "W": 30}
     for p, seed, right in ((0, 0, 6), (0, 1, 12), (1, 0, 27)):
