@@ -26,7 +26,11 @@ from da_wa.runs.inputs import find_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
 from da_wa.runs.started import pretraining
 from da_wa.runs.units import acts, levels, trains
+from da_wa.select.catalogue import imported
 from da_wa.train.recipe import AnyRecipe, make_recipe, too_few_images
+
+MISTAKES = (TypeError, ValueError, AttributeError, LookupError)
+"""What a mistake in the user's own norm, network or method raises."""
 
 
 def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: Sequence[Job]) -> None:
@@ -79,6 +83,7 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
         if domains and cfg["pretrain"].get("keep_head"):
             _check_head(cfg["pretrain"]["label"], len(find_pretraining(cfg["pretrain"]["data"]).classes), classes)
     _check_loggers(cfg["logger"])
+    imported(experiment.scores)
 
 
 def refused(experiment: Experiment) -> dict[str, str]:
@@ -121,8 +126,8 @@ def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any], clas
     with without_memory():
         try:
             made: Backbone = make(model["build"])(make(norm), classes)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{model['name']} cannot be built with norm {name}: {error}") from error
+        except MISTAKES as error:
+            raise ConfigError(f"{model['name']} cannot be built with norm {name}: {_told(error)}") from error
     if lacking := [each for each in ("num_features", "min_size", "head") if not hasattr(made, each)]:
         raise ConfigError(
             f"{model['name']}: {type(made).__name__} does not set {', '.join(lacking)}; see docs/extending.md"
@@ -150,8 +155,8 @@ def _check_method(
         )
     try:
         make(node["build"])
-    except (TypeError, ValueError, UserError) as error:
-        raise ConfigError(f"method.{name}.build: {error}") from error
+    except (*MISTAKES, UserError) as error:
+        raise ConfigError(f"method.{name}.build: {_told(error)}") from error
     for model_node, (norm, norm_node) in product(experiment.models.values(), experiment.norms.items()):
         if not acts(node, levels((norm, norm_node), model_node)["activation"]):
             continue
@@ -167,8 +172,8 @@ def _check_method(
                 f"method {name} cannot be built with norm {norm}{named} before the first run, when networks and new "
                 f"tensors have shapes and no values (device meta): {error}"
             ) from error
-        except (TypeError, ValueError, UserError) as error:
-            raise ConfigError(f"method {name} cannot be used with norm {norm}{named}: {error}") from error
+        except (*MISTAKES, UserError) as error:
+            raise ConfigError(f"method {name} cannot be used with norm {norm}{named}: {_told(error)}") from error
         phase = getattr(method, "phase", None)
         if phase != node["phase"]:
             raise ConfigError(f"method {name}: its class has phase {phase!r}, its file says {node['phase']!r}")
@@ -182,6 +187,11 @@ def _check_method(
             )
     if "recipe" in node:
         _check_recipe(f"method {name}: recipe", node["recipe"])
+
+
+def _told(error: Exception) -> str:
+    """What an error says; the text of a missing key is its name alone."""
+    return f"KeyError: {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _least_images(recipe: AnyRecipe) -> int:

@@ -254,7 +254,7 @@ def command(tmp_path, monkeypatch):
     mine = tmp_path / "mine"
     (mine / "method").mkdir(parents=True)
     (mine / "own_methods.py").write_text(OWN)
-    for name in ("Cheat", "Broken", "Empty", "Looks", "Counts", "Phaseless"):
+    for name in ("Cheat", "Broken", "Empty", "Looks", "Counts", "Phaseless", "Other"):
         (mine / "method" / f"{name.lower()}.yaml").write_text(
             f"label: {name}\nphase: joint\nstatistics: joint\nweight: 1.0\nbuild: {{_target_: own_methods.{name}}}\n"
         )
@@ -315,6 +315,10 @@ class Looks(Method):
 class Phaseless(Method):
     def loss(self, step):
         return {}
+
+
+class Other:
+    phase = "joint"
 
 
 class Counts(Method):
@@ -400,6 +404,7 @@ def test_a_source_unit_that_diverged_fails_what_starts_from_it_by_name(command, 
         ),
         (["methods=[looks]", "norms=[gn]"], "method looks cannot be built with norm gn before the first run"),
         (["methods=[counts]", "norms=[gn]"], "classes: 10 10"),
+        (["methods=[other]", "norms=[gn]"], "method other cannot be used with norm gn"),
         (["methods=[phaseless]", "norms=[gn]"], "method phaseless: its class has phase None, its file says 'joint'"),
     ],
 )

@@ -82,3 +82,21 @@ def test_a_classifier_that_is_kept_has_the_classes_of_the_images(tmp_path, cifar
             ConfigError, match=rf"keep_head=true: the classifier of {of} has 4 classes, the images have 2"
         ):
             check(tmp_path, *start, "pretrain.keep_head=true", classes=2)
+
+
+def test_mistakes_in_code_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "mine" / "select").mkdir(parents=True)
+    (tmp_path / "mine" / "norm").mkdir()
+    (tmp_path / "mine" / "select" / "mine.yaml").write_text("margin: layers_with_mistakes.margin")
+    (tmp_path / "mine" / "norm" / "broken.yaml").write_text(
+        "label: Broken\n_target_: da_wa.norm.spec.Norm\nconv: {_target_: torch.nn.Conv2d, _partial_: true}\n"
+        "activation: {_target_: layers_with_mistakes.norm, _partial_: true}\nfactors: {weight: plain, activation: mine}\n"
+    )
+    (tmp_path / "layers_with_mistakes.py").write_text("def norm(channels):\n    return {}['size']")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    experiment = compose([*SMALL, "pretrain=none"], tmp_path / "mine")
+    with pytest.raises(ConfigError, match=r"the score .margin. cannot be imported from layers_with_mistakes\.margin"):
+        preflight(experiment, domains(2), [])
+    experiment = compose([*SMALL, "pretrain=none", "norms=[broken]"], tmp_path / "mine")
+    with pytest.raises(ConfigError, match=r"resnet20 cannot be built with norm broken: KeyError: .size."):
+        preflight(experiment, domains(2), [])
