@@ -90,7 +90,8 @@ def test_mistakes_in_code_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "mine" / "select" / "mine.yaml").write_text("margin: layers_with_mistakes.margin")
     (tmp_path / "mine" / "norm" / "broken.yaml").write_text(
         "label: Broken\n_target_: da_wa.norm.spec.Norm\nconv: {_target_: torch.nn.Conv2d, _partial_: true}\n"
-        "activation: {_target_: layers_with_mistakes.norm, _partial_: true}\nfactors: {weight: plain, activation: mine}\n"
+        "activation: {_target_: layers_with_mistakes.norm, _partial_: true}\n"
+        "factors: {weight: plain, activation: mine}\n"
     )
     (tmp_path / "layers_with_mistakes.py").write_text("def norm(channels):\n    return {}['size']")
     monkeypatch.syspath_prepend(str(tmp_path))
