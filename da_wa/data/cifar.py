@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from da_wa.data.decoded import SUFFIX, from_index
 from da_wa.data.domains import DomainSet, NamedImages, assemble, from_folders
 from da_wa.data.images import ImageArray
 from da_wa.errors import DataError
+from da_wa.locks import locked
 
 _SPLITS = {"train": "train", "test": "test"}
 _COUNTS = {"train": 50_000, "test": 10_000}
@@ -103,7 +103,7 @@ def _splits(archive: Any, root: Path, download: bool) -> dict[str, Any]:
         if not download:
             raise
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{archive.base_folder}.lock"):
+    with locked(root / f".{archive.base_folder}.lock"):
         return read(download=True)
 
 

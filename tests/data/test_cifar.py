@@ -8,21 +8,22 @@ import shutil
 import tarfile
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from da_wa.data.cache import load_decoded
 from da_wa.data.cifar import cifar10, cifar100
 from da_wa.data.domains import DomainSet
 from da_wa.errors import DataError
+from da_wa.locks import locked
 
 
 @pytest.mark.parametrize("inside", [".", "cifar100"])
@@ -114,12 +115,12 @@ def test_of_two_commands_one_downloads(tmp_path: Path, monkeypatch: pytest.Monke
 
     both = threading.Barrier(2)
 
-    class Meeting(FileLock):
+    @contextmanager
+    def meeting(path: Path) -> Iterator[bool]:
         """Taken when the other command has found nothing, too."""
-
-        def __enter__(self):
-            both.wait(60)
-            return super().__enter__()
+        both.wait(60)
+        with locked(path) as held:
+            yield held
 
     def download(data: CIFAR100) -> None:
         if not data._check_integrity():
@@ -127,7 +128,7 @@ def test_of_two_commands_one_downloads(tmp_path: Path, monkeypatch: pytest.Monke
             shutil.copytree(tmp_path / "server", data.root, dirs_exist_ok=True)
 
     monkeypatch.setattr(CIFAR100, "download", download)
-    monkeypatch.setattr("da_wa.data.cifar.FileLock", Meeting)
+    monkeypatch.setattr("da_wa.data.cifar.locked", meeting)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: cifar100(root, verify=False), range(2)))
     assert [[len(domain.images) for domain in domains.domains] for domains in found] == [[9, 6], [9, 6]]

@@ -212,7 +212,7 @@ def test_what_another_command_downloaded_meanwhile_is_used(
         shutil.copytree(office, tmp_path / "office31")
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
 
-    monkeypatch.setattr("da_wa.data.office31.FileLock", removed)
+    monkeypatch.setattr("da_wa.data.office31.locked", removed)
     assert office31(tmp_path / "office31", hosts=[], counts=FAKE_COUNTS).names == ("A", "W", "D")
 
 
