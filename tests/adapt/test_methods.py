@@ -227,8 +227,8 @@ def test_permuted_target_labels_change_no_bit_of_the_weights(undisturbed, small_
     method, options = made(name)
     domains = [SMALL[0], permuted(SMALL[1])]
     other = run(tmp_path, domains, start(method, norm, small_source), method, **options)
+    assert (domains[1].labels != SMALL[1].labels).any()
     assert other.same_weights(undisturbed(name, norm))
-    assert other.accuracy != undisturbed(name, norm).accuracy or (domains[1].labels != SMALL[1].labels).any()
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -268,3 +270,17 @@ def test_long_names_of_wide_characters_fit_in_a_folder_name() -> None:
 def test_domains_that_look_alike_in_a_folder_name_differ() -> None:
     assert unit(changed("source", "a b")) != unit(changed("source", "a_b"))
     assert unit(changed("source", "\udcfe")) != unit(changed("source", "\udcff"))
+
+
+FINISHED = sorted((Path(__file__).parents[2] / "results").glob("*/runs/*/config.yaml"))
+
+
+def test_finished_runs_keep_their_names() -> None:
+    """The facts of every committed run still give its name."""
+    checked = 0
+    for file in FINISHED:
+        config = yaml.safe_load(file.read_text())
+        if "shared" in config.get("facts", {}):  # others are of earlier versions
+            assert identity.unit_name(config["facts"]) == file.parent.name
+            checked += 1
+    assert checked > 50

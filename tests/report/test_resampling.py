@@ -306,6 +306,32 @@ def test_pretraining_seeds_alone_give_students_interval() -> None:
     assert found.interval.half == pytest.approx(stats.t.ppf(0.975, 2) * found.precision.error, rel=0.05)
 
 
+def test_networks_of_single_pairs_are_drawn_for_each_pair() -> None:
+    """Two pairs of one source, each with three networks of its own: 1, 0 and 0. Their variances add."""
+    outcomes = [
+        Outcome("DANN", "A", t, s, np.arange(50), np.zeros(50, int), np.full(50, int(s > 0)), None, unit_target=t)
+        for t in "WD"
+        for s in range(3)
+    ]
+    found = Resamples(outcomes, 8000).estimate([(0.5, ("DANN", "A", t)) for t in "WD"])
+    assert found is not None
+    assert found.precision.error == pytest.approx(math.sqrt(np.var([1, 0, 0], ddof=1) / 3 / 2), rel=0.04)
+
+
+def test_rows_are_paired_over_images() -> None:
+    """One seed: the variance of a difference of paired proportions, as in McNemar's test."""
+    images = np.arange(400)
+    base, changed = images < 240, (images < 220) | (images >= 340)  # 60 gained, 20 lost
+    outcomes = [outcome("BN", "A", "W", 0, base), outcome("BN + WA", "A", "W", 0, changed)]
+    outcomes.append(outcome("LN", "A", "W", 0, base.copy()))
+    resamples = Resamples(outcomes, 8000)
+    found = resamples.estimate([(1.0, ("BN + WA", "A", "W")), (-1.0, ("BN", "A", "W"))])
+    equal = resamples.estimate([(1.0, ("LN", "A", "W")), (-1.0, ("BN", "A", "W"))])
+    assert found is not None and equal is not None
+    assert found.precision.error == pytest.approx(math.sqrt((80 / 400 - (40 / 400) ** 2) / 400), rel=0.04)
+    assert equal.precision.error == 0
+
+
 def test_runs_of_one_network_are_not_independent() -> None:
     """Three networks whose luck is common to all nine runs: Student's test over three, not that of nine signs."""
     right = {0: 2, 1: 12, 2: 20}  # of 100 images, more than without WA

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from da_wa.config.compose import Experiment, compose
 from da_wa.data.cache import DecodedDomain
@@ -267,6 +268,35 @@ def test_rates_and_epochs_of_single_norms_are_optional(composed, tmp_path):
     assert ids(planned(without, tmp_path)) == ids(planned(composed, tmp_path))
     job = next(job for job in planned(without, tmp_path) if isinstance(job, UnitJob))
     assert job.config["unit"]["factors"]["pretraining_epochs"] == composed.cfg["pretrain"]["recipe"]["epochs"]
+
+
+def test_the_demo_still_has_the_names_of_its_finished_runs(tmp_path):
+    """So results are found again, not trained again, after an update of the package."""
+    runs = Path(__file__).parents[2] / "results" / "digits_methods" / "runs"
+    facts = yaml.safe_load(next(runs.glob("bn_wa-H-s0-*/config.yaml")).read_text())["facts"]["shared"]
+    pixels = np.zeros((len(facts["classes"]), 3, 32, 32), np.uint8)
+    names = tuple(map(str, facts["classes"]))
+    found = [
+        DecodedDomain(name, pixels, np.arange(len(names)), names, digest, names)
+        for name, digest in facts["images"].items()
+    ]
+    words = ["experiment=demo", "norms=[wa,bn_wa]", "methods=[none,mcc,shot]", "seeds=[0,1,2]"]
+    units = [job.id for job in planned(compose(words), tmp_path, found) if isinstance(job, UnitJob)]
+    assert set(units) == {path.name for path in runs.iterdir()}
+
+
+def test_the_recipe_of_a_method_belongs_to_its_runs_alone(tmp_path):
+    small, large = (
+        {
+            method: {j.id for j in jobs if j.config["unit"]["factors"]["method"] == method}
+            for method in ("none", "tent")
+            for jobs in [[j for j in planned(compose([*words, option]), tmp_path) if isinstance(j, UnitJob)]]
+        }
+        for words in [["norms=[bn]", "methods=[none,tent]"]]
+        for option in ("method.tent.recipe.batch_size=32", "method.tent.recipe.batch_size=64")
+    )
+    assert small["none"] == large["none"]
+    assert not small["tent"] & large["tent"]
 
 
 def test_rates_and_epochs_of_one_norm_leave_the_runs_of_others_alone(composed, tmp_path):

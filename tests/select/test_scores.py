@@ -240,6 +240,15 @@ def test_density_ratio_of_two_gaussians():
     assert np.exp(log_w).mean() == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("unit", [1e-2, 10.0, 1e3])
+def test_density_ratio_does_not_depend_on_the_unit_of_features(unit):
+    rng = np.random.default_rng(0)
+    source, target = rng.normal(0, 1, (200, 3)), rng.normal(1, 1, (300, 3))
+    expected = np.log(importance.density_ratio(source, target))
+    scaled = np.log(importance.density_ratio(unit * source + 5, unit * target + 5))
+    np.testing.assert_allclose(scaled, expected, atol=1e-3)
+
+
 def test_density_ratio_weights_no_image_by_a_classifier_that_saw_it():
     """In many dimensions a classifier separates what it saw even where there is no shift."""
     rng = np.random.default_rng(0)

@@ -50,6 +50,7 @@ def test_networks_are_trained_at_the_selected_rate(command, tmp_path):
     assert main(command) == 0
     searched = {float(row["lr"]): float(row["accuracy"]) for row in rows(out / "rates.csv")}
     assert list(searched) == [0.1, 0.2]
+    assert {row["n"] for row in rows(out / "rates.csv")} == {"4"}  # of 4 x 12 training images; there are 16 test images
     selected = json.loads((out / "selected.json").read_text())["bn"]
     assert selected == max(sorted(searched), key=searched.__getitem__)
     trained = rows(out / "pretraining.csv")

@@ -129,3 +129,12 @@ def test_the_rate_is_that_of_a_matrix_product_and_measured_once():
 )
 def test_the_type_that_products_are_computed_in(precision, dtype):
     assert matrix_type(precision) == dtype
+
+
+def test_the_rate_counts_two_operations_for_a_product(monkeypatch):
+    """768³ multiplications and as many additions in a second."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr("da_wa.train.flops.time.perf_counter", lambda: float(next(ticks)))
+    matrix_rate.cache_clear()
+    assert matrix_rate("cpu", torch.float32, 1) == 2 * 768**3
+    matrix_rate.cache_clear()

@@ -21,7 +21,7 @@ from da_wa.data.augment import Normalize
 from da_wa.data.cache import DecodedDomain
 from da_wa.data.datamodule import Subset
 from da_wa.data.mixed import mixed
-from da_wa.data.splits import Full
+from da_wa.data.splits import Full, Paper
 from da_wa.errors import Diverged
 from da_wa.models.fixup import Bias, Multiplier
 from da_wa.models.resnet import BasicBlock, ResNet
@@ -29,7 +29,7 @@ from da_wa.norm.spec import Norm
 from da_wa.norm.weight_align import WeightAlignConv2d
 from da_wa.train import schedule
 from da_wa.train.settings import Settings
-from da_wa.train.subsets import pretraining, sample, transfer
+from da_wa.train.subsets import adaptation, pretraining, sample, transfer
 from da_wa.train.train import Task, Trained, train
 
 
@@ -260,7 +260,7 @@ from da_wa.norm.spec import Norm
 from da_wa.train import schedule
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
-from da_wa.train.subsets import transfer
+from da_wa.train.subsets import adaptation, transfer
 from da_wa.train.train import Task, train
 
 folder, labels = Path(sys.argv[1]), np.arange(20) % 2
@@ -326,9 +326,19 @@ def test_labels_are_smoothed(training, recipe, domains, tmp_path):
     assert training(tmp_path, model=model, recipe=whole).curve[0]["loss"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_papers_protocol_evaluates_the_holdout_of_the_seed(domains):
+    protocol = Paper(0.25)
+    for subset in transfer(domains, "A", protocol, 3).evaluate:
+        holdout = protocol.source(subset.domain.name, subset.domain.labels, 3).holdout
+        assert sorted(subset.index) == sorted(holdout)
+    target = adaptation(domains, "A", "W", protocol, 3, with_source=True).target
+    assert sorted(target.index) == sorted(protocol.source("W", domains[1].labels, 3).holdout)
+
+
+@pytest.mark.parametrize("backbone", [1.0, 0.1])
 @pytest.mark.parametrize("norm", ["bn_wa", "fixup"])
 def test_decay_reaches_every_parameter_and_fixups_scalars_learn_at_a_tenth(
-    monkeypatch, recipe, domains, tmp_path, norm
+    monkeypatch, recipe, domains, tmp_path, norm, backbone
 ):
     """Without a gradient SGD leaves ``w · (1 - rate · decay)`` after a step.
 
@@ -345,7 +355,10 @@ def test_decay_reaches_every_parameter_and_fixups_scalars_learn_at_a_tenth(
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     monkeypatch.setattr("da_wa.train.train.cross_entropy", lambda smoothing: lambda logits, labels: 0 * logits.sum())
     decaying = dataclasses.replace(
-        recipe(epochs=1), optimizer=partial(torch.optim.SGD, lr=0.1, weight_decay=0.5), schedule=schedule.constant
+        recipe(epochs=1),
+        optimizer=partial(torch.optim.SGD, lr=0.1, weight_decay=0.5),
+        schedule=schedule.constant,
+        backbone_rate=backbone,
     )
     task = Task(
         model,
@@ -361,5 +374,5 @@ def test_decay_reaches_every_parameter_and_fixups_scalars_learn_at_a_tenth(
     assert bool(scalars) == (norm == "fixup")
     assert any(name.endswith("gain") for name in before)
     for name, p in model.named_parameters():
-        rate = 0.01 if name in scalars else 0.1
+        rate = 0.1 if name.startswith("head.") else backbone * (0.01 if name in scalars else 0.1)
         torch.testing.assert_close(p.detach(), before[name] * (1 - rate * 0.5) ** steps, msg=name)
