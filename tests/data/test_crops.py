@@ -75,7 +75,27 @@ def test_a_random_crop_is_a_part_of_its_image():
         next((y, x) for y in range(5) for x in range(5) if torch.equal(image[:, y : y + 8, x : x + 8], crop))
         for image, crop in zip(batch, found, strict=True)
     ]
-    assert len(set(places)) > 10
+    assert {y for y, _ in places} == {x for _, x in places} == set(range(5))
+
+
+def test_half_of_the_crops_are_mirrored():
+    batch = images(400, 8)
+    torch.manual_seed(0)
+    shown = Crops(8, crop=1.0, flip=True)(batch)
+    mirrored = [torch.equal(crop, image.flip(2)) for image, crop in zip(batch, shown, strict=True)]
+    kept = [torch.equal(crop, image) for image, crop in zip(batch, shown, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, kept, strict=True))
+    assert 150 < sum(mirrored) < 250  # of 400 coins, fewer or more once in a million
+    assert torch.equal(Crops(8, crop=1.0, flip=False)(batch), batch)
+
+
+def test_crops_of_a_scale_show_that_share_of_the_area():
+    """A quarter of the area of a ramp: half of its height, half of its width."""
+    ramp = (3 * torch.arange(64)).to(torch.uint8).expand(20, 3, 64, 64)
+    torch.manual_seed(0)
+    for picture in (ramp, ramp.transpose(2, 3)):
+        shown = Crops(32, scale=(0.25, 0.25), ratio=(1, 1), flip=False)(picture).float()
+        assert (shown.amax((1, 2, 3)) - shown.amin((1, 2, 3)) == 3 * 31).all()
 
 
 def test_random_crops_are_of_resized_images():

@@ -208,6 +208,17 @@ def test_tables_and_numbers_agree(runs: Any) -> None:
     assert not cells.query("selection != 'target_oracle'")["uses_target_labels"].any()
 
 
+def test_the_score_of_the_lowest_regret_is_named_and_bold(runs: Any) -> None:
+    facts = load_facts(runs.out)
+    section = scores.section(facts, choices(facts, load(["entropy", "im", "snd", "atc"])), guard=True)
+    data = section.data["scores"].query("scope == 'all' and rule not in ['last', 'target_oracle']")
+    lowest = {guard: rows.set_index("rule")["regret"].idxmin() for guard, rows in data.groupby("guard")}
+    assert f" {lowest[True]} loses least accuracy" in section.summary
+    shown = table(section, "scores")
+    bold = {shown.rows[i][0] for i, _ in shown.bold}
+    assert bold == {lowest[False]}
+
+
 def test_below_source_only_compares_with_the_run_without_the_method(runs: Any) -> None:
     each = scores.section(load_facts(runs.out), made(runs)).data["choices"]
     last = each[each["rule"] == "last"].set_index(["norm", "method", "source", "target", "seed"])

@@ -40,6 +40,22 @@ def test_methods_are_rows_of_their_own(methods: Any) -> None:
     assert by_method.at["dann", "align"] == pytest.approx(facts.matrix.mean.at["BN + WA · DANN", "Avg"])
 
 
+def test_the_table_of_methods_says_what_its_numbers_say(experiment: Any) -> None:
+    experiment.images = {"A": 400, "W": 300, "D": 200}
+    seeds = tuple(range(4))
+    experiment.simulate(["bn", "ln"], seeds)
+    experiment.simulate(["bn", "ln"], seeds, per_pair=True, method="dann", effect={"bn": 2.0, "ln": 0.0})
+    section = by_method.section(load_facts(experiment.out))
+    data = section.data["methods"].set_index(["norm", "method"])
+    best = data["mean"].idxmax()
+    assert best == ("bn", "dann")
+    assert f"Best combination: BN with DANN, {data['mean'].max():.1f} %." in section.summary
+    assert "1 of 2 combinations of norm and method significantly higher, 0 significantly lower" in section.summary
+    shown = section.parts[0]
+    assert {(shown.rows[i][0], shown.header[j]) for i, j in shown.bold} == {("BN", "DANN")}
+    assert data.at[("bn", "dann"), "resolved"] and not data.at[("ln", "dann"), "resolved"]
+
+
 def test_two_units_of_a_source_are_two_seeds_and_not_four(methods: Any) -> None:
     facts = load_facts(methods.out)
     data = overview.section(facts).data["intervals"].set_index(["label", "source", "target"])
