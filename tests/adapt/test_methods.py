@@ -151,6 +151,17 @@ def test_an_adaptation_is_not_compiled_and_its_operations_are_not_counted(tmp_pa
     assert trained.cost.flops is None
 
 
+def test_what_a_method_is_made_of_depends_on_the_seed_alone(tmp_path):
+    """DANN's discriminator starts from the seed of the task, whatever was drawn before."""
+    weights, found = network("gn").state_dict(), []
+    for k, before in enumerate((5, 6)):
+        model = network("gn")
+        model.load_state_dict(weights)
+        torch.manual_seed(before)
+        found.append(run(tmp_path / str(k), SMALL, model, made("dann")[0], epochs=1).model.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
 def permuted(of: DecodedDomain) -> DecodedDomain:
     """The same images with other labels."""
     return replace(of, labels=np.random.default_rng(1).permutation(of.labels))
