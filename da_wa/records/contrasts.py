@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -106,17 +107,11 @@ def contrasts(
     ['LN → BN']
     """
     base = BASES[factor] if base is None else base
-    found = []
-    for value in _levels(rows, factor, base):
-        if levels is not None and value not in levels:
-            continue
-        compared = [
-            (label, changed)
-            for label, row in rows.items()
-            if row[factor] == base
-            for changed, other in rows.items()
-            if other[factor] == value and _others(other, factor) == _others(row, factor)
-        ]
+    found, places = [], [_others(row, factor) for row in rows.values() if row[factor] == base]
+    wanted = [value for value in _levels(rows, factor, base) if levels is None or value in levels]
+    for value, at in product(wanted, [place for k, place in enumerate(places) if place not in places[:k]]):
+        here = {label: row[factor] for label, row in rows.items() if _others(row, factor) == at}
+        compared = [(a, b) for a, b in product(here, repeat=2) if (here[a], here[b]) == (base, value)]
         alike = [pair for pair in compared if len({rows[label].get(n) for label in pair for n in IMPLIED[factor]}) == 1]
         found += [Contrast(factor, value, base, [pair], " → ".join(pair)) for pair in alike or compared]
     return found

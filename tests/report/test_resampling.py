@@ -236,10 +236,15 @@ def test_two_methods_are_compared_at_equal_weights_if_they_have_such() -> None:
         f"{method} {weight}": {"norm": "bn", "weight": "plain", "method": method, "method_weight": weight}
         for method, weight in levels
     }
+    ln = {"norm": "ln", "weight": "plain"}  # has no weight in common
+    rows |= {
+        "ln mcc": {**ln, "method": "mcc", "method_weight": 10.0},
+        "ln dann": {**ln, "method": "dann", "method_weight": 1.0},
+    }
     found = {contrast.rows[0] for contrast in contrasts(rows, "method", "mcc")}
     same = {(f"mcc {weight}", f"dann {weight}") for weight in (0.1, 1.0)}
     others = {(f"mcc {weight}", other) for weight in (0.1, 1.0) for other in ("afn 0.05", "none None")}
-    assert found == same | others
+    assert found == same | others | {("ln mcc", "ln dann")}
 
 
 def test_the_quantile_is_students_and_not_the_normal_one() -> None:
