@@ -167,6 +167,7 @@ class Record(_Frozen):
         labels: display names of factor levels, e.g. ``{"norm": "BN + WA"}``.
         source: the domain with labels.
         target: the one target of the unit; ``None`` for a unit evaluated on every other domain.
+        starts_from: the unit whose trained network it adapted; ``None`` for a unit that started from pre-training.
         seen: domains whose unlabelled images were used in training.
         domains: all domains in display order.
         classes: class names; label *i* means ``classes[i]``.
@@ -194,6 +195,7 @@ class Record(_Frozen):
     labels: dict[str, str] = {}
     source: str
     target: str | None = None
+    starts_from: str | None = None
     seen: list[str] = []
     domains: list[str]
     classes: list[str]

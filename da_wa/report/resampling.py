@@ -55,7 +55,7 @@ class Estimate:
         runs: each independently trained run's contribution to the value.
         seeds: the smallest number of seeds of any source.
         pretraining_seeds: the smallest number of pre-trained networks of any norm.
-        clusters: how many groups of runs share no network: sources, or pairs where each has its networks.
+        clusters: how many groups of runs share no fine-tuned network: sources, or pairs where each has its networks.
         over_networks: whether the interval is over pre-trained networks, too: some norm has several.
     """
 
@@ -122,7 +122,7 @@ class Resamples:
                 observed = balanced_accuracy(outcome.truth, outcome.predicted) if balanced else outcome.right.mean()
                 self._observed.setdefault(cell, {})[self.replicate(outcome)] = float(observed)
                 self._resampled.setdefault(cell, {})[self.replicate(outcome)] = resampled
-                if outcome.unit_target is not None:
+                if outcome.unit_target is not None and outcome.starts_from is None:
                     self._per_pair.add(cell)
         sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
         self._fate, self._network_fate = self._fates(draw, sources)
@@ -140,8 +140,9 @@ class Resamples:
         """The sum of factor × (mean accuracy of a cell over its runs).
 
         It is paired by seeds within each source, and by pre-trained networks where rows start from the same ones.
-        Networks that are evaluated on every target are one run per source and seed; networks trained for one
-        pair are one run per pair and seed, unless a term pairs them with a network of the first kind.
+        Networks that are evaluated on every target, and those that adapted such a network, are one run per source and
+        seed; other networks trained for one pair are one run per pair and seed, unless a term pairs them with one of
+        the first kind.
 
         Returns:
             ``None`` if a cell has no outputs, or cells that are paired have no seed in common.

@@ -110,6 +110,7 @@ def _unit(job: UnitJob, notify: Notify) -> None:
     record: dict[str, Any] = {
         "id": job.id,
         **unit.model_dump(),
+        "starts_from": job.needs,
         "seen": [] if unit.target is None else [unit.target],
         "classes": list(domains[0].classes),
         "images": {domain.name: Images(digest=domain.digest, n=len(domain)) for domain in domains},

@@ -323,6 +323,20 @@ def test_networks_of_single_pairs_are_drawn_for_each_pair() -> None:
     assert found.precision.error == pytest.approx(math.sqrt(np.var([1, 0, 0], ddof=1) / 3 / 2), rel=0.04)
 
 
+def test_adapted_networks_of_one_source_share_its_luck() -> None:
+    """The same numbers from a method that starts from the source's network: their mean has the variance of one pair."""
+    outcomes = [
+        Outcome("SHOT", "A", t, s, np.arange(50), np.zeros(50, int), np.full(50, int(s > 0)), None, 0, t, None, "net", f"A{s}")
+        for t in "WD"
+        for s in range(3)
+    ]  # fmt: skip
+    found = Resamples(outcomes, 8000).estimate([(0.5, ("SHOT", "A", t)) for t in "WD"])
+    assert found is not None
+    assert found.clusters == 1
+    assert found.precision.error == pytest.approx(math.sqrt(np.var([1, 0, 0], ddof=1) / 3), rel=0.04)
+    assert found.precision.seed_df == pytest.approx(2)
+
+
 def test_rows_are_paired_over_images() -> None:
     """One seed: the variance of a difference of paired proportions, as in McNemar's test."""
     images = np.arange(400)

@@ -81,6 +81,7 @@ def test_what_starts_from_a_converted_network_is_converted_too(tmp_path, cifar_r
         execute(job, silent)
         record, outputs = job.directory.load()
         source, before = of_source.setdefault(norm, (record, outputs))
+        assert record.starts_from == (source.id if target else None)
         assert (record.parameters, record.conversion) == (source.parameters, source.conversion)
         found, known = (made.domains[target or "N"] for made in (outputs, before))
         rows = np.isin(known.index, found.index)

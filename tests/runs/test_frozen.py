@@ -151,6 +151,7 @@ def test_source_only_mcc_and_shot_from_images_to_scores(tmp_path, monkeypatch):
             assert torch.equal(tensor, source[name]) == (method == "none" or name.split(".")[0] in kept), name
     for run, record in runs.values():
         assert record.label_firewall == (None if record.target is None else "passed")
+        assert record.starts_from == (runs["none", None][1].id if record.factors.method == "shot" else None)
         outputs = run.load()[1]
         saved = scoring._saved(outputs, record.source, record.targets[0], 0)
         scores = evaluate(load(["source_val", "entropy", "im", "snd", "mixval"]), saved)
