@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -326,10 +327,10 @@ def test_networks_of_single_pairs_are_drawn_for_each_pair() -> None:
 def test_adapted_networks_of_one_source_share_its_luck() -> None:
     """The same numbers from a method that starts from the source's network: their mean has the variance of one pair."""
     outcomes = [
-        Outcome("SHOT", "A", t, s, np.arange(50), np.zeros(50, int), np.full(50, int(s > 0)), None, 0, t, None, "net", f"A{s}")
+        replace(outcome("SHOT", "A", t, s, np.full(50, s == 0)), unit_target=t, starts_from=f"A{s}")
         for t in "WD"
         for s in range(3)
-    ]  # fmt: skip
+    ]
     found = Resamples(outcomes, 8000).estimate([(0.5, ("SHOT", "A", t)) for t in "WD"])
     assert found is not None
     assert found.clusters == 1
