@@ -17,7 +17,7 @@ from da_wa.records.outputs import Outputs
 from da_wa.records.schema import Factors, Record
 from da_wa.report.collection import Rows
 from da_wa.report.facts import Facts
-from da_wa.report.outcomes import Array, Outcome
+from da_wa.report.outcomes import Array, Outcome, origin
 from da_wa.select.regret import Verdict, judge, largest_share
 
 LAST, SOURCE, ORACLE = "last", "source_val", "target_oracle"
@@ -107,12 +107,10 @@ class Family:
 
     def outcome(self, label: str, chosen: int) -> Outcome:
         """The predictions of a chosen candidate."""
-        candidate = self.candidates[chosen]
-        factors, record = self.factors, candidate.record
+        candidate, seed = self.candidates[chosen], self.factors.seed
         return Outcome(
-            label, *self.pair, factors.seed, self.index, self.truth, candidate.predicted, None,
-            factors.pretraining_seed, record.target,
-        )  # fmt: skip
+            label, *self.pair, seed, self.index, self.truth, candidate.predicted, None, **origin(candidate.record)
+        )
 
 
 def families(facts: Facts) -> list[Family]:

@@ -89,14 +89,21 @@ def outcomes(record: Record, outputs: Outputs, label: str, domains: Sequence[str
                     domain.labels,
                     domain.predicted[last],
                     confidence,
-                    record.factors.pretraining_seed,
-                    record.target,
-                    domain.rank,
-                    None if record.pretraining is None else record.pretraining.name,
-                    record.starts_from,
+                    rank=domain.rank,
+                    **origin(record),
                 )
             )
     return found
+
+
+def origin(record: Record) -> dict[str, Any]:
+    """What an :class:`Outcome` says of the networks that its unit trained and started from."""
+    return {
+        "pretraining_seed": record.factors.pretraining_seed,
+        "unit_target": record.target,
+        "network": None if record.pretraining is None else record.pretraining.name,
+        "starts_from": record.starts_from,
+    }
 
 
 def balanced_accuracy(truth: Array, predicted: Array) -> float:

@@ -164,6 +164,8 @@ def test_intervals_of_regret_are_of_the_difference_to_the_best(runs: Any) -> Non
     (k, *_) = found.where(norm="ln", method="dann")
     one = found.regret(("last", False), [k])
     best, last = (found.families[k].outcome("", found.verdicts[r, False][k].chosen) for r in ("target_oracle", "last"))  # type: ignore[arg-type]
+    record = found.families[k].candidates[0].record
+    assert (best.unit_target, best.network) == (record.target, record.pretraining.name)  # type: ignore[union-attr]
     assert one is not None and one.value == pytest.approx(100 * (best.right.mean() - last.right.mean()))
 
 
