@@ -91,6 +91,17 @@ def printable(name: object) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in str(name))
 
 
+def some(items: Iterable[str], separator: str = ", ", limit: int = 10) -> str:
+    """The first few of ``items``, printable, and how many more there are.
+
+    >>> some(["a", "b", "c"], limit=2)
+    'a, b, … and 1 more'
+    """
+    items = [printable(item) for item in items]
+    more = [f"… and {len(items) - limit} more"] if len(items) > limit else []
+    return separator.join(items[:limit] + more)
+
+
 def _escaped(character: str) -> str:
     """A character as an escape; a byte that PEP 383 stands for as itself."""
     code = ord(character)

@@ -24,12 +24,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from da_wa.data.domains import Domain, DomainSet, some
+from da_wa.data.domains import Domain, DomainSet
 from da_wa.data.entry import Entry
 from da_wa.data.files import replace_text
 from da_wa.data.images import Images, Progress
 from da_wa.data.manifest import DomainManifest, load_manifest, make_manifest
-from da_wa.errors import ConfigError, DataError, nearest, printable
+from da_wa.errors import ConfigError, DataError, nearest, printable, some
 
 logger = logging.getLogger(__name__)
 

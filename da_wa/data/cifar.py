@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from da_wa.data.decoded import SUFFIX, from_index
-from da_wa.data.domains import DomainSet, NamedImages, assemble, from_folders
+from da_wa.data.domains import DomainSet, NamedImages, assemble
+from da_wa.data.folders import from_folders
 from da_wa.data.images import ImageArray
 from da_wa.errors import DataError
 from da_wa.locks import locked

@@ -26,6 +26,7 @@ Resize = Callable[[Image.Image, int], np.ndarray]
 """An RGB image and a side -> (3, side, side) uint8."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 _OF_THE_FILE = (
     errno.ENOENT,
     errno.ENOTDIR,

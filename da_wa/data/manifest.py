@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from da_wa.data.domains import Domain, some
+from da_wa.data.domains import Domain
 from da_wa.data.files import replace_text
-from da_wa.errors import DataError, printable
+from da_wa.errors import DataError, printable, some
 
 FOLDER = "manifests"
 _FORMAT = 1

@@ -28,8 +28,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from da_wa.data.domains import SUFFIXES
-from da_wa.data.images import FORMATS, as_rgb, reason
+from da_wa.data.images import FORMATS, SUFFIXES, as_rgb, reason
 from da_wa.errors import DataError, UserError, nearest, printable
 
 VOID = 255

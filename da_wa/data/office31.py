@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from da_wa.data.decoded import SUFFIX, from_index
-from da_wa.data.domains import ClassRule, DomainSet, from_folders, some, subfolders
+from da_wa.data.domains import ClassRule, DomainSet
 from da_wa.data.download import Archive, fetch, unpack
-from da_wa.errors import DataError
+from da_wa.data.folders import from_folders, subfolders
+from da_wa.errors import DataError, some
 from da_wa.locks import locked
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from typing import Any
 
 from da_wa.config.make import make
 from da_wa.data.cache import DecodedDomain, StepProgress, decode_domains, read_manifests
-from da_wa.data.domains import DomainSet, ignored
+from da_wa.data.domains import DomainSet
 from da_wa.data.fitting import fitted
+from da_wa.data.folders import ignored, with_folder
 from da_wa.data.manifest import DomainManifest
 from da_wa.errors import ConfigError, DataError, printable
 
@@ -54,7 +55,7 @@ class Inputs:
         if self.data["classes"] == "common":  # digits, CIFAR and index files do not take the rule
             domains = domains.only_common_classes()
         for name, path in self.data["extra"].items():
-            domains = domains.with_folder(name, path)
+            domains = with_folder(domains, name, path)
         if len(domains.domains) < 2:
             raise ConfigError(
                 f"The dataset {domains.name} has only one domain, {domains.names[0]}. Add a second one to transfer to, "

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from da_wa.data.cache import DecodedDomain, load_decoded
-from da_wa.data.domains import Domain, DomainSet, from_folders
+from da_wa.data.domains import Domain, DomainSet
+from da_wa.data.folders import from_folders
 from da_wa.data.images import ImageArray, ImageFiles
 from da_wa.errors import ConfigError, DataError, ReadFailed
 

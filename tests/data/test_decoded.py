@@ -11,7 +11,7 @@ import pytest
 from da_wa.data.cache import load_decoded
 from da_wa.data.cifar import cifar100
 from da_wa.data.decoded import from_index, save_index
-from da_wa.data.domains import from_folders
+from da_wa.data.folders import from_folders
 from da_wa.data.office31 import office31
 from da_wa.errors import DataError
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from da_wa.data.domains import DomainSet, from_folders, from_lists
+from da_wa.data.domains import DomainSet
+from da_wa.data.folders import from_folders, with_folder
 from da_wa.data.images import ImageArray, ImageFiles, Selected
+from da_wa.data.lists import from_lists
 from da_wa.errors import ConfigError, DataError
 
 DrawTree = Callable[..., Path]
@@ -168,7 +170,7 @@ def test_an_empty_class_folder_is_an_absent_class_under_common(
     assert "of the classes mug" in caplog.text and "of the classes extra" in caplog.text
     with pytest.raises(DataError, match=r"classes mug\..*data\.classes=common"):
         from_folders(root)
-    added = from_folders(root, {"B": "blueprint"}, class_rule="common").with_folder("C", root / "paper")
+    added = with_folder(from_folders(root, {"B": "blueprint"}, class_rule="common"), "C", root / "paper")
     assert added.classes == ("pen", "ruler")
     for folder in ("pen", "ruler"):
         empty(root / "paper" / folder)
@@ -191,7 +193,7 @@ def test_a_large_scan_gives_signs_of_life(
     tmp_path: Path, draw_tree: DrawTree, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = draw_tree(tmp_path / "root", domains=("a",), per_class=5)
-    monkeypatch.setattr("da_wa.data.domains._SIGN_OF_LIFE", 6)
+    monkeypatch.setattr("da_wa.data.folders._SIGN_OF_LIFE", 6)
     with caplog.at_level(logging.INFO):
         from_folders(root)
     assert [record.getMessage().rsplit(": ")[-1] for record in caplog.records] == ["10 files so far"]
@@ -216,19 +218,19 @@ def test_unknown_names_come_with_the_nearest(domains_root: Path) -> None:
 
 def test_one_more_domain(tmp_path: Path, domains_root: Path, draw_tree: DrawTree) -> None:
     extra = draw_tree(tmp_path, domains=("more",), per_class=3) / "more"
-    domains = from_folders(domains_root).with_folder("C", extra)
+    domains = with_folder(from_folders(domains_root), "C", extra)
     assert domains.names == ("blueprint", "paper", "sunset", "C")
     assert domains["C"].labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     with pytest.raises(ConfigError, match="already has a domain 'C'"):
-        domains.with_folder("C", extra)
+        with_folder(domains, "C", extra)
 
 
 def test_one_more_domain_obeys_the_class_rule(tmp_path: Path, domains_root: Path, draw_tree: DrawTree) -> None:
     extra = draw_tree(tmp_path, domains=("more",), classes=("apple", "pen", "ruler"), per_class=3) / "more"
     domains = from_folders(domains_root)
     with pytest.raises(DataError, match="C lacks mug"):
-        domains.with_folder("C", extra)
-    common = domains.only_common_classes().with_folder("C", extra)
+        with_folder(domains, "C", extra)
+    common = with_folder(domains.only_common_classes(), "C", extra)
     assert common.classes == ("pen", "ruler")
     assert [len(domain.images) for domain in common.domains] == [16, 16, 16, 6]
     assert all(path.startswith(f"{c}/") for name in common.names for path, c in labelled_names(common, name))

@@ -34,7 +34,7 @@ import os, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from da_wa.data.cache import load_decoded
-from da_wa.data.domains import from_folders
+from da_wa.data.folders import from_folders
 from da_wa.data.images import ImageFiles
 
 original, shutdown, ending = ImageFiles.decode, ThreadPoolExecutor.shutdown, threading.Event()
@@ -56,7 +56,7 @@ load_decoded(domains.domains[0], domains.classes, 16, sys.argv[2])
 HASH = """
 import sys
 from da_wa.data.cache import load_decoded
-from da_wa.data.domains import from_folders
+from da_wa.data.folders import from_folders
 
 domains = from_folders(sys.argv[1])
 load_decoded(domains.domains[0], domains.classes, 16, sys.argv[2])
@@ -64,7 +64,7 @@ load_decoded(domains.domains[0], domains.classes, 16, sys.argv[2])
 
 SCAN = """
 import os, signal, sys
-from da_wa.data.domains import from_folders
+from da_wa.data.folders import from_folders
 
 def slow(*args, **kwargs):
     os.write(1, b"scanning\\n")

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from da_wa.data.cache import decode_domains, load_decoded, open_decoded, read_manifest, read_manifests
-from da_wa.data.domains import Domain, DomainSet, from_folders
+from da_wa.data.domains import Domain, DomainSet
+from da_wa.data.folders import from_folders
 from da_wa.data.images import ImageArray, ImageFiles
 from da_wa.data.manifest import DomainManifest, load_manifest
 from da_wa.errors import DataError

@@ -15,7 +15,7 @@ import pytest
 
 from da_wa.data.cache import load_decoded, open_decoded, read_manifests
 from da_wa.data.decoded import from_index, save_index
-from da_wa.data.domains import from_folders
+from da_wa.data.folders import from_folders
 from da_wa.data.images import ImageArray
 from da_wa.data.splits import Full, Paper
 from da_wa.errors import ConfigError, DataError, UserError, printable

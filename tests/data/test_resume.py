@@ -16,7 +16,7 @@ from PIL import Image
 
 from da_wa.data import decode
 from da_wa.data.cache import load_decoded
-from da_wa.data.domains import from_folders
+from da_wa.data.folders import from_folders
 from da_wa.data.images import ImageFiles
 
 pytestmark = [
@@ -34,7 +34,7 @@ KILLED = """
 import errno, fcntl, os, signal, sys, threading
 from da_wa.data import decode
 from da_wa.data.cache import load_decoded
-from da_wa.data.domains import from_folders
+from da_wa.data.folders import from_folders
 from da_wa.data.images import ImageFiles
 
 root, cache_dir, chunk, stop, locks = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])

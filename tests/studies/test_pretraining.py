@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from da_wa.cli import main
-from da_wa.data.domains import from_folders
+from da_wa.data.folders import from_folders
 from da_wa.launchers.launch import Planned
 from da_wa.runs.jobs import Job
 from da_wa.shipped import conf_dir

@@ -16,7 +16,7 @@ from torch import nn
 
 from da_wa.cli import main
 from da_wa.config.make import make
-from da_wa.data.domains import from_folders
+from da_wa.data.folders import from_folders
 from da_wa.errors import ConfigError, DataError
 from da_wa.models.checkpoint import Header, save
 from da_wa.models.plain import plain_network
