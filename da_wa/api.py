@@ -24,11 +24,18 @@ from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.launchers.progress import phase
 from da_wa.records.store import Store
-from da_wa.report import sections_of, write_report
+from da_wa.report import SPREADS, sections_of, selected, write_report
+from da_wa.report.candidates import LAST, ORACLE, RULES
+from da_wa.report.choices import Choices, Rule, choices
 from da_wa.report.content import Plot
+from da_wa.report.contrasts import effects_frame, refuse_unknown
 from da_wa.report.facts import Facts, load_facts
+from da_wa.report.latex import table_latex
+from da_wa.report.matrix import HEADLINE
 from da_wa.report.pivot import pivot
-from da_wa.select.catalogue import imported
+from da_wa.report.tables import Spread, matrix_table
+from da_wa.select.catalogue import imported, listed
+from da_wa.select.catalogue import load as load_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,11 +75,12 @@ class Results:
         Args:
             rows: columns of :attr:`frame` whose levels are the rows.
             columns: columns of :attr:`frame` whose levels are the columns.
-            selection: which epoch counts: ``last``, ``source_val``, ``target_oracle``.
+            selection: what chooses the epoch: ``last``, ``source_val``, ``target_oracle``, or a label-free score, which
+                chooses among the weights of a method, too (``da-wa list scores``).
 
         Raises:
             ConfigError: another factor or selection.
-            DataError: no run is finished.
+            DataError: no run is finished, or what the score needs was not saved.
         """
         for name, factors in (("rows", rows), ("columns", columns)):
             if isinstance(factors, str):
@@ -80,12 +88,15 @@ class Results:
         known = list(map(str, self.frame["selection"].unique()))
         if not known:
             raise DataError(f"No run in {self.out} is finished; `missing` has the reasons. Rerun the command.")
-        if selection not in known:
-            raise ConfigError(f"{selection!r} is not a selection. {nearest(selection, known)}")
-        return pivot(self.facts.frame, tuple(rows), tuple(columns), selection=selection).mean / 100
+        frame = self.frame if selection in known else selected.frame(*self._chosen(selection))
+        return pivot(frame, tuple(rows), tuple(columns), selection=selection).mean / 100
 
     def effect(
-        self, factor: str = "weight", base: str | None = None, levels: Sequence[str] | None = None
+        self,
+        factor: str = "weight",
+        base: str | None = None,
+        levels: Sequence[str] | None = None,
+        selection: str = "last",
     ) -> pd.DataFrame:
         """Effect of each level of a factor, averaged over pairs, in points, with interval and test; all else is equal.
 
@@ -96,14 +107,64 @@ class Results:
             factor: ``weight``, ``method``, ``norm`` or ``activation`` (norms with the same weights).
             base: the level that the others are compared with; default: ``plain`` weights, the method ``none``.
             levels: the others; default: all.
+            selection: what chooses the epoch and the weight of the method in every row, see :meth:`matrix`; ``last``
+                compares methods at equal weights.
 
         Raises:
-            ConfigError: another factor or level, or no base for ``norm`` or ``activation``.
+            ConfigError: another factor, level or selection, or no base for ``norm`` or ``activation``.
+            DataError: what the score needs was not saved.
 
         >>> results.effect("norm", base="bn", levels=["wa"])  # WA against BN, with every method  # doctest: +SKIP
         >>> results.effect("method", base="mcc")  # every method against MCC, with the same norm  # doctest: +SKIP
+        >>> results.effect("method", selection="im")  # epoch and weight chosen without target labels  # doctest: +SKIP
         """
-        return self.facts.effects(factor, base, levels)
+        if selection == HEADLINE:
+            return self.facts.effects(factor, base, levels)
+        made, rule = self._chosen(selection)
+        refuse_unknown(selected.levels(self.facts, made), factor, base, levels)
+        return effects_frame(selected.effects_under(self.facts, made, rule, factor, base, levels))
+
+    def table(self, rows: Sequence[str] | None = None, selection: str = "last", spread: Spread = "interval") -> str:
+        """The headline table, or some rows of it, as LaTeX: percent, ±, the best of these rows bold.
+
+        Args:
+            rows: labels in their order, values of the column ``label`` of :attr:`frame`; default: all.
+            selection: see :meth:`matrix`.
+            spread: what stands after ±: ``interval`` (95 %), ``std``, ``sem`` or ``none``.
+
+        Raises:
+            ConfigError: another row, selection or spread.
+            DataError: what the score needs was not saved.
+
+        >>> print(results.table(["BN", "BN + WA"], spread="std"))  # doctest: +SKIP
+        """
+        if spread not in SPREADS:
+            raise ConfigError(f"{spread!r} is not a spread. {nearest(str(spread), SPREADS)}")
+        whole = self.facts.matrix
+        if selection != HEADLINE:
+            whole = selected.matrix(self.facts, *self._chosen(selection))
+        if isinstance(rows, str):
+            raise ConfigError(f"rows is one text; write a list of it: [{rows!r}].")
+        for label in rows or ():
+            if label not in whole.mean.index:
+                raise ConfigError(f"There is no row {label!r}. {nearest(label, map(str, whole.mean.index))}")
+        return table_latex(matrix_table(whole if rows is None else whole.only(rows), spread))
+
+    def _chosen(self, selection: str) -> tuple[Choices, Rule]:
+        """What a rule or label-free score chooses in every run.
+
+        Raises:
+            ConfigError: there is no such rule or score.
+            DataError: it chooses nothing, because what it needs was not saved.
+        """
+        scores = listed()
+        if selection not in {*RULES, *scores}:
+            raise ConfigError(f"{selection!r} is not a selection. {nearest(selection, [*RULES, *scores])}")
+        made = choices(self.facts, load_scores([selection] if selection in scores else []), self.out)
+        if selection not in made.names:
+            reason = made.reasons.get(selection, "no run has it")
+            raise DataError(f"Nothing can be selected by {selection} in {self.out}: {reason}.")
+        return made, (selection, selection not in (LAST, ORACLE))
 
     def figure(self, name: str = "heatmap") -> Figure:
         """A figure of the report by its file name, e.g. ``heatmap`` or ``effect``.

@@ -87,7 +87,7 @@ class Family:
 
     @property
     def cluster(self) -> tuple[str, int, int]:
-        """Source, pre-training seed and seed: families that are not independent."""
+        """Source, pre-training seed and seed of the runs; all families of a cluster share networks."""
         factors = self.factors
         return (self.pair[0], -1 if factors.pretraining_seed is None else factors.pretraining_seed, factors.seed)
 

@@ -96,6 +96,18 @@ class Choices:
         judged = self._judged(rule, chosen)
         return self._by_cell(judged, [self.verdicts[rule][k].regret for k in judged])
 
+    def gain(self, rule: Rule, chosen: Sequence[int]) -> Interval | None:
+        """Mean accuracy of what a rule chooses less that of the last epoch, in points, with its paired interval."""
+        judged = self._judged(rule, chosen)
+        last = self.verdicts[LAST, False]
+        gains = [100 * (self.verdicts[rule][k].accuracy - last[k].accuracy) for k in judged]
+        cells = self._by_cell(judged, gains)
+        if not cells:
+            return None
+        share = 100 / len(cells)
+        terms = [(sign * share, cell(c, of)) for c in cells for sign, of in ((1.0, rule), (-1.0, (LAST, False)))]
+        return self._interval(terms, float(np.mean(list(cells.values()))))
+
     def accuracy(self, rule: Rule, chosen: Sequence[int]) -> Interval | None:
         """Mean accuracy in percent of what a rule chooses, with its interval over seeds and images."""
         judged = self._judged(rule, chosen)
@@ -123,8 +135,10 @@ class Choices:
     def depends_on_norm(self) -> float | None:
         """P-value of the interaction of norm and score in the regret, without the guard; ``None`` if not testable.
 
-        Over :attr:`comparable` scores.
+        Over :attr:`comparable` scores. Where there are several pre-training seeds, runs from the network of one seed
+        share its luck, and are one cluster.
         """
+        several = len({self.families[k].cluster[1] for k in self.where()}) > 1
         norms = list(dict.fromkeys(self.families[k].factors.norm for k in self.where()))
         names = self.comparable
         usable = {
@@ -137,7 +151,8 @@ class Choices:
             family = self.families[k]
             own = {"norm", "weight", "activation", "lr", "pretraining_epochs", "method_weight"}  # may differ by norm
             others = family.factors.model_dump(exclude=own)
-            of_norm = found.setdefault(family.cluster, {}).setdefault(family.factors.norm, {})
+            cluster = family.cluster[1:2] if several else family.cluster
+            of_norm = found.setdefault(cluster, {}).setdefault(family.factors.norm, {})
             of_norm.setdefault((family.pair, repr(others)), []).append(values)
         table = []
         for of_norms in found.values():

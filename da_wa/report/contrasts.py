@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from da_wa.records.contrasts import Cell, Contrast, Pair, Row, contrasts, level_name
+from da_wa.errors import ConfigError, nearest
+from da_wa.records.contrasts import BASES, IMPLIED, Cell, Contrast, Pair, Row, contrasts, level_name
 from da_wa.report.outcomes import Array, Outcome
 from da_wa.report.resampling import Estimate, Replicate, Resamples, seeds_to_resolve
 from da_wa.report.statistics import ALPHA, holm, image_flips, run_flips, runs_to_reach
@@ -107,6 +108,32 @@ def _p_value(estimate: Estimate, family: int, several_networks: bool) -> float |
     return None if several_networks else run_flips(estimate.runs, family)
 
 
+def refuse_unknown(
+    rows: Mapping[str, Row], factor: str, base: str | None = None, levels: Sequence[str] | None = None
+) -> None:
+    """Refuse a comparison of what is not there.
+
+    Args:
+        rows: see :func:`contrasts`.
+        factor: what shall be compared.
+        base: the level that the others are compared with.
+        levels: the others.
+
+    Raises:
+        ConfigError: another factor or level, or no base for ``norm`` or ``activation``.
+    """
+    if factor not in IMPLIED:
+        raise ConfigError(f"Levels of {factor!r} cannot be compared. {nearest(factor, IMPLIED)}")
+    known = list(dict.fromkeys(str(row[factor]) for row in rows.values()))
+    if base is None and factor not in BASES:
+        raise ConfigError(f"{factor} has no natural base to compare with; give base=, one of {listed(known)}.")
+    if isinstance(levels, str):
+        raise ConfigError(f"levels is one text; write a list of it: [{levels!r}].")
+    for level in [*([] if base is None else [base]), *(levels or [])]:
+        if level not in known:
+            raise ConfigError(f"{level!r} is no level of {factor} here. {nearest(level, known)}")
+
+
 def effects_frame(found: Sequence[Effect]) -> pd.DataFrame:
     """One row per effect: contrast, factor, value, base, its estimate in points, p-values, and the seeds needed."""
     rows = [
@@ -146,7 +173,7 @@ def seeds_needed(effect: Effect, family: int) -> str:
     least = max(least_seeds(effect, family), known + 1)
     if known == 1:
         return f"≥ {least}"
-    needed = seeds_to_resolve(estimate)
+    needed = seeds_to_resolve(estimate, family)
     return "> 100" if needed is None else str(max(needed, least))
 
 

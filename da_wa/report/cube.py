@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from da_wa.records.contrasts import BASES
 from da_wa.records.schema import Factors
 from da_wa.report.candidates import LAST, ORACLE, Family, shown, without_weight
 from da_wa.report.choices import Choices, Rule
-from da_wa.report.content import Plot, Section, Table
+from da_wa.report.content import NONE, Plot, Section, Table
+from da_wa.report.contrasts import Effect, effects_frame
 from da_wa.report.facts import Facts
 from da_wa.report.figures import heatmap
+from da_wa.report.selected import effects_under
 from da_wa.report.statistics import Interval
-from da_wa.report.wording import counted, number
+from da_wa.report.wording import counted, number, signed
 
 TITLE = "What do norm, method and selection give together?"
 ALIKE = "="
@@ -44,11 +47,57 @@ def section(facts: Facts, made: Choices, guard: bool = True) -> Section:
     best = _best(found, alike)
     rows = without_weight(facts.rows)
     skipped = {rows.label(record): record.factors for record in facts.identities}
+    cube = pd.concat([_frame(made, members, rules, found, alike), _nothing(skipped, rules)], ignore_index=True)
+    changes = {
+        factor: {rule: by_rule for rule in rules if (by_rule := effects_under(facts, made, rule, factor))}
+        for factor in BASES
+    }
     return Section(
         TITLE,
         [best, _table(labels, rules, found, alike, skipped, guard), _figure(labels, rules, found)],
-        {"cube": pd.concat([_frame(made, members, rules, found, alike), _nothing(skipped, rules)], ignore_index=True)},
+        {"cube": cube, "cube_effects": _effects_frame(changes)},
         best,
+        [_effects_table(factor, of_factor) for factor, of_factor in changes.items() if of_factor],
+    )
+
+
+def _effects_table(factor: str, changes: Mapping[Rule, Sequence[Effect]]) -> Table:
+    """One row for every comparison, one column for every rule."""
+    names = list(dict.fromkeys(effect.contrast.name for found in changes.values() for effect in found))
+    rows, bold = [], set()
+    for i, name in enumerate(names):
+        row = [name]
+        for j, found in enumerate(changes.values(), 1):
+            effect = next((effect for effect in found if effect.contrast.name == name), None)
+            interval = None if effect is None else effect.estimate.interval
+            row.append(NONE if interval is None else f"{signed(interval.value)}\n± {interval.half:.1f}")
+            if effect is not None and effect.resolved:
+                bold.add((i, j))
+        rows.append(row)
+    what = "weight normalisation" if factor == "weight" else "adaptation"
+    return Table(
+        f"cube_{factor}",
+        f"Effect of {what} by selection (percentage points)",
+        ["Change", *(shown(name) for name, _ in changes)],
+        rows,
+        frozenset(bold),
+        [
+            "Both rows select by the same rule, separately for every pair and seed. Small: half of the 95 % interval, "
+            "choices taken as given. Bold: the interval excludes 0, and so does the test over runs, Holm-corrected "
+            "over the rows of a column. tables/cube_effects.csv has the p-values.",
+        ],
+    ).transposed_if_wide("Selection")
+
+
+def _effects_frame(changes: Mapping[str, Mapping[Rule, Sequence[Effect]]]) -> pd.DataFrame:
+    return pd.concat(
+        [
+            effects_frame(found).assign(selection=rule[0], guard=rule[1], uses_target_labels=rule[0] == ORACLE)
+            for of_factor in changes.values()
+            for rule, found in of_factor.items()
+        ]
+        or [pd.DataFrame()],
+        ignore_index=True,
     )
 
 

@@ -13,7 +13,7 @@ from da_wa.report.content import Section, Table
 from da_wa.report.facts import Facts
 from da_wa.report.matrix import HEADLINE
 from da_wa.report.wording import counted, listed, number, signed
-from da_wa.select.anytime import ALPHA, decided_after, e_process
+from da_wa.select.anytime import ALPHA, decided_after, e_process, first_look
 
 TITLE = "Which comparisons are decided?"
 
@@ -52,6 +52,12 @@ def section(facts: Facts, wanted: Sequence[str] | None = None) -> Section:
     if most < 2:
         few = "A decision needs several seeds of two rows that are compared; seeds=auto adds them."
         return Section(TITLE, [*absent, few])
+    if most < (fewest := first_look(len(found))):
+        few = (
+            f"{counted(most, 'seed')} cannot decide any of {counted(len(found), 'comparison')}, whatever the results: "
+            f"{fewest} are the fewest that can. seeds=auto adds seeds where they are needed."
+        )
+        return Section(TITLE, [*absent, few, _table(frame), _population(facts)], {"decisions": frame})
     words = _words(frame)
     return Section(TITLE, [*absent, words, _table(frame), _population(facts)], {"decisions": frame}, words)
 

@@ -13,7 +13,7 @@ from da_wa.report.content import NONE, Part, Plot, Section, Table
 from da_wa.report.contrasts import Effect, effects, effects_frame, least_seeds, pairwise, seeds_needed
 from da_wa.report.facts import Facts
 from da_wa.report.figures import Panel, critical_difference, dots
-from da_wa.report.matrix import AVERAGE, Matrix
+from da_wa.report.matrix import AVERAGE
 from da_wa.report.statistics import ALPHA, p_equation, p_text, ranking, runs_to_reach, smallest_run_p
 from da_wa.report.wording import arrow, change, counted, listed, signed
 
@@ -31,7 +31,7 @@ def section(facts: Facts) -> Section:
         "compare. Example: norms=[bn,bn_wa]."
     )
     found = _section(facts, "weight", "effect", empty)
-    return replace(found, details=[*found.details, *_ranks(facts.matrix)])
+    return replace(found, details=[*found.details, *_ranks(facts)])
 
 
 def adaptation(facts: Facts) -> Section:
@@ -148,8 +148,8 @@ def _averages_notes(found: Sequence[Effect], one_network: bool) -> list[str]:
         f"Effect: change of the unweighted mean over the pairs, with its 95 % interval {levels} (bootstrap, paired; "
         f"Student's t with Satterthwaite's degrees of freedom). p: {test}, Holm-corrected over the rows of this table. "
         "Bold: significant, which means that the interval excludes 0 and the corrected p is below 0.05.",
-        f"{needed}, to detect an effect of this size with a power of 80 %; a rough guide, because it "
-        "takes the estimates as exact. With one (≥): the fewest that could be enough.",
+        f"{needed}, to detect an effect of this size with a power of 80 % after the correction; a rough guide, because "
+        "it takes the estimates as exact. With one (≥): the fewest that could be enough.",
     ]
     if over_networks:
         notes.append(
@@ -244,13 +244,14 @@ def _forest(found: Sequence[Effect], name: str) -> Plot:
     return Plot(name, figure, caption, wide=False)
 
 
-def _ranks(matrix: Matrix) -> list[Part]:
-    """Friedman and Nemenyi over the pairs, for the rows that have all of them."""
-    scores = matrix.mean.drop(columns=AVERAGE).dropna(axis=0)
+def _ranks(facts: Facts) -> list[Part]:
+    """Friedman and Nemenyi over the pairs, for the norms without adaptation that have all of them."""
+    norms = [label for label, row in facts.levels.items() if row["method"] == "none"]
+    scores = facts.matrix.mean.loc[norms].drop(columns=AVERAGE).dropna(axis=0)
     found = ranking(scores.to_numpy().T)
     if found is None:
         return [
-            f"No ranking by Friedman's test: {counted(len(scores), 'norm')} on {counted(len(matrix.pairs), 'pair')} "
+            f"No ranking by Friedman's test: {counted(len(scores), 'norm')} on {counted(scores.shape[1], 'pair')} "
             "cannot reach p < 0.05 (it takes three norms and enough pairs)."
         ]
     apart = sum(abs(a - b) > found.critical for k, a in enumerate(found.ranks) for b in found.ranks[:k])

@@ -10,20 +10,17 @@ from typing import Any
 
 import pandas as pd
 
-from da_wa.errors import ConfigError, nearest
-from da_wa.records.contrasts import BASES, IMPLIED
 from da_wa.records.outputs import Outputs
 from da_wa.records.schema import Conversion, Factors, Record
 from da_wa.records.store import RunDir, Store
 from da_wa.report.balance import class_counts, warnings
 from da_wa.report.collection import Collection, Rows, collect
-from da_wa.report.contrasts import effects, effects_frame
+from da_wa.report.contrasts import effects, effects_frame, refuse_unknown
 from da_wa.report.conversions import conversions, notices
 from da_wa.report.matrix import HEADLINE, Matrix, Missing, Setting
 from da_wa.report.outcomes import Array, Outcome, balanced_by_epoch, outcomes
 from da_wa.report.pivot import headline
 from da_wa.report.resampling import Resamples
-from da_wa.report.wording import listed
 
 Sample = tuple[str, str, int, dict[str, Array]]
 """(label, source, seed, domain -> (m, d) float16 features after the last epoch)."""
@@ -98,16 +95,7 @@ class Facts:
         Raises:
             ConfigError: another factor or level, or no base for ``norm`` or ``activation``.
         """
-        if factor not in IMPLIED:
-            raise ConfigError(f"Levels of {factor!r} cannot be compared. {nearest(factor, IMPLIED)}")
-        known = list(dict.fromkeys(str(row[factor]) for row in self.levels.values()))
-        if base is None and factor not in BASES:
-            raise ConfigError(f"{factor} has no natural base to compare with; give base=, one of {listed(known)}.")
-        if isinstance(levels, str):
-            raise ConfigError(f"levels is one text; write a list of it: [{levels!r}].")
-        for level in [*([] if base is None else [base]), *(levels or [])]:
-            if level not in known:
-                raise ConfigError(f"{level!r} is no level of {factor} here. {nearest(level, known)}")
+        refuse_unknown(self.levels, factor, base, levels)
         found = effects(self.levels, self.matrix.pairs, self.resamples, factor, self.rows.labels, base, levels)
         return effects_frame(found)
 

@@ -50,8 +50,8 @@ def section(facts: Facts) -> Section:
         *others,
         _worst(recall, classes),
         *_recall_plot(recall, classes),
-        _confusions(shown, classes, f"{chosen}, the best norm on average," if chosen else "All norms"),
-        *_confusion_plots(shown, classes, chosen or "all norms"),
+        _confusions(shown, classes, f"{chosen}, the best row on average," if chosen else "All rows"),
+        *_confusion_plots(shown, classes, chosen or "all rows"),
     ]
     data = {"confusion": _long(by_pair, classes), "class_accuracy": _named(recall, classes)}
     return Section(TITLE, [sentence, first], data, details=details)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -98,6 +98,11 @@ class Matrix:
     low: pd.DataFrame
     high: pd.DataFrame
     runs: pd.DataFrame
+
+    def only(self, rows: Sequence[str]) -> Matrix:
+        """Some rows, in the order given."""
+        names = ("mean", "std", "seeds", "low", "high", "runs")
+        return replace(self, **{name: getattr(self, name).loc[list(rows)] for name in names})
 
     @property
     def half(self) -> pd.DataFrame:

@@ -175,7 +175,8 @@ def _summary(grid: _Grid) -> str:
     if not known:
         return "No method has a result for every pair yet."
     best, norm, variant = max(known, key=lambda row: row[0])
-    text = f"Best combination: {grid.norm_name(norm)} with {grid.name(variant)}, {best:.1f} %."
+    text = f"Best combination: {grid.norm_name(norm)} with {grid.name(variant)}, {best:.1f} %"
+    text += f", a maximum over {len(known)} that uses target labels." if len(known) > 1 else "."
     clear = [effect for effect in grid.changes.values() if effect.resolved]
     up = sum(effect.estimate.interval.value > 0 for effect in clear)
     total = counted(len(grid.changes), "combination")

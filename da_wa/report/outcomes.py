@@ -32,7 +32,6 @@ class Outcome:
         unit_target: the target of a unit trained for one pair; ``None`` for a network evaluated on every target.
         rank: (n,) how many classes are more likely than the true one, ``None`` if it was not saved.
         network: the name of the pre-trained network that the unit started from, ``None`` without pre-training.
-        starts_from: the unit whose trained network it adapted, ``None`` for one that started from pre-training.
     """
 
     label: str
@@ -47,7 +46,6 @@ class Outcome:
     unit_target: str | None = None
     rank: Array | None = None
     network: str | None = None
-    starts_from: str | None = None
 
     @property
     def right(self) -> Array:
@@ -102,7 +100,6 @@ def origin(record: Record) -> dict[str, Any]:
         "pretraining_seed": record.factors.pretraining_seed,
         "unit_target": record.target,
         "network": None if record.pretraining is None else record.pretraining.name,
-        "starts_from": record.starts_from,
     }
 
 

@@ -4,7 +4,9 @@ Seeds and images are crossed: each seed's network sees every image. Both are res
 pigeonhole bootstrap": its variance is never too small in expectation, and up to three times too large where seeds and
 images matter only through their interaction, so the intervals are conservative). Seeds are drawn per source, because
 each source has its own networks, k - 1 of k with replacement, which makes the variance unbiased for few seeds (Rao &
-Wu 1988). Rows share every draw: the comparison of two rows is paired over seeds, sources, targets and images.
+Wu 1988). Networks trained for different targets of one source share its draw, because with one seed they share held-out
+images, first head, order and augmentation of the source. Rows share every draw: the comparison of two rows is paired
+over seeds, sources, targets and images.
 
 Where there are several pre-training seeds, networks are drawn first, in the same way and for all sources together, and
 seeds within each; so the variance of seeds within networks counts twice, which is conservative. Rows that start from
@@ -22,6 +24,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,16 +33,13 @@ import scipy
 
 from da_wa.records.contrasts import Cell
 from da_wa.report.outcomes import Array, Outcome, balanced_accuracy
-from da_wa.report.statistics import POWER, Interval, Precision, welch
+from da_wa.report.statistics import ALPHA, POWER, Interval, Precision, welch
 
 REPLICATES = 2000
 
 
 Replicate = tuple[int, int]
 """(pre-training seed, seed)."""
-
-Cluster = tuple[str, str | None]
-"""(source, target) of runs that depend on each other; ``None`` for all targets of the source."""
 
 _BLOCK = 2**24
 """Numbers of resampled images that are held in memory at a time."""
@@ -52,10 +52,10 @@ class Estimate:
     Attributes:
         interval: the value; over images alone where no source has several seeds.
         precision: behind the interval.
-        runs: each independently trained run's contribution to the value.
+        runs: contributions to the value of every source and seed, which are independent of each other.
         seeds: the smallest number of seeds of any source.
         pretraining_seeds: the smallest number of pre-trained networks of any norm.
-        clusters: how many groups of runs share no fine-tuned network: sources, or pairs where each has its networks.
+        clusters: how many groups of runs are independent: sources of every norm.
         over_networks: whether the interval is over pre-trained networks, too: some norm has several.
     """
 
@@ -78,12 +78,12 @@ class _Part:
     """Terms whose runs depend on each other.
 
     Attributes:
-        cluster: source, target and pre-training seed of the runs.
+        cluster: source and pre-training seed of the runs.
         terms: (factor, cell).
         seeds: that all cells have.
     """
 
-    cluster: tuple[str, str | None, int]
+    cluster: tuple[str, int]
     terms: Sequence[tuple[float, Cell]]
     seeds: Sequence[int]
 
@@ -108,7 +108,6 @@ class Resamples:
         self.replicates = replicates
         self._observed: dict[Cell, dict[Replicate, float]] = {}
         self._resampled: dict[Cell, dict[Replicate, Array]] = {}
-        self._per_pair: set[Cell] = set()
         self.several_networks = _several_pretrainings(outcomes)
         self._family = _families(outcomes)
         for target in dict.fromkeys(outcome.target for outcome in outcomes):
@@ -122,8 +121,6 @@ class Resamples:
                 observed = balanced_accuracy(outcome.truth, outcome.predicted) if balanced else outcome.right.mean()
                 self._observed.setdefault(cell, {})[self.replicate(outcome)] = float(observed)
                 self._resampled.setdefault(cell, {})[self.replicate(outcome)] = resampled
-                if outcome.unit_target is not None and outcome.starts_from is None:
-                    self._per_pair.add(cell)
         sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
         self._fate, self._network_fate = self._fates(draw, sources)
 
@@ -136,13 +133,23 @@ class Resamples:
         """What identifies a run within a cell; pre-training seeds count where a row has several of them."""
         return outcome.replicate if self.several_networks else (0, outcome.seed)
 
+    def renamed(self, labels: Mapping[str, str]) -> Resamples:
+        """The same draws for some rows alone, under other labels.
+
+        Args:
+            labels: the new label of each of these rows by the one that it has.
+        """
+        found = copy(self)
+        for name in ("_observed", "_resampled"):
+            cells = getattr(self, name).items()
+            setattr(found, name, {(labels[c[0]], *c[1:]): value for c, value in cells if c[0] in labels})
+        found._family = {new: self._family[old] for old, new in labels.items() if old in self._family}
+        return found
+
     def estimate(self, terms: Sequence[tuple[float, Cell]]) -> Estimate | None:
         """The sum of factor × (mean accuracy of a cell over its runs).
 
         It is paired by seeds within each source, and by pre-trained networks where rows start from the same ones.
-        Networks that are evaluated on every target, and those that adapted such a network, are one run per source and
-        seed; other networks trained for one pair are one run per pair and seed, unless a term pairs them with one of
-        the first kind.
 
         Returns:
             ``None`` if a cell has no outputs, or cells that are paired have no seed in common.
@@ -162,13 +169,12 @@ class Resamples:
 
     def _by_network(self, terms: Sequence[tuple[float, Cell]]) -> dict[int, list[_Part]]:
         """Terms whose runs depend on each other with the seeds that all have, by pre-training seed that has some."""
-        clusters = self._clusters(terms)
-        seeds = [self._common_seeds(part) for _, part in clusters]
-        shared = sorted(set.intersection(*map(set, seeds)))
-        return {
-            p: [_Part((*cluster, p), part, found[p]) for (cluster, part), found in zip(clusters, seeds, strict=True)]
-            for p in shared
-        }
+        of_source: dict[str, list[tuple[float, Cell]]] = {}
+        for term in terms:
+            of_source.setdefault(term[1][1], []).append(term)
+        seeds = {source: self._common_seeds(part) for source, part in of_source.items()}
+        shared = sorted(set.intersection(*map(set, seeds.values())))
+        return {p: [_Part((source, p), part, seeds[source][p]) for source, part in of_source.items()] for p in shared}
 
     def _over_seeds(self, parts: Sequence[_Part]) -> Estimate:
         """The estimate from one network of each norm."""
@@ -195,26 +201,14 @@ class Resamples:
 
     def _by_seed(self, part: _Part) -> Array:
         """(seeds,) the sum of the terms with each seed."""
-        p = part.cluster[2]
+        _, p = part.cluster
         return np.array([sum(f * self._observed[cell][p, s] for f, cell in part.terms) for s in part.seeds])
 
     def _replicated(self, part: _Part) -> Array:
         """(replicates,) the sum of the terms for resampled seeds and images."""
-        p = part.cluster[2]
+        _, p = part.cluster
         found = np.stack([sum(f * self._resampled[cell][p, s] for f, cell in part.terms) for s in part.seeds])
         return np.asarray((self._drawn(self._fate[part.cluster], len(part.seeds)) * found).sum(axis=0))
-
-    def _clusters(self, terms: Sequence[tuple[float, Cell]]) -> list[tuple[Cluster, list[tuple[float, Cell]]]]:
-        """Terms whose runs depend on each other: those of one source, or of one pair where each has its networks."""
-        found: list[tuple[Cluster, list[tuple[float, Cell]]]] = []
-        for source in dict.fromkeys(cell[1] for _, cell in terms):
-            part = [(factor, cell) for factor, cell in terms if cell[1] == source]
-            if all(cell in self._per_pair for _, cell in part):
-                for target in dict.fromkeys(cell[2] for _, cell in part):
-                    found.append(((source, target), [term for term in part if term[1][2] == target]))
-            else:
-                found.append(((source, None), part))
-        return found
 
     def _common_seeds(self, part: Sequence[tuple[float, Cell]]) -> dict[int, list[int]]:
         """The seeds that all cells have, by pre-training seed."""
@@ -226,16 +220,13 @@ class Resamples:
 
     def _fates(
         self, draw: np.random.Generator, sources: Sequence[str]
-    ) -> tuple[dict[tuple[str, str | None, int], Array], dict[int, Array]]:
-        """Random numbers that select seeds, for every cluster and pre-training seed, and networks of every family."""
+    ) -> tuple[dict[tuple[str, int], Array], dict[int, Array]]:
+        """Random numbers that select seeds, for every source and pre-training seed, and networks of every family."""
         if not self._observed:
             return {}, {}
         pretrainings = sorted({p for runs in self._observed.values() for p, _ in runs})
         most = max(max(Counter(p for p, _ in runs).values()) for runs in self._observed.values())
-        pairs = list(dict.fromkeys((source, target) for _, source, target in self._observed if self._per_pair))
-        clusters: list[Cluster] = [*((source, None) for source in sources), *pairs]
-        keys = [(*cluster, p) for p in pretrainings for cluster in clusters]
-        fate = {key: draw.random((self.replicates, most)) for key in keys}
+        fate = {(source, p): draw.random((self.replicates, most)) for p in pretrainings for source in sources}
         families = dict.fromkeys(self._family.values())
         return fate, {family: draw.random((self.replicates, len(pretrainings))) for family in families}
 
@@ -323,11 +314,16 @@ def _resampled(
     return found
 
 
-def seeds_to_resolve(estimate: Estimate, limit: int = 100) -> int | None:
+def seeds_to_resolve(estimate: Estimate, family: int = 1, limit: int = 100) -> int | None:
     """How many seeds per source would resolve the estimated value with a chance of :data:`POWER`.
 
     With several pre-training seeds it counts those. A rough guide: it assumes that the value and both variances are
     exact. ``None`` if ``limit`` seeds would not be enough, as when the images alone leave the value open.
+
+    Args:
+        estimate: of the value.
+        family: how many tests are corrected for together (Bonferroni, which Holm's first step is).
+        limit: of the search.
     """
     now = estimate.precision
     images = max(now.error**2 - now.seed_variance, 0.0)
@@ -338,6 +334,6 @@ def seeds_to_resolve(estimate: Estimate, limit: int = 100) -> int | None:
         variance = now.seed_variance * known / seeds
         error, seed_df = math.sqrt(images + variance), now.seed_df * (seeds - 1) / (known - 1)
         then = Precision(error, variance, seed_df * (error**2 / variance) ** 2, seed_df)
-        if abs(estimate.interval.value) >= then.half_width() + scipy.stats.t.ppf(POWER, then.df) * error:
+        if abs(estimate.interval.value) >= then.half_width(ALPHA / family) + scipy.stats.t.ppf(POWER, then.df) * error:
             return seeds
     return None

@@ -74,9 +74,11 @@ def _verdict(made: Choices, guard: bool) -> str:
             f"{among}, no score selects better on average than the last epoch, which loses {within(last)} points "
             f"against selection by target labels; next is {best} with {within(known[best])}."
         )
+    gain = made.gain((best, guard), everything)
+    lowest = f", the lowest of {counted(len(known), 'score')}" if len(known) > 1 else ""
     return (
         f"{among}, {best} loses least accuracy against selection by target labels: {within(known[best])} points on "
-        f"average; the last epoch loses {within(last)}."
+        f"average{lowest}; the last epoch loses {within(last)}, {within(gain)} more."
     )
 
 
@@ -97,8 +99,10 @@ def _dependence(facts: Facts, made: Choices, norms: Sequence[str], p: float | No
     if p is None:
         return f"Too few runs to test whether the best score depends on the norm. {lowest}"
     if p < ALPHA:
+        one = "" if made.resamples.several_networks else " among these networks, one of each norm"
         return (
-            f"The regret of scores depends on the norm (permutation test of the interaction, {p_equation(p)}). {lowest}"
+            f"The regret of scores depends on the norm{one} (permutation test of the interaction, {p_equation(p)}). "
+            f"{lowest}"
         )
     return (
         "No evidence that the best score depends on the norm (permutation test of the interaction of norm and score, "

@@ -91,12 +91,12 @@ def _optimism(gain: pd.DataFrame, headline: Matrix, epochs: int) -> str:
     label, column = cells.idxmax()
     source, target = headline.pairs[list(headline.mean.columns).index(column)]
     averages = gain[AVERAGE].dropna()
-    mean = f"by {number(averages.mean())} points on average over the norms and " if len(averages) else ""
+    mean = f"by {number(averages.mean())} points on average over the rows and " if len(averages) else ""
     best = headline.mean[AVERAGE].dropna()
     change = ""
     if len(best) > 1:
         chosen = (best + averages).idxmax()
-        change = f" The best norm on average {'stays' if chosen == best.idxmax() else 'becomes'} {chosen}."
+        change = f" The best row on average {'stays' if chosen == best.idxmax() else 'becomes'} {chosen}."
     return (
         f"{among} by the target's own labels would have raised accuracies {mean}by up to "
         f"{number(cells.max())} ({label}, {arrow(source, target)}).{change}"

@@ -27,6 +27,9 @@ SELECTIONS = {
 }
 """What the selection rules mean, for notes."""
 
+BY_SCORE = "a label-free score, which chooses epoch and weight of the method for every pair and seed"
+"""What any other selection is."""
+
 
 _OPTIONAL_FACTORS = ("method", "model", "pretraining_seed")
 
@@ -179,7 +182,7 @@ def notes(matrix: Matrix, spread: Spread = "interval") -> list[str]:
         lines += [
             f"{setting.dataset}: {setting.model}, {setting.size}×{setting.size} pixels{trained}.",
             f"Protocol: {setting.protocol}. Images evaluated per target: {images}. "
-            f"Selection: {matrix.selection} ({SELECTIONS[matrix.selection]}).",
+            f"Selection: {matrix.selection} ({SELECTIONS.get(matrix.selection, BY_SCORE)}).",
             _spread_note(matrix, spread),
         ]
     lines.append(f"Bold: the best of each pair. {AVERAGE}: unweighted mean of the pairs.")

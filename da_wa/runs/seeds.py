@@ -7,7 +7,6 @@ commands on one folder, run the same seeds and decide the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from da_wa.errors import ConfigError
 from da_wa.records.contrasts import Cell, Contrast, Pair, by_seed, of_interest
 from da_wa.records.schema import Record
 from da_wa.runs.jobs import Job, UnitJob
-from da_wa.select.anytime import ALPHA, decided_after, e_value
+from da_wa.select.anytime import decided_after, first_look
 
 FACTORS = ("norm", "weight", "activation", "method", "method_weight", "model")
 
@@ -102,15 +101,6 @@ def standings(units: Sequence[UnitJob], wanted: Sequence[str] | None = None) -> 
         found.append((contrast, [differences[seed] for seed in seeds[:seen] if seed in differences], seen))
     after = decided_after([differences or [0.0] for _, differences, _ in found])  # one difference is no evidence
     return [Standing(*each, then) for each, then in zip(found, after, strict=True)]
-
-
-def first_look(contrasts: int) -> int:
-    """The number of seeds from which a decision is possible at all: the largest E reaches the first threshold.
-
-    >>> first_look(1), first_look(5)
-    (4, 5)
-    """
-    return next(n for n in range(2, 100) if float(e_value(math.inf, n)) >= contrasts / ALPHA)
 
 
 def state(jobs: Sequence[Job], wanted: Sequence[str] | None = None) -> str:

@@ -125,6 +125,15 @@ def decided(e_values: npt.ArrayLike, alpha: float = ALPHA) -> npt.NDArray[np.boo
     return result
 
 
+def first_look(contrasts: int) -> int:
+    """The number of seeds from which a decision is possible at all: the largest E reaches the first threshold.
+
+    >>> first_look(1), first_look(5)
+    (4, 5)
+    """
+    return next(n for n in range(2, 100) if float(e_value(np.inf, n)) >= contrasts / ALPHA)
+
+
 def decided_after(contrasts: Sequence[npt.ArrayLike], alpha: float = ALPHA, g: float = G) -> list[int | None]:
     """After how many seeds each contrast is decided, looking after every seed; None: open.
 

@@ -24,7 +24,8 @@ def interaction(
     cluster are permuted together, because they share networks; clusters are permuted independently.
 
     Args:
-        regrets: (clusters, norms, scores); a cluster is a source and a seed.
+        regrets: (clusters, norms, scores); a cluster is a source and a seed or, where norms have several pre-trained
+            networks, the seed of these.
         permutations: random ones.
         alpha: the level that the test must be able to reach.
         seed: of the permutations.

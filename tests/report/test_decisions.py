@@ -97,6 +97,18 @@ def test_one_seed_decides_nothing(experiment: Any) -> None:
     assert "seeds=auto adds them" in (experiment.out / "page.html").read_text()
 
 
+def test_three_seeds_cannot_decide(experiment: Any) -> None:
+    """The largest evidence after three seeds is (1 + 4·3)^((3 − 1) / 2) = 13, below 1/0.05, whatever the results."""
+    experiment.images = SMALL
+    experiment.correct = lambda norm, source, target, seed: 10 + 9 * (norm == "bn_wa")
+    experiment.fill(["bn", "bn_wa"], (0, 1, 2))
+    section = decisions.section(load_facts(experiment.out))
+    assert section.summary == ""
+    assert "3 seeds cannot decide any of 1 comparison, whatever the results: 4 are the fewest" in str(section.parts[0])
+    experiment.fill(["bn", "bn_wa"], (3,))
+    assert "Decided, accuracy higher: BN → BN + WA (4 seeds)" in decisions.section(load_facts(experiment.out)).summary
+
+
 def test_a_comparison_without_a_common_result_has_no_evidence(experiment: Any) -> None:
     experiment.images = SMALL
     experiment.fill(["bn", "ln", "ln_wa"], (0, 1))

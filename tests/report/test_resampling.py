@@ -312,28 +312,12 @@ def test_pretraining_seeds_alone_give_students_interval() -> None:
     assert found.interval.half == pytest.approx(stats.t.ppf(0.975, 2) * found.precision.error, rel=0.05)
 
 
-def test_networks_of_single_pairs_are_drawn_for_each_pair() -> None:
-    """Two pairs of one source, each with three networks of its own: 1, 0 and 0. Their variances add."""
-    outcomes = [
-        Outcome("DANN", "A", t, s, np.arange(50), np.zeros(50, int), np.full(50, int(s > 0)), None, unit_target=t)
-        for t in "WD"
-        for s in range(3)
-    ]
+def test_networks_of_the_pairs_of_one_source_share_its_luck() -> None:
+    """With one seed they share held-out images, head, order and augmentation: two equal pairs tell no more than one."""
+    outcomes = [replace(outcome("DANN", "A", t, s, np.full(50, s == 0)), unit_target=t) for t in "WD" for s in range(3)]
     found = Resamples(outcomes, 8000).estimate([(0.5, ("DANN", "A", t)) for t in "WD"])
     assert found is not None
-    assert found.precision.error == pytest.approx(math.sqrt(np.var([1, 0, 0], ddof=1) / 3 / 2), rel=0.04)
-
-
-def test_adapted_networks_of_one_source_share_its_luck() -> None:
-    """The same numbers from a method that starts from the source's network: their mean has the variance of one pair."""
-    outcomes = [
-        replace(outcome("SHOT", "A", t, s, np.full(50, s == 0)), unit_target=t, starts_from=f"A{s}")
-        for t in "WD"
-        for s in range(3)
-    ]
-    found = Resamples(outcomes, 8000).estimate([(0.5, ("SHOT", "A", t)) for t in "WD"])
-    assert found is not None
-    assert found.clusters == 1
+    assert (found.clusters, len(found.runs)) == (1, 3)
     assert found.precision.error == pytest.approx(math.sqrt(np.var([1, 0, 0], ddof=1) / 3), rel=0.04)
     assert found.precision.seed_df == pytest.approx(2)
 
@@ -502,6 +486,18 @@ def test_needed_pretraining_seeds_are_counted_like_needed_seeds() -> None:
     seeds = seeds_to_resolve(Estimate(interval, precision, np.full(3, 1 / 3), 3))
     assert seeds is not None
     assert seeds_to_resolve(Estimate(interval, precision, np.full(3, 1 / 3), 1, 3, over_networks=True)) == seeds
+
+
+@pytest.mark.parametrize("family", [1, 6, 90])
+def test_needed_seeds_count_on_the_corrected_level(family: int) -> None:
+    """A one-sample t-test of differences with a standard deviation of 1, at 0.05 / family."""
+    known = Estimate(Interval(2.0, -1, 5), Precision(math.sqrt(1 / 3), 1 / 3, 2.0, 2.0), np.full(3, 2 / 3), 3)
+    needed = seeds_to_resolve(known, family)
+    assert needed is not None
+    power = {
+        k: stats.nct.sf(stats.t.isf(0.025 / family, k - 1), k - 1, 2.0 * math.sqrt(k)) for k in (needed - 1, needed)
+    }
+    assert power[needed] > 0.77 and power[needed - 1] < 0.83
 
 
 def test_too_few_images_for_all_pairs_together_have_no_p_value() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -13,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from da_wa import api
 from da_wa.cli import main
-from da_wa.errors import ConfigError
+from da_wa.errors import ConfigError, DataError
 from da_wa.records.outputs import Outputs, from_logits
 from da_wa.records.schema import Record
 from da_wa.report import cube, scores, write_report
@@ -210,12 +212,90 @@ def test_tables_and_numbers_agree(runs: Any) -> None:
     assert not cells.query("selection != 'target_oracle'")["uses_target_labels"].any()
 
 
+@pytest.fixture
+def weighted(experiment: Any) -> Any:
+    """Two norms, two seeds, without a method, and with one at two weights."""
+    experiment.images = SMALL
+    draw = np.random.default_rng(3)
+    for norm in ("bn", "ln"):
+        for seed in (0, 1):
+            for source in SMALL:
+                add(experiment, norm, source, noisy(draw), seed)
+                for target in SMALL:
+                    for weight in (0.1, 1.0):
+                        if target != source:
+                            method = {"method": "dann", "method_weight": weight, "target": target}
+                            add(
+                                experiment,
+                                norm,
+                                source,
+                                noisy(draw, 1.5),
+                                seed,
+                                id=f"{len(method)}{draw.random()}",
+                                **method,
+                            )
+    return experiment
+
+
+def by_hand(frame: pd.DataFrame, rule: str) -> pd.Series:
+    """Percent by norm, method, pair and seed of what a score chose, from the table of choices."""
+    own = frame[(frame["rule"] == rule) & (frame["guard"] == (rule not in ("last", "target_oracle")))]
+    return 100 * own.set_index(["norm", "method", "source", "target", "seed"])["accuracy"].sort_index()
+
+
+def test_rows_are_compared_under_one_rule(weighted: Any) -> None:
+    facts = load_facts(weighted.out)
+    found = choices(facts, load(["im"]))
+    chosen = scores.section(facts, found).data["choices"]
+    assert chosen.query("rule == 'im' and method == 'dann'")["weight"].nunique() == 2  # it chooses among weights
+    effects = cube.section(facts, found).data["cube_effects"]
+    assert set(effects["selection"]) == {"last", "source_val", "im", "target_oracle"}
+    assert set(effects.query("uses_target_labels")["selection"]) == {"target_oracle"}
+    for rule in ("last", "im", "target_oracle"):
+        accuracy = by_hand(chosen, rule)
+        for norm, label in (("bn", "BN"), ("ln", "LN")):
+            change = (accuracy[norm, "dann"] - accuracy[norm, "none"]).groupby(["source", "target"]).mean()
+            row = effects.query("selection == @rule").set_index("contrast").loc[f"{label} → {label} · DANN"]
+            assert row["effect"] == pytest.approx(change.mean())
+            assert row["low"] < row["effect"] < row["high"]
+            assert row["runs"] == 3 * 2  # sources and seeds
+    shown = table(cube.section(facts, found), "cube_method")
+    assert {row[0] for row in shown.rows} == {"BN → BN · DANN", "LN → LN · DANN", "DANN, mean over BN and LN"}
+
+
+def test_results_under_a_label_free_score(weighted: Any) -> None:
+    results = api.load(weighted.out)
+    facts = load_facts(weighted.out)
+    accuracy = by_hand(scores.section(facts, choices(facts, load(["im"]))).data["choices"], "im")
+    matrix = results.matrix(["norm", "method"], ["source", "target"], selection="im")
+    assert matrix.loc[("ln", "dann"), "W->D"] == pytest.approx(accuracy["ln", "dann", "W", "D"].mean() / 100)
+    effect = results.effect("norm", base="bn", selection="im").set_index("contrast")
+    expected = (accuracy["ln", "dann"] - accuracy["bn", "dann"]).mean()
+    assert effect.at["BN · DANN → LN · DANN", "effect"] == pytest.approx(expected)
+    assert len(results.effect("method")) > len(results.effect("method", selection="im"))  # each weight of its own
+    lines = results.table(["LN · DANN", "LN"], selection="im").splitlines()
+    rows = [line for line in lines if line.lstrip().startswith("LN")]
+    assert [row.split("&")[0].strip() for row in rows[-2:]] == [r"LN $\cdot$ DANN", "LN"]
+    mean = accuracy["ln", "dann"].groupby(["source", "target"]).mean().mean()
+    assert f"{mean:.1f}" in rows[-2].rsplit("&", 1)[1]
+    with pytest.raises(ConfigError, match=r"'imm' is not a selection. Did you mean 'im'"):
+        results.effect(selection="imm")
+    with pytest.raises(ConfigError, match=r"no row 'LM'. Did you mean 'LN'"):
+        results.table(["LM"])
+    with pytest.raises(DataError, match=r"Nothing can be selected by iwv"):
+        results.effect("method", selection="iwv")  # no features were saved
+
+
 def test_the_score_of_the_lowest_regret_is_named_and_bold(runs: Any) -> None:
     facts = load_facts(runs.out)
     section = scores.section(facts, choices(facts, load(["entropy", "im", "snd", "atc"])), guard=True)
     data = section.data["scores"].query("scope == 'all' and rule not in ['last', 'target_oracle']")
     lowest = {guard: rows.set_index("rule")["regret"].idxmin() for guard, rows in data.groupby("guard")}
     assert f" {lowest[True]} loses least accuracy" in section.summary
+    each = section.data["choices"]
+    best = each[(each["rule"] == lowest[True]) & each["guard"]]["accuracy"].mean()
+    more = 100 * (best - each[each["rule"] == "last"]["accuracy"].mean())
+    assert re.search(rf"the lowest of 5 scores; the last epoch loses .*, {more:.1f} ± \d\.\d more\.$", section.summary)
     shown = table(section, "scores")
     bold = {shown.rows[i][0] for i, _ in shown.bold}
     assert bold == {lowest[False]}
@@ -451,6 +531,30 @@ def test_norms_of_different_pretraining_are_tested_for_an_interaction(experiment
                 add(experiment, norm, source, noisy(draw), seed, pretraining_epochs=epochs)
     p = made(experiment).depends_on_norm()
     assert p is not None and 0 < p <= 1
+
+
+def test_runs_from_the_network_of_one_pretraining_seed_are_one_cluster(experiment: Any) -> None:
+    """The score that is best with a network is so in all of its runs: two networks of each norm, not twelve runs."""
+    experiment.images = SMALL
+    luck = {("bn", 0): 2, ("bn", 1): 0, ("ln", 0): 0, ("ln", 1): 2}  # the most confident epoch, which is the best
+
+    def logits(norm: str, p: int, draw: np.random.Generator) -> Logits:
+        best = luck[norm, p]
+        return lambda domain, k: (
+            right(SMALL[domain], SMALL[domain] * (9 if k == best else 4) // 10, 3.0 - abs(k - 2))
+            + draw.normal(size=(SMALL[domain], 3)) / 9
+        )
+
+    draw = np.random.default_rng(5)
+    for (norm, p), seed, source in itertools.product(luck, (0, 1), SMALL):
+        add(experiment, norm, source, logits(norm, p, draw), seed, pretraining_seed=p)
+    found = made(experiment)
+    assert {family.cluster[1] for family in found.families} == {0, 1}
+    assert found.depends_on_norm() is None  # two norms, two clusters: two arrangements
+    facts = load_facts(experiment.out)
+    assert "Too few runs to test whether the best score depends on the norm" in str(
+        scores.section(facts, found).parts[1]
+    )
 
 
 def test_scores_are_compared_over_the_same_choices(experiment: Any) -> None:

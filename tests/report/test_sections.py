@@ -395,3 +395,15 @@ def test_norms_are_ranked_over_pairs_without_their_average(experiment: Any) -> N
     apart = sum(abs(a - b) > critical for a, b in itertools.combinations(range(1, 5), 2))  # equal orders in all pairs
     assert "Over 6 pairs as blocks, the 4 norms differ (Friedman χ² = 18.0, p < 0.001)" in text  # 6 · (4 - 1)
     assert f"more than {critical:.2f} apart: {apart} of 6 pairs of norms" in text
+
+
+def test_methods_are_not_ranked_as_norms(experiment: Any) -> None:
+    norms = ["bn", "gn", "in", "ln"]
+    experiment.images = SMALL
+    experiment.correct = lambda norm, source, target, seed: 10 * (norms.index(norm) + 1)
+    experiment.fill(norms)
+    alone = words(effect.section(load_facts(experiment.out)))
+    for norm, pair in itertools.product(norms, itertools.permutations(SMALL, 2)):
+        experiment.add(norm, pair[0], target=pair[1], method="dann")
+    assert "the 4 norms differ (Friedman" in alone
+    assert words(effect.section(load_facts(experiment.out))).split("Over 6 pairs")[1] == alone.split("Over 6 pairs")[1]

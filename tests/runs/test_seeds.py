@@ -15,8 +15,9 @@ from da_wa.records.outputs import DomainOutputs, Outputs
 from da_wa.records.schema import Divergence, Record
 from da_wa.runs.jobs import UnitJob
 from da_wa.runs.plan import plan
-from da_wa.runs.seeds import first_look, needed, standings, state
+from da_wa.runs.seeds import needed, standings, state
 from da_wa.select import e_process
+from da_wa.select.anytime import first_look
 
 N = 400
 WORDS = ["experiment=quick", "norms=[bn,bn_wa,ln,ln_wa,gn]", "seeds=auto", "seeds_max=12"]
