@@ -15,7 +15,7 @@ from da_wa.report import paper
 from da_wa.report.matrix import Missing
 from da_wa.report.wording import listed
 
-SHARED = ("dataset", "protocol", "size")
+SHARED = ("protocol", "size")
 """Factors that all records of one table share, with their experiment, domains, classes and images."""
 
 RECIPE = ("batch_size", "epochs", "lr", "pretraining", "pretraining_epochs")
@@ -76,7 +76,7 @@ class Collection:
         runs: the directory of each, by id.
         missing: planned results without a usable record.
         unreadable: units of which not even the plan can be read, one sentence each.
-        domains: of records and plans, in display order.
+        domains: of records and plans, in the order of the first record; tables and figures show them in it.
         rows: which row of the table a unit belongs to.
         planned: the sort keys of the rows of missing results, by label.
     """
@@ -140,6 +140,7 @@ def collect(store: Store) -> Collection:
         details = "\n".join(unreadable) or "Check out=DIR: it must be the folder of an earlier command."
         raise DataError(f"There are no runs to report in {store.path}.\n{details}")
     _refuse_mixture(store, records)
+    records = _of_one_dataset(records)
     units = [*records, *(unit for unit, _ in failed), *(plan for plan, _, _ in awaited)]
     rows = _rows(units, records)
     _refuse_duplicates(store, records, rows)
@@ -241,7 +242,7 @@ def _refuse_mixture(store: Store, records: Sequence[Record]) -> None:
     """Raise where records were made with different settings."""
     values: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        facts = {"experiment": record.experiment, "domains": record.domains, "classes": record.classes}
+        facts = {"experiment": record.experiment, "domains": sorted(record.domains), "classes": record.classes}
         facts |= {field: getattr(record.factors, field) for field in SHARED}
         facts |= {f"images of {domain}": images.digest for domain, images in record.images.items()}
         for field, value in facts.items():
@@ -259,6 +260,15 @@ def _refuse_mixture(store: Store, records: Sequence[Record]) -> None:
         ]
         head = f"{store.path} contains runs with different settings; results are not comparable. Use another out=DIR."
         raise DataError("\n".join([head, *lines]))
+
+
+def _of_one_dataset(records: Sequence[Record]) -> list[Record]:
+    """The records with the first one's name of the dataset, which is for display: they have the same images."""
+
+    def named(factors: Factors) -> Factors:
+        return factors.model_copy(update={"dataset": records[0].factors.dataset})
+
+    return [record.model_copy(update={"factors": named(record.factors)}) for record in records]
 
 
 def _refuse_duplicates(store: Store, records: Sequence[Record], rows: Rows) -> None:

@@ -34,7 +34,7 @@ def section(facts: Facts) -> Section:
     time = f"{hours:.1f} hours" if hours >= 0.95 else f"{hours * 60:.0f} minutes"
     devices = listed(list(dict.fromkeys(str(value) for value in data["device"].dropna()))) or "an unknown device"
     answer = f"{counted(len(data), 'run')} took {time} in all on {devices}, without pre-training."
-    details = [_costs(data), _environment(facts.records), _images(facts.records)]
+    details = [_costs(data), _environment(facts.records), _images(facts)]
     return Section(TITLE, [answer], {"cost": data}, details=details)
 
 
@@ -123,9 +123,9 @@ def _values(values: Sequence[Any], runs: int) -> str:
     return named + (f"; and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else "")
 
 
-def _images(records: Sequence[Record]) -> Table:
-    rows = []
-    for domain in records[0].domains:
+def _images(facts: Facts) -> Table:
+    records, rows = facts.records, []
+    for domain in facts.domains:
         found = [record.images[domain] for record in records if domain in record.images]
         if found:
             n = NONE if found[0].n is None else str(found[0].n)

@@ -185,12 +185,12 @@ def facts_of(found: Collection, images: Mapping[str, Array] | None = None) -> Fa
     samples: list[Sample] = []
     for record in found.records:
         outputs, label = found.runs[record.id].outputs(record), found.rows.label(record)
-        rows += _results(record, outputs, label)
+        rows += _results(record, outputs, label, found.domains)
         predicted += outcomes(record, outputs, label, record.targets)
         held_out += outcomes(record, outputs, label, [record.source])
         features = {name: d.features[-1] for name, d in outputs.domains.items() if d.features is not None}
         samples.append(
-            (label, record.source, record.factors.seed, {d: features[d] for d in record.domains if d in features})
+            (label, record.source, record.factors.seed, {d: features[d] for d in found.domains if d in features})
         )
     frame = _frame(rows)
     order = {found.rows.label(record): found.rows.order(record.factors) for record in found.records}
@@ -226,7 +226,7 @@ _COLUMNS = (
 )
 
 
-def _results(record: Record, outputs: Outputs, label: str) -> list[dict[str, object]]:
+def _results(record: Record, outputs: Outputs, label: str, domains: Sequence[str]) -> list[dict[str, object]]:
     balanced = {name: balanced_by_epoch(domain, outputs.epochs) for name, domain in outputs.domains.items()}
     return [
         {
@@ -244,7 +244,7 @@ def _results(record: Record, outputs: Outputs, label: str) -> list[dict[str, obj
             "balanced_accuracy": balanced.get(result.domain, {}).get(result.epoch, float("nan")),
             "run_id": record.id,
         }
-        for result in sorted(record.results, key=lambda r: (record.domains.index(r.domain), r.selection))
+        for result in sorted(record.results, key=lambda r: (domains.index(r.domain), r.selection))
     ]
 
 

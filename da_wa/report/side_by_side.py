@@ -70,12 +70,12 @@ def _settings(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
     found["Recipe"] = [facts.records[0].experiment if facts.records else NONE for _, facts in experiments]
     found["Methods"] = [_methods(facts) for _, facts in experiments]
     found["Images"] = [
-        listed([f"{domain} {images.digest[:8]}" for domain, images in facts.records[0].images.items()])
+        listed([f"{domain} {images.digest[:8]}" for domain, images in sorted(facts.records[0].images.items())])
         if facts.records
         else NONE
         for _, facts in experiments
     ]
-    found["Pairs"] = [listed([arrow(*pair) for pair in facts.matrix.pairs]) or NONE for _, facts in experiments]
+    found["Pairs"] = [listed([arrow(*pair) for pair in sorted(facts.matrix.pairs)]) or NONE for _, facts in experiments]
     return found
 
 
@@ -96,6 +96,7 @@ def _settings_table(
     experiments: Sequence[Experiment], settings: Mapping[str, Sequence[str]], differing: Sequence[str]
 ) -> Table:
     rows = [[name + (" (differs)" if name in differing else ""), *values] for name, values in settings.items()]
+    rows.append(["Dataset", *(_factor(facts, "dataset") for _, facts in experiments)])
     rows.append(["Seeds", *(_seeds(facts) for _, facts in experiments)])
     return Table("compare_settings", "Settings of the experiments", ["", *(name for name, _ in experiments)], rows)
 

@@ -267,6 +267,16 @@ def test_experiments_side_by_side(experiment: Any, tmp_path: Any) -> None:
         side_by_side.section(first, load_facts(first), [tmp_path / "out"])
 
 
+def test_experiments_with_another_order_of_the_domains_are_comparable(experiment: Any, tmp_path: Any) -> None:
+    experiment.fill(["bn"])
+    first, experiment.out = experiment.out, tmp_path / "other"
+    experiment.images = dict(reversed(experiment.images.items()))
+    experiment.fill(["bn"], dataset="My images")
+    section = side_by_side.section(first, load_facts(first), [experiment.out])
+    assert section.summary.startswith("The experiments have the same settings")
+    assert ["Dataset", "Office-31", "My images"] in table(section, "compare_settings").rows
+
+
 def test_transfer_beside_pretraining(experiment: Any) -> None:
     norms = ["bn", "ln_wa", "instance_norm", "x" * 20, "wa"]  # the fixture's networks have 6000 + len(norm) right
     experiment.fill(norms, [0, 1])
