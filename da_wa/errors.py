@@ -51,11 +51,13 @@ class Diverged(UserError):
     Attributes:
         epoch: the first epoch with such a loss or such logits, from 1.
         curve: the earlier epochs, see :class:`~da_wa.train.classifier.Classifier`.
+        computed: device and precision, see :class:`~da_wa.train.progress.Computed`.
     """
 
     def __init__(self, message: str, epoch: int, curve: Sequence[Mapping[str, float]]) -> None:
         super().__init__(message)
         self.epoch, self.curve = epoch, list(curve)
+        self.computed: Mapping[str, str] = {}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

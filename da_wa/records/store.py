@@ -227,15 +227,15 @@ class RunDir:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
-    def set_aside(self) -> None:
-        """Rename a record that cannot be trusted.
+    def set_aside(self, flaw: str) -> None:
+        """Rename a record that does not count to ``record.<flaw>``.
 
         Raises:
             DataError: the folder cannot be written.
         """
         path = self.path / "record.json"
         try:
-            path.replace(path.with_suffix(".damaged"))
+            path.replace(path.with_suffix(f".{flaw}"))
         except OSError as error:
             raise DataError(f"Cannot rename {path}: {error.strerror}. {MAKE_ROOM}") from error
 

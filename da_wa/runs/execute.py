@@ -82,7 +82,7 @@ def _pretrain(job: PretrainJob, notify: Notify) -> None:
         trained = fit(recipe, task)
     except Diverged as error:
         known = {"error": {"epoch": error.epoch, "message": str(error)}, "curve": error.curve}
-        write_json(job.diverged_file, plain(known | {"provenance": machine() | {"command": command()}}))
+        write_json(job.diverged_file, plain(known | {"provenance": _machine(error)}))
     else:
         (outputs,) = trained.outputs.domains.values()
         result = {
@@ -136,7 +136,7 @@ def _unit(job: UnitJob, notify: Notify) -> None:
                 status="diverged",
                 evaluations=[],
                 curve=_curve(error.curve),
-                provenance=machine() | {"command": command()} | _times(started),
+                provenance=_machine(error) | _times(started),
                 error=Divergence(epoch=error.epoch, message=str(error)),
             ),
             Outputs(NO_EPOCHS),
@@ -346,6 +346,10 @@ def _start_result(start: Path | None) -> dict[str, Any]:
     """The result in the header of a unit's weights."""
     found = pretraining(start)
     return {"pretraining": None if found is None else found.model_dump()}
+
+
+def _machine(error: Diverged) -> dict[str, Any]:
+    return machine() | {**error.computed, "command": command()}
 
 
 def _provenance(trained: Trained) -> dict[str, Any]:

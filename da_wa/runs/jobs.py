@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Diverged:
-    """Its training loss became non-finite; it is not repeated."""
+    """Its training loss became non-finite; it is not repeated, unless a command sets another ``trainer.precision``."""
 
     reason: str
 
@@ -181,12 +182,22 @@ class Job:
         return Failed(known.message, known.launches)
 
 
+def _tries_again(config: Mapping[str, Any], computed: Mapping[str, Any]) -> bool:
+    """Whether a command sets another precision than the one in which a training diverged.
+
+    >>> [_tries_again({"trainer": {"precision": p}}, {"precision": "bf16-mixed"}) for p in ("auto", "32-true")]
+    [False, True]
+    """
+    asked = config.get("trainer", {}).get("precision", "auto")
+    return asked not in ("auto", computed.get("precision", asked))
+
+
 @dataclass(frozen=True)
 class PretrainJob(Job):
     """Pre-train a network and write a checkpoint. A checkpoint shipped with the package counts as done.
 
     A diverged training writes ``.diverged.json`` instead. It is not repeated: the same recipe would diverge again, and
-    another recipe has another name.
+    another recipe has another name. A command that sets another precision tries again.
 
     Attributes:
         path: of the checkpoint.
@@ -198,7 +209,7 @@ class PretrainJob(Job):
     def checkpoint(self) -> Path:
         """Where the checkpoint is, or will be."""
         packaged = CHECKPOINTS / self.path.name
-        return packaged if packaged.is_file() else self.path
+        return packaged if os.path.isfile(packaged) else self.path
 
     @property
     def failure_file(self) -> Path:
@@ -220,6 +231,8 @@ class PretrainJob(Job):
     def register(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.outcome() is None:
+                self.diverged_file.unlink(missing_ok=True)
         except OSError as error:
             raise DataError(
                 f"Cannot write pre-trained networks to {self.path.parent}: {error.strerror}. "
@@ -227,10 +240,10 @@ class PretrainJob(Job):
             ) from error
 
     def outcome(self) -> Done | Diverged | None:
-        if self.checkpoint.is_file():
+        if os.path.isfile(self.checkpoint):
             return Done()
         known = self.divergence()
-        if known is None:
+        if known is None or _tries_again(self.config, known.get("provenance", {})):
             return None
         return Diverged(f"{known['error']['message']}; delete {self.diverged_file} to try again with the same recipe")
 
@@ -240,7 +253,7 @@ class PretrainJob(Job):
         Raises:
             DataError: the file cannot be read.
         """
-        content = None if self.checkpoint.is_file() else read_bytes(self.diverged_file)
+        content = None if os.path.isfile(self.checkpoint) else read_bytes(self.diverged_file)
         if content is None:
             return None
         try:
@@ -293,7 +306,7 @@ class UnitJob(Job):
         return "weights" in (self.asked()["keep"] or ()) or self._awaited
 
     def asked(self) -> dict[str, Any]:
-        """The options :data:`ASKED` of all commands that have planned the unit, together."""
+        """What to keep for all commands that have planned the unit, together, and what this command checks."""
         configs = [self.config]
         with suppress(DataError):
             configs.insert(0, self.directory.config())
@@ -301,7 +314,7 @@ class UnitJob(Job):
         return {
             "keep": list(dict.fromkeys(chain(*keep))) if keep else None,
             "keep_epochs": list(dict.fromkeys(chain(*(config.get("keep_epochs", ()) for config in configs)))),
-            "label_firewall": any(config.get("label_firewall", False) for config in configs),
+            "label_firewall": self.config.get("label_firewall", False),
         }
 
     @property
@@ -310,7 +323,7 @@ class UnitJob(Job):
 
     @property
     def _owes_weights(self) -> bool:
-        return bool(self.dependents) and not self.weights.exists() and self._awaited
+        return bool(self.dependents) and not os.path.exists(self.weights) and self._awaited
 
     def lacks(self) -> list[str]:
         """What this command asks a finished run to keep or to check, and the run was made without.
@@ -322,9 +335,10 @@ class UnitJob(Job):
         record = self.directory.record() if any(config[key] for key in ASKED) else None
         if record is None or record.error is not None or self._owes_weights:
             return []
-        keep, lost = config["keep"] or (), [e for e in config["keep_epochs"] if not self.weights_after(e).exists()]
+        keep = config["keep"] or ()
+        lost = [epoch for epoch in config["keep_epochs"] if not os.path.exists(self.weights_after(epoch))]
         lacking = {
-            "keep=[weights]": "weights" in keep and not self.weights.exists(),
+            "keep=[weights]": "weights" in keep and not os.path.exists(self.weights),
             "keep=[logits]": "logits" in keep and not self.directory.outputs(record).have_all_logits,
             f"keep_epochs={lost}".replace(" ", ""): bool(lost),
             "label_firewall=true": config["label_firewall"] and record.target and not record.label_firewall,
@@ -338,7 +352,7 @@ class UnitJob(Job):
             awaited: ids of units that others start from, which another command may have planned;
                 :meth:`da_wa.records.store.Store.awaited`.
         """
-        if not self.dependents or not self.weights.exists() or self._awaited or self.id in awaited:
+        if not self.dependents or not os.path.exists(self.weights) or self._awaited or self.id in awaited:
             return
         if "weights" not in (self.asked()["keep"] or ()):
             self.weights.unlink(missing_ok=True)
@@ -356,17 +370,28 @@ class UnitJob(Job):
         return ".*.part"
 
     def register(self) -> None:
-        self.directory.plan({**self.config, **self.asked()})
-        if self.directory.peek() is not None and self.directory.record() is None:
+        if self.directory.peek() is not None and self._flaw():  # workers trust what others finished
             with self.claim() as mine:
-                if mine and self.directory.record() is None:
-                    self.directory.set_aside()  # it is damaged, and workers trust what others finished
+                if mine and (flaw := self._flaw()):
+                    self.directory.set_aside(flaw)
+        self.directory.plan({**self.config, **self.asked()})
+
+    def _flaw(self) -> str:
+        """Why the record does not count: ``damaged``, or ``diverged`` in another precision; empty if it does."""
+        record = self.directory.record()
+        if record is None:
+            return "damaged"
+        return "diverged" if record.error is not None and _tries_again(self.config, record.provenance) else ""
 
     def outcome(self) -> Done | Diverged | None:
         record = self.directory.record()
         if record is None or (record.error is None and self._owes_weights):
             return None
-        return Done() if record.error is None else Diverged(f"{record.error.message} (epoch {record.error.epoch})")
+        if record.error is None:
+            return Done()
+        if _tries_again(self.config, record.provenance):
+            return None
+        return Diverged(f"{record.error.message} (epoch {record.error.epoch})")
 
     def peek(self) -> Done | Diverged | None:
         ended = self.directory.peek()
@@ -375,6 +400,6 @@ class UnitJob(Job):
         return Done() if ended.error is None else Diverged(ended.error)
 
     def waits_for(self) -> str | None:
-        if self.start is None or self.start.exists():
+        if self.start is None or os.path.exists(self.start):
             return None
         return self.needs or self.start.stem

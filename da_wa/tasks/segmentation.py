@@ -24,7 +24,7 @@ from da_wa.data.mask_augment import ScaleCropFlip
 from da_wa.data.masks import VOID, MaskedImages
 from da_wa.errors import ConfigError, Diverged
 from da_wa.train.engine import device_name, engine, interruptible, peak_memory_mb
-from da_wa.train.progress import Clock, Notify, SaveState, epochs_in
+from da_wa.train.progress import Clock, Computed, Notify, SaveState, epochs_in
 from da_wa.train.running import RunningMean
 from da_wa.train.schedule import poly
 from da_wa.train.settings import Settings
@@ -247,7 +247,8 @@ def train_segmentation(
     settings.prepare(model)
     segmenter = Segmenter(model, num_classes, recipe, normalize, seed, shown)
     clock, save = Clock(), SaveState(state, settings.save_every_s, notify, recipe.epochs)
-    trainer = engine(settings, max_epochs=recipe.epochs, logger=False, callbacks=[clock, save])
+    computed = Computed(precision=settings.precision, device=device_name(settings.accelerator))
+    trainer = engine(settings, max_epochs=recipe.epochs, logger=False, callbacks=[clock, computed, save])
     batches: DataLoader[Masked] = DataLoader(
         training, recipe.batch_size, shuffle=True, drop_last=True, generator=segmenter.order, collate_fn=_as_it_is
     )
@@ -266,8 +267,7 @@ def train_segmentation(
         "train_cpu_s": clock.train_cpu_s,
         "images_per_s": images / max(clock.train_s, 1e-9),
         "images_per_cpu_s": images / max(clock.train_cpu_s, 1e-9),
-        "device": device_name(settings.accelerator),
-        "precision": settings.precision,
+        **computed.known,
         "peak_memory_mb": peak_memory_mb(settings.accelerator),
     }
     predicted = torch.cat(segmenter.predicted).numpy() if segmenter.predicted else np.zeros((0, 0, 0), np.uint8)

@@ -186,9 +186,11 @@ class Classifier(LightningModule):
         return loss
 
     def _diverged(self, what: str, epoch: int) -> Diverged:
+        precision = self.trainer.precision
+        other = "" if precision == "32-true" else "trainer.precision=32-true, "
         return Diverged(
-            f"{what} in epoch {epoch}; "
-            "try a lower learning rate (…lr=), or model.gain_init=fixup for a ResNet without activation norm",
+            f"{what} in epoch {epoch} (trainer.precision={precision}); try {other}"
+            "a lower learning rate (…lr=), or model.gain_init=fixup for a ResNet without activation norm",
             epoch,
             self.curve,
         )

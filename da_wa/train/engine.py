@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -9,16 +10,27 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from da_wa.train.settings import Settings
 
 if sys.platform != "win32":
     import resource
+
+
+class StateFiles(TorchCheckpointIO):
+    """Writes a training state straight into its file; Lightning writes it into the system's temporary folder first."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = io.BytesIO()  # torch.save into a file hides the reason of a failure, such as a full disk
+        torch.save(checkpoint, content)
+        Path(path).write_bytes(content.getbuffer())
 
 
 def engine(settings: Settings, **options: Any) -> pl.Trainer:
@@ -36,7 +48,7 @@ def engine(settings: Settings, **options: Any) -> pl.Trainer:
         devices=1,
         precision=settings.precision,  # type: ignore[arg-type]
         deterministic=settings.deterministic,
-        plugins=[environment],
+        plugins=[environment, StateFiles()],
         enable_progress_bar=False,
         enable_model_summary=False,
         **options,

@@ -48,13 +48,21 @@ def _frozen(recipe: Frozen, task: Task) -> Trained:
     subsets, computed = on_features(task.subsets, extract)
     seconds = time.perf_counter() - started
     settings = replace(extract.settings, precision="32-true")
-    onward = replace(task, model=model.on_features(), subsets=subsets, normalize=unchanged, settings=settings)
+    precision = extract.settings.precision
+    onward = replace(
+        task,
+        model=model.on_features(),
+        subsets=subsets,
+        normalize=unchanged,
+        settings=settings,
+        precision=precision,
+    )
     trained = train(recipe.on_features(), onward)
     image, cost = extract.shape(task.subsets.evaluate[0].domain), trained.cost
     known = None if cost.flops is None else cost.flops + computed * count_flops(model, image).prediction
     with_features = replace(
         cost,
-        settings=extract.settings,
+        settings=replace(extract.settings, precision=cost.settings.precision),
         eval_s=cost.eval_s + seconds,
         total_s=cost.total_s + seconds,
         flops=known,

@@ -65,6 +65,27 @@ class Clock(pl.Callback):
     on_test_start, on_test_end = on_validation_start, on_validation_end
 
 
+class Computed(pl.Callback):
+    """What computes a training; saved with its state, because another process may resume it on another machine.
+
+    Attributes:
+        known: values by name, such as ``precision``; ``32-true, then bf16-mixed`` after a process with another value.
+    """
+
+    def __init__(self, **now: str) -> None:
+        self.known = now
+
+    def state_dict(self) -> dict[str, str]:
+        return self.known
+
+    def load_state_dict(self, state_dict: dict[str, str]) -> None:
+        self.known = {name: _then(state_dict.get(name, now), now) for name, now in self.known.items()}
+
+
+def _then(before: str, now: str) -> str:
+    return before if before.split(", then ")[-1] == now else f"{before}, then {now}"
+
+
 def _now(trainer: pl.Trainer) -> float:
     """Seconds, once the device has finished all queued work."""
     wait(trainer.strategy.root_device.type)

@@ -23,7 +23,7 @@ from da_wa.train.adaptation import Adaptation, Adapter, Calibrator, Stream
 from da_wa.train.classifier import HISTORY, Classifier, cross_entropy
 from da_wa.train.engine import device_name, engine, interruptible, peak_memory_mb
 from da_wa.train.flops import count_flops, matrix_rate, matrix_type
-from da_wa.train.progress import AfterEpoch, Clock, Notify, SaveState, epochs_in
+from da_wa.train.progress import AfterEpoch, Clock, Computed, Notify, SaveState, epochs_in
 from da_wa.train.recipe import Recipe
 from da_wa.train.settings import Settings
 from da_wa.train.subsets import Subsets
@@ -35,7 +35,8 @@ class Cost:
 
     Attributes:
         settings: trainer settings with every ``auto`` resolved.
-        device: the name of the GPU, or the kind of device.
+        device: the name of the GPU, or the kind of device; it and the precision may be several, see
+            :class:`~da_wa.train.progress.Computed`.
         train_s: seconds in training steps.
         eval_s: seconds in evaluations.
         total_s: seconds in all.
@@ -107,6 +108,7 @@ class Task:
         facts: what the network is, beside its weights: plain values.
         cache: the folder of features, for recipes that compute them.
         adaptation: the adaptation method.
+        precision: in which images that are features were computed; None: images are pixels.
         notify: called after every epoch.
         after_epoch: called with the number of every epoch, before a state is saved that resumes after it.
         loggers: Lightning loggers.
@@ -122,6 +124,7 @@ class Task:
     facts: Mapping[str, Any] = field(default_factory=dict)
     cache: Path | None = None
     adaptation: Adaptation | None = None
+    precision: str | None = None
     notify: Notify = lambda done, epochs: None
     after_epoch: Callable[[int], None] = lambda epoch: None
     loggers: Sequence[Logger] = ()
@@ -173,7 +176,8 @@ def train(recipe: Recipe, task: Task) -> Trained:
         channels, _, stored = data.train.domain.pixels.shape[1:]
         flops = count_flops(model, (channels, view.side(stored), view.side(stored)))
     module = _module(recipe, task)
-    clock = Clock()
+    precision, device = task.precision or settings.precision, device_name(settings.accelerator)
+    clock, computed = Clock(), Computed(precision=precision, device=device)
     settings.prepare(model)
     module.fused = bool(settings.fused)
     trainer = engine(
@@ -184,6 +188,7 @@ def train(recipe: Recipe, task: Task) -> Trained:
         logger=list(task.loggers) or False,
         callbacks=[
             clock,
+            computed,
             AfterEpoch(task.after_epoch),
             SaveState(state, settings.save_every_s, task.notify, recipe.epochs),
         ],
@@ -197,14 +202,15 @@ def train(recipe: Recipe, task: Task) -> Trained:
                 trainer.fit(module, data, ckpt_path=state if resumed_from else None, weights_only=True)
             if recipe.epochs not in module.logits:
                 trainer.validate(module, data, verbose=False)
-        except Diverged:
+        except Diverged as error:
             state.unlink(missing_ok=True)
+            error.computed = computed.known
             raise
     trained = data.images_per_epoch * len(module.curve)
     evaluated = len(module.logits) * sum(map(len, (*subsets.evaluate, *(made.images for made in subsets.mixed))))
     cost = Cost(
-        settings=settings,
-        device=device_name(settings.accelerator),
+        settings=replace(settings, precision=computed.known["precision"]),
+        device=computed.known["device"],
         train_s=clock.train_s,
         eval_s=clock.eval_s,
         total_s=clock.total_s,

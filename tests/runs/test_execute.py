@@ -116,13 +116,18 @@ def test_trainings_that_diverge_say_so_and_leave_nothing_to_resume(tmp_path, cif
     first, _ = planned(tmp_path, cifar_root, "norms=[none]", "pretrain.recipe.optimizer.lr=1e30")
     execute(first, silent)
     assert isinstance(first.state(), Diverged)
-    assert first.divergence()["error"]["epoch"] == 1
+    known = first.divergence()
+    assert known["error"]["epoch"] == 1
+    assert known["provenance"]["device"] == "cpu"
+    assert f"(trainer.precision={known['provenance']['precision']}); try " in first.state().reason
     assert not first.path.with_suffix(".ckpt").exists()
     (unit,) = planned(tmp_path / "2", cifar_root, "norms=[none]", "pretrain.recipe=null", "finetune.optimizer.lr=1e30")
     execute(unit, silent)
     assert isinstance(unit.state(), Diverged)
     record = unit.directory.record()
     assert (record.status, record.evaluations, record.error.epoch) == ("diverged", [], 1)
+    assert record.provenance["precision"] == known["provenance"]["precision"]
+    assert f"(trainer.precision={record.provenance['precision']}); try " in unit.state().reason
     assert not (unit.directory.path / "last.ckpt").exists()
 
 

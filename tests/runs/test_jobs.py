@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ def pretraining(folder: Path) -> PretrainJob:
     return job
 
 
-def finish(job: UnitJob, error: Divergence | None = None) -> None:
+def finish(job: UnitJob, error: Divergence | None = None, precision: str = "32-true") -> None:
     logits = np.eye(2)[None]
     outputs = Outputs(np.array([1], np.int32), {"W": from_logits(np.arange(2), np.arange(2), logits)})
     finished = Evaluation(domain="W", role="target", epoch=1, correct=2, n=2)
@@ -50,6 +52,7 @@ def finish(job: UnitJob, error: Divergence | None = None) -> None:
         images={},
         experiment="x",
         evaluations=[finished] if error is None else [],
+        provenance={"precision": precision},
         error=error,
     )
     job.directory.finish(record, outputs if error is None else Outputs(np.array([], np.int32)))
@@ -157,6 +160,64 @@ def test_a_pretraining_that_diverged_is_not_tried_again_and_fails_what_starts_fr
     assert "net, which it starts from, failed: the loss was inf" in events[1].message
     job.diverged_file.unlink()
     assert job.state() == Ready()
+
+
+def asking(job, precision: str):
+    """The same job of a command with ``trainer.precision``."""
+    return replace(job, config={**job.config, "trainer": {"precision": precision}})
+
+
+def test_a_unit_that_diverged_is_tried_again_in_another_precision_that_a_command_sets(tmp_path):
+    job = unit(tmp_path)
+    finish(job, Divergence(epoch=3, message="the loss was nan"), "bf16-mixed")
+    for same in ("auto", "bf16-mixed"):
+        asking(job, same).register()
+        assert isinstance(asking(job, same).state(), Diverged)
+    other = asking(job, "32-true")
+    assert other.state() == Ready()
+    other.register()
+    assert job.state() == Ready()  # for everyone, as for workers and da-wa status
+    assert job.peek() is None
+    assert (job.directory.path / "record.diverged").exists()
+    assert job.directory.config()["trainer"] == {"precision": "32-true"}
+    finish(job, Divergence(epoch=3, message="the loss was nan"), "32-true")
+    assert isinstance(other.state(), Diverged)
+
+
+def test_a_pretraining_that_diverged_is_tried_again_in_another_precision_that_a_command_sets(tmp_path):
+    job = pretraining(tmp_path)
+    computed = {"provenance": {"precision": "bf16-mixed"}}
+    job.diverged_file.write_text(json.dumps({"error": {"epoch": 2, "message": "inf"}, "curve": []} | computed))
+    for same in ("auto", "bf16-mixed"):
+        asking(job, same).register()
+        assert isinstance(asking(job, same).state(), Diverged)
+    asking(job, "32-true").register()
+    assert job.state() == Ready()
+
+
+def test_the_check_of_labels_can_be_taken_back_before_a_unit_is_finished(tmp_path):
+    job = unit(tmp_path)
+    checked = replace(job, config={**job.config, "label_firewall": True, "keep": ["weights"]})
+    checked.register()
+    assert checked.asked()["label_firewall"]
+    job.register()
+    assert not job.asked()["label_firewall"]
+    assert job.asked()["keep"] == ["weights"]  # of all commands
+    assert not job.directory.config()["label_firewall"]
+
+
+def test_a_folder_that_may_not_be_entered_holds_nothing(tmp_path, monkeypatch):
+    """As the networks of somebody else's command, for ``da-wa status``."""
+    private, stat = tmp_path / "private", os.stat
+
+    def refused(path, *args, **options):
+        if str(path).startswith(str(private)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    assert unit(tmp_path, private / "net.safetensors").state() == Waiting("net")
+    assert PretrainJob("net", {}, 1.0, private / "net.safetensors").state() == Ready()
 
 
 @pytest.mark.parametrize("content", ["torn", "[]", "{}", '{"error": {"epoch": 1}}'])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +109,28 @@ def test_a_training_that_is_cut_off_resumes_to_the_same_numbers(training, tmp_pa
     assert resumed.cost.flops == whole.cost.flops
     assert 0 < before["train_s"] < resumed.cost.train_s
     assert before["train_s"] + before["eval_s"] <= before["total_s"] < resumed.cost.total_s
+
+
+def test_a_training_that_is_resumed_with_another_precision_says_so(training, tmp_path):
+    def cut(done: int, total: int) -> None:
+        raise RuntimeError("power cut")
+
+    for precision in ("32-true", "32-true", "bf16-mixed"):
+        settings = Settings(accelerator="cpu", precision=precision, channels_last=False, save_every_s=0.0)
+        with pytest.raises(RuntimeError, match="power cut"):
+            training(tmp_path, notify=cut, settings=settings)
+    told = training(tmp_path, settings=settings).cost.environment()
+    assert (told["precision"], told["device"]) == ("32-true, then bf16-mixed", "cpu")
+
+
+def test_a_state_is_written_where_it_stays(training, tmp_path, monkeypatch):
+    def no_temporary_files(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkstemp", no_temporary_files)
+    saved: list[bool] = []
+    training(tmp_path, notify=lambda done, total: saved.append((tmp_path / "last.ckpt").exists()))
+    assert saved[:3] == [True] * 3
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read")
