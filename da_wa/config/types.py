@@ -50,7 +50,7 @@ def _usable_folder(path: str) -> str:
     """No part longer than file systems allow, with room for the files inside; not an existing file."""
     if not path.strip() or "\0" in path or len(os.fsencode(path)) > 3500:
         raise ValueError
-    if any(len(os.fsencode(part)) > 255 for part in Path(path).parts) or Path(path).is_file():
+    if any(len(os.fsencode(part)) > 255 for part in Path(path).parts) or os.path.isfile(path):
         raise ValueError
     return path
 
@@ -62,13 +62,13 @@ def _not_empty(values: Any) -> Any:
 
 
 def _existing(path: str) -> str:
-    if not Path(path).expanduser().exists():
+    if not os.path.exists(os.path.expanduser(path)):
         raise ValueError
     return path
 
 
 def _existing_folder(path: str) -> str:
-    if not Path(path).expanduser().is_dir():
+    if not os.path.isdir(os.path.expanduser(path)):
         raise ValueError
     return path
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from da_wa.launchers.events import Event, Reader
 from da_wa.launchers.progress import duration
 from da_wa.records import lease
+from da_wa.records.design import folders_of
 from da_wa.runs.jobs import Running
 from da_wa.runs.status import Status, status
 
@@ -53,7 +54,7 @@ class Watch:
     """Follows one ``out`` folder.
 
     Attributes:
-        out: the folder of the experiment.
+        out: the folder of the experiment or study.
     """
 
     out: Path
@@ -61,7 +62,7 @@ class Watch:
     _took: dict[str, float] = field(default_factory=dict)  # seconds of finished jobs
 
     def __post_init__(self) -> None:
-        self._reader = Reader(self.out)
+        self._readers = [Reader(folder) for folder in folders_of(self.out)]
         self.status: Status | None = None
 
     def lines(self) -> list[str]:
@@ -71,7 +72,8 @@ class Watch:
             DataError: there are no runs.
         """
         self.status = status(self.out, self.status)
-        self._update(self._reader.read())
+        for reader in self._readers:
+            self._update(reader.read())
         running = [self._running(name, state) for name, state in self.status.running.items()]
         return [self.status.summary() + self._left(self.status), *running, *self.status.failures()]
 

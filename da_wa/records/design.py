@@ -7,6 +7,7 @@ A study is a table over factors; its records are in several ``out`` folders. Lev
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -152,6 +153,15 @@ def write_design(out: Path, design: Design) -> None:
         DataError: it cannot be written.
     """
     write_json(out / FILE, design.model_dump())
+
+
+def folders_of(out: Path) -> list[Path]:
+    """The folders with the runs of a study, or ``out`` itself, if it is the folder of an experiment.
+
+    Raises:
+        DataError: ``study.json`` is not valid.
+    """
+    return [out / folder for folder in read_design(out).folders] if os.path.exists(out / FILE) else [out]
 
 
 def read_design(out: Path) -> Design:

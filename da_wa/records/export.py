@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from da_wa.errors import ConfigError, DataError
+from da_wa.records.design import FILE, folders_of
 from da_wa.records.files import read_bytes, write_bytes
 from da_wa.records.outputs import published
 from da_wa.records.store import RunDir, Store
@@ -15,13 +16,15 @@ from da_wa.records.store import RunDir, Store
 def export(out: Path, to: Path) -> list[RunDir]:
     """Copy every finished unit of ``out`` to ``to``: record, plan, predicted classes and confidences.
 
+    Of a study, the units of all its folders and ``study.json``.
+
     Of absolute paths in commands and plans the last part is kept: they say where things lay on one machine. Units keep
     their ids. Units of schema 1 are written as schema 2. Units that are not finished are skipped. Running it again adds
     what has been finished since and writes the rest as before. A unit of Office-31 with three evaluations takes 27 kB
     (median of the 174 in ``results/``).
 
     Args:
-        out: the folder of the experiment.
+        out: the folder of the experiment or study.
         to: a folder outside ``out``; it is made where it is missing.
 
     Returns:
@@ -37,10 +40,15 @@ def export(out: Path, to: Path) -> list[RunDir]:
         raise ConfigError(f"to={to} lies in out={out}. Choose a folder outside of it.")
     if target.is_file():
         raise ConfigError(f"to={to} is a file. Choose a folder; it is made where it is missing.")
-    _refuse_other(Store(source), Store(target), to)
-    copies = [copy for run in Store(source).runs() if (copy := _export_unit(run, Store(target).run(run.id)))]
+    folders = folders_of(source)
+    stores = [(Store(folder), Store(target / folder.relative_to(source))) for folder in folders]
+    for old, new in stores:
+        _refuse_other(old, new, to)
+    copies = [copy for old, new in stores for run in old.runs() if (copy := _export_unit(run, new.run(run.id)))]
     if not copies:
         raise ConfigError(f"{out} has no finished runs to export. Check out=DIR.")
+    if (study := read_bytes(source / FILE)) is not None:
+        _write(study, target / FILE)
     return copies
 
 

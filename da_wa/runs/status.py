@@ -1,12 +1,15 @@
-"""The state of every run in an ``out`` folder, read from disk only."""
+"""The state of every run of an experiment or a study, read from disk only."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from da_wa.errors import DataError
+from da_wa.records.design import folders_of
 from da_wa.records.store import RunDir, Store
 from da_wa.runs.jobs import Diverged, Done, Failed, PretrainJob, Ready, Running, State, UnitJob, Waiting
 
@@ -59,39 +62,40 @@ def status(out: Path, before: Status | None = None) -> Status:
     """Read the states of all units below ``out``.
 
     Args:
-        out: the folder of the experiment.
+        out: the folder of the experiment or study.
         before: an earlier status; units that were finished then are not read again.
 
-    A unit whose files cannot be read counts as failed.
+    A unit or network whose files cannot be read counts as failed.
 
     Raises:
         DataError: there are none.
     """
-    store, states, networks = Store(out), dict[str, State](), dict[str, State]()
+    states, networks = dict[str, State](), dict[str, State]()
     known = {} if before is None else before.states
-    for run in store.runs():
+    for run in (run for folder in folders_of(out) for run in Store(folder).runs()):
         if isinstance(ended := known.get(run.id), Done | Diverged):
             states[run.id] = ended
             continue
-        job = UnitJob(run.id, {}, 0.0, run, None)
-        try:
-            state: State = job.outcome() or _state(job, run)
-        except DataError as error:
-            state = Failed(str(error))
-        states[run.id] = state
+        states[run.id] = state = _readable(partial(_state, run))
         if not isinstance(state, Waiting) or state.job in networks or run.config().get("needs"):
             continue
         if (start := _start(run)) is not None:
-            networks[state.job] = PretrainJob(state.job, {}, 0.0, start).state()
+            networks[state.job] = _readable(PretrainJob(state.job, {}, 0.0, start).state)
     if not states:
-        raise DataError(
-            f"There are no runs in {store.path}. Check out=DIR: it must be the folder of an earlier command."
-        )
+        raise DataError(f"There are no runs in {out}. Check out=DIR: it must be the folder of an earlier command.")
     return Status(states, networks)
 
 
-def _state(job: UnitJob, run: RunDir) -> State:
-    return replace(job, start=_start(run), needs=run.config().get("needs")).state()
+def _readable(state: Callable[[], State]) -> State:
+    try:
+        return state()
+    except DataError as error:
+        return Failed(str(error))
+
+
+def _state(run: RunDir) -> State:
+    job = UnitJob(run.id, {}, 0.0, run, None)
+    return job.outcome() or replace(job, start=_start(run), needs=run.config().get("needs")).state()
 
 
 def _start(run: RunDir) -> Path | None:

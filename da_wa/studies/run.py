@@ -14,6 +14,7 @@ from rich.console import Console
 from da_wa.config.make import make
 from da_wa.config.tree import folders, read_node
 from da_wa.errors import ConfigError, nearest
+from da_wa.records.design import FILE
 from da_wa.studies.study import Bench, Composed, Paused, Study, Submitted, refuse_set
 
 OPTIONS = {"study": "", "scope": "full", "stage": "all", "minutes": "inf", "out": ""}
@@ -83,6 +84,8 @@ def run_study(words: Sequence[str], console: Console, config_dir: Path | None = 
     except Submitted:
         again = "Rerun the command when these runs are finished; until then it would submit them again."
         console.print(f"Submitted. {again}")
+        followed = (bench.out / FILE).exists()
+        console.print(f"{'Follow it with: da-wa watch out=' if followed else 'The study is in '}{bench.out}")
     return bench.failed
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from da_wa.errors import DataError
 from da_wa.launchers.events import Event, Reader, following, writer
 from da_wa.launchers.watch import Watch, watch
+from da_wa.records.design import Design, write_design
 from da_wa.records.store import Store
 from da_wa.runs.jobs import PretrainJob, UnitJob
 
@@ -37,6 +38,27 @@ def at(monkeypatch):
 def finish(job: UnitJob) -> None:
     """A record that only its reader's verdict matters of."""
     (job.directory.path / "record.json").write_text("{}")
+
+
+def test_the_folder_of_a_study_stands_for_those_of_its_experiments(tmp_path):
+    design = {"study": "s", "scope": "full", "title": "T", "factors": {"norm": ["bn"]}, "rows": ["norm"]}
+    write_design(tmp_path, Design(**design, columns=[], folders=["64", "1"]))
+    unit(tmp_path / "64", "a")
+    with unit(tmp_path / "1", "b").claim():
+        emit = writer(tmp_path / "1", "one")
+        emit(Event("start", "b"))
+        emit(Event("epoch", "b", 1, 4))
+        summary, line = Watch(tmp_path).lines()
+    assert summary == "2 runs: 1 running, 1 ready"
+    assert line.startswith("running  b, on ") and "epoch 1 of 4" in line
+
+
+def test_a_network_that_cannot_be_read_is_named_and_hides_nothing_else(tmp_path):
+    unit(tmp_path, "a", tmp_path / "net.safetensors")
+    (tmp_path / "net.diverged.json").mkdir()
+    summary, told = Watch(tmp_path).lines()
+    assert summary == "1 run: 1 waiting"
+    assert told.startswith("failed  net: ") and "cannot be read" in told
 
 
 def test_what_runs_where_how_fast_and_the_time_left(tmp_path, at, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 
 from da_wa.errors import ConfigError, DataError
 from da_wa.records import migrate
+from da_wa.records.design import Design, read_design, write_design
 from da_wa.records.export import export
 from da_wa.records.outputs import Outputs
 from da_wa.records.schema import Record, parse
@@ -45,6 +46,18 @@ def out(store: Store, run: RunDir, record: Record, outputs: Outputs) -> Path:
     diverged.finish(parse(record.model_dump(by_alias=True) | changes, "toy"), Outputs(np.zeros(0, np.int32)))
     store.run("bn-A-s2").plan(run.config())
     return store.path.parent
+
+
+def test_an_export_of_a_study_has_all_its_folders(out: Path, tmp_path: Path) -> None:
+    design = {"study": "s", "scope": "full", "title": "T", "factors": {"norm": ["bn"]}, "rows": ["norm"]}
+    whole, to = tmp_path / "whole", tmp_path / "to"
+    for folder in ("64", "1"):
+        shutil.copytree(out, whole / folder)
+    write_design(whole, Design(**design, columns=[], folders=["64", "1"]))
+    assert [copy.id for copy in export(whole, to)] == ["bn-A-s0", "bn-A-s1"] * 2
+    assert read_design(to) == read_design(whole)
+    for folder in ("64", "1"):
+        assert frame(Store(to / folder)) == frame(Store(out))
 
 
 def test_an_export_gives_the_same_results_without_what_is_large(out: Path, tmp_path: Path, odd: str) -> None:

@@ -234,6 +234,7 @@ def test_a_study_that_was_submitted_is_not_out_of_time(tmp_path, images, cache, 
     assert main([*command, "data.verify=false", "launcher=slurm", "launcher.detach=true"]) == 0
     said = capsys.readouterr().out
     assert "Submitted. Rerun the command when these runs are finished" in said
+    assert f"Follow it with: da-wa watch out={tmp_path / 'out'}\n" in said
     assert "Time is up" not in said
     assert submitted == [3]
 
