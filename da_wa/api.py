@@ -213,7 +213,7 @@ def load(out: str | Path) -> Results:
     """Load the results of an earlier run.
 
     Args:
-        out: its folder, ``out=DIR``.
+        out: its folder, ``out=DIR``; ``~`` is the home folder.
 
     Raises:
         DataError: there are no runs, or their results are not comparable.
@@ -222,7 +222,7 @@ def load(out: str | Path) -> Results:
     Traceback (most recent call last):
     da_wa.errors.DataError: There are no runs to report in no/such/folder/runs...
     """
-    results = Results(Path(out))
+    results = Results(Path(out).expanduser())
     _ = results.facts
     return results
 
@@ -256,8 +256,8 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
     return Results(planned.out)
 
 
-def write_results(planned: Planned, console: Console) -> list[str]:
-    """Write the report of an experiment and print its table; returns what is missing.
+def write_results(planned: Planned, console: Console) -> None:
+    """Write the report of an experiment and print its table.
 
     Raises:
         DataError: results are not comparable, or the folder cannot be written.
@@ -277,4 +277,3 @@ def write_results(planned: Planned, console: Console) -> list[str]:
         )
     console.print(report.summary())
     console.print(f"The report is in {planned.out}")
-    return report.missing

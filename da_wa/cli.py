@@ -61,8 +61,8 @@ CONFORMS = 1e-10
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    0: success. 1: some results are missing; they are listed. 2: an option or the data is wrong. 130: interrupted; rerun
-    the command to resume.
+    0: success. 1: some results of the command are missing; they are listed. 2: an option or the data is wrong. 130:
+    interrupted; rerun the command to resume.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -97,6 +97,8 @@ def _run(words: Sequence[str], console: Console) -> int:
     arguments = parser.parse_intermixed_args(words)
     if arguments.overrides and not set(arguments.overrides[0]) & set("=~"):
         word = arguments.overrides[0]
+        if word in NAMES:
+            raise ConfigError(f"{word!r} must be the first word: da-wa {word} …, then the options.")
         raise ConfigError(f"{word!r} is neither a command nor option=value. {nearest(word, NAMES)}")
     if arguments.config_dir is not None:
         add_code(arguments.config_dir)
@@ -130,7 +132,7 @@ def run(experiment: Experiment, console: Console) -> int:
     if planned.inputs is not None:
         from da_wa.api import write_results  # imports pandas
 
-        failed += write_results(planned, console)
+        write_results(planned, console)
     else:
         there = len(planned.jobs) - len(failed)
         console.print(f"sources=[]: nothing is fine-tuned; {there} of {len(planned.jobs)} networks are pre-trained")
@@ -192,17 +194,19 @@ def _claims(words: Sequence[str], console: Console) -> int:
 
 
 def _list(words: Sequence[str], console: Console) -> int:
+    words, more = _own_folder(words)
     if len(words) != 1 or words[0] not in (*GROUPS, "scores"):
         groups = f"da-wa list needs one of: {', '.join(GROUPS)}, scores."
         raise ConfigError(f"there is no group {words[0]!r}; {groups}" if len(words) == 1 else groups)
-    for name, description in _scores() if words[0] == "scores" else available(GROUPS[words[0]]):
+    where = more[0] if more else None
+    for name, description in _scores(more) if words[0] == "scores" else available(GROUPS[words[0]], where):
         console.print(f"{name:<16} {description}")
     return 0
 
 
-def _scores() -> list[tuple[str, str]]:
+def _scores(where: Sequence[Path]) -> list[tuple[str, str]]:
     """Label-free scores and the first lines of their docstrings."""
-    return [(name, (score.__doc__ or "").partition("\n")[0].strip()) for name, score in load().items()]
+    return [(name, (score.__doc__ or "").partition("\n")[0].strip()) for name, score in load(None, where).items()]
 
 
 def _migrate(words: Sequence[str], console: Console) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from da_wa import api
 from da_wa.cli import main
+from da_wa.errors import DataError
 from da_wa.runs.inputs import refuse_among_images
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -357,6 +360,8 @@ def test_a_command_that_is_cut_off_goes_on_from_there(experiment, tmp_path, how)
 def test_words_that_are_no_command(tmp_path, capsys):
     assert main(["reprot", "out=x"]) == 2
     assert "Did you mean 'report'" in capsys.readouterr().err
+    assert main(["--config-dir", str(tmp_path), "report", "out=x"]) == 2
+    assert "'report' must be the first word: da-wa report …" in capsys.readouterr().err
     assert main(["report", "one", "two"]) == 2
     assert "'two': write option=value" in capsys.readouterr().err
     assert main(["conform", "mcc"]) == 2
@@ -382,6 +387,15 @@ def test_a_tilde_is_the_home_folder_of_every_command(tmp_path, monkeypatch, caps
         assert main(words) == 2
         said = capsys.readouterr().err
         assert f"{tmp_path}/x" in said and "~" not in said
+    with pytest.raises(DataError, match=f"{tmp_path}/x"):
+        api.load("~/x")
+
+
+def test_own_options_are_listed(tmp_path, capsys):
+    (tmp_path / "norm").mkdir()
+    (tmp_path / "norm" / "mine.yaml").write_text("# What I tried.\n")
+    assert main(["list", "norms", "--config-dir", str(tmp_path)]) == 0
+    assert re.search(r"^mine +What I tried\.$", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

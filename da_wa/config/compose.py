@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -105,13 +107,24 @@ def compose(overrides: Sequence[str], extra_dir: Path | None = None) -> Experime
 def _compose(words: Sequence[str], where: Sequence[Path]) -> DictConfig:
     own, *more = where
     added = ",".join(quoted(f"file://{folder}") for folder in more)
-    with initialize_config_dir(str(own), version_base="1.3"):
+    with _own_hydra(), initialize_config_dir(str(own), version_base="1.3"):
         tree = hydra_compose("config", [*words, f"hydra.searchpath=[{added}]"], return_hydra_config=True)
     with open_dict(tree):
         chosen_model = tree.pop("hydra").runtime.choices.get("model")
     if chosen_model is not None:
         _refuse_other_name(chosen_model, tree.model, where)
     return tree
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra can be initialised once in a process: the caller's, if it uses Hydra, is put aside for this time."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _refuse_other_name(option: str, node: DictConfig, where: Sequence[Path]) -> None:

@@ -138,7 +138,14 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
     launch_id = uuid.uuid4().hex[:12]
     if jobs is not None or not planned.experiment.auto:
         _run(planned, console, planned.jobs if jobs is None else jobs, launch_id)
-        return launch_id
+    else:
+        _run_until_decided(planned, console, launch_id)
+    _release(planned)
+    return launch_id
+
+
+def _run_until_decided(planned: Planned, console: Console, launch_id: str) -> None:
+    """``seeds=auto``: run the seeds that comparisons need, round by round."""
     options = planned.experiment.cfg["launcher"]
     limit: float | None = None if make(options).remote else options.get("deadline_s")  # in a queue it counts per worker
     ends = math.inf if limit is None else time.monotonic() + limit
@@ -155,7 +162,6 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
             break
         contrasts = planned.experiment.cfg["report"].get("contrasts")
         console.print(state(planned.jobs, contrasts))
-    return launch_id
 
 
 def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str) -> None:
@@ -179,11 +185,16 @@ def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str
     work = Launch(launch_id, pending, planned.out.absolute(), cfg["trainer"], launcher.lease_s)
     if planned.detached:
         launcher(work)
-        console.print(f"Follow it with: da-wa watch out={planned.out}")
+        if not planned.merged:  # a study names its own folder
+            console.print(f"Follow it with: da-wa watch out={planned.out}")
         return
     with shown(jobs, console) as emit, following(planned.out, emit):
         launcher(work)
-    for part in parts:
+
+
+def _release(planned: Planned) -> None:
+    """Delete networks that other runs started from, also those that an earlier, detached or killed command needed."""
+    for part in planned.merged or [planned]:
         if sources := [job for job in part.jobs if isinstance(job, UnitJob) and job.dependents]:
             awaited = Store(part.out).awaited()
             for job in sources:

@@ -84,20 +84,32 @@ def run_worker(launch: Launch, threads: int, deadline_s: float | None = None, lo
             "start the command in a folder that all machines share."
         ) from error
     emit = writer(launch.out, launch.id, log)
-    import torch
+    from da_wa.runs.execute import execute  # imports torch
 
-    from da_wa.runs.execute import execute
-
-    torch.set_num_threads(threads)
     try:
         if launch.trainer is not None:
             make(launch.trainer).check_device()
-        with _images_are_known(), _imports_are_no_garbage():
+        with _torch_set(threads), _images_are_known(), _imports_are_no_garbage():
             work(launch.jobs, execute, emit, launch.id, until, launch.lease_s)
     except UserError as error:
         emit(Event("lost", "", message=str(error)))
         raise
     emit(Event("end", ""))
+
+
+@contextmanager
+def _torch_set(threads: int) -> Iterator[None]:
+    """Sets torch's threads. What trainings set for the whole process is as before afterwards: it may be a notebook."""
+    import torch
+
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
 
 
 @contextmanager

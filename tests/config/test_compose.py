@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 import da_wa.config.compose as module
 from da_wa.config.compose import compose, rejoin
@@ -22,6 +24,16 @@ def test_the_tree_is_composed_once_for_any_number_of_norms_and_models(monkeypatc
     monkeypatch.setattr(module, "hydra_compose", lambda *args, **more: calls.append(args) or original(*args, **more))
     experiment = compose(["models=[resnet20,resnet18,vgg16]"])
     assert (len(experiment.norms), len(experiment.models), len(calls)) == (10, 3, 1)
+
+
+def test_a_program_that_uses_hydra_can_compose_experiments(tmp_path):
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        outer = GlobalHydra.instance().hydra
+        assert list(compose(["norms=[bn]"]).norms) == ["bn"]
+        with pytest.raises(ConfigError):
+            compose(["norms=[bnn]"])
+        assert GlobalHydra.instance().hydra is outer
+    assert not GlobalHydra.instance().is_initialized()
 
 
 def test_an_experiment_cannot_be_reassigned():

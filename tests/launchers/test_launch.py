@@ -11,13 +11,14 @@ from rich.console import Console
 
 from da_wa.cli import main
 from da_wa.config.compose import compose
-from da_wa.errors import ConfigError
+from da_wa.errors import ConfigError, UserError
 from da_wa.launchers import launch as launch_module
 from da_wa.launchers.events import Reader
 from da_wa.launchers.launch import Planned
 from da_wa.launchers.slurm import Slurm
 from da_wa.launchers.worker import Launch, run_worker
-from da_wa.runs.jobs import Diverged
+from da_wa.records.store import Store
+from da_wa.runs.jobs import Diverged, UnitJob
 from tests.launchers.fakes import fake, ran
 
 pytestmark = pytest.mark.timeout(600)
@@ -71,6 +72,57 @@ def test_a_launcher_without_its_package_names_the_extra(launcher, package, tmp_p
     assert f"uv sync --extra {launcher} in a clone" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_leaves_torch_as_it_was(tmp_path, monkeypatch):
+    """It may run in a notebook, ``api.run``."""
+    seen = []
+
+    def training(job, notify):
+        seen.append(torch.get_num_threads())
+        torch.use_deterministic_algorithms(True)
+        raise UserError("failed")
+
+    monkeypatch.setattr("da_wa.runs.execute.execute", training)
+    before = torch.get_num_threads()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        run_worker(Launch("one", [fake("a", tmp_path)], tmp_path), before + 1)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    run_worker(Launch("two", [fake("b", tmp_path)], tmp_path), before + 1)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert seen == [before + 1] * 2
+    assert torch.get_num_threads() == before
+
+
+def test_a_command_whose_runs_are_finished_succeeds_whatever_others_planned(tmp_path, capsys):
+    words = [*options(tmp_path), "launcher.workers=1"]
+    assert main(words) == 0
+    (run,) = Store(tmp_path / "out").runs()
+    other = run.config()
+    other["unit"]["factors"]["seed"] = 9
+    Store(tmp_path / "out").run("bn-P-s9").plan(other)
+    assert main(words) == 0
+    assert "seed 9: not finished" in capsys.readouterr().out
+    assert main(["report", str(tmp_path / "out")]) == 1
+
+
+def test_networks_that_no_run_needs_any_more_are_deleted_by_the_next_command(tmp_path, monkeypatch):
+    """Nobody could delete them when the last run of a detached command ended."""
+    store = Store(tmp_path)
+    source, adapted = store.run("source"), store.run("adapted")
+    job = UnitJob("source", {}, 1.0, source, None, dependents=[adapted])
+    for run in (source, adapted):
+        run.plan({})
+        (run.path / "record.json").write_text("{}")
+    job.weights.touch()
+    monkeypatch.setattr(UnitJob, "outcome", UnitJob.peek)
+    experiment = compose([f"out={tmp_path}"])
+    launch_module.launch(Planned(experiment, None, [job]), Console(quiet=True))
+    assert not job.weights.exists()
+
+
 def test_a_damaged_result_is_run_again(tmp_path):
     """Workers trust what others finished; what was damaged before is set aside first."""
     assert main([*options(tmp_path), "launcher.workers=1"]) == 0
@@ -95,7 +147,7 @@ def test_seeds_are_added_until_the_deadline_of_the_command(tmp_path, monkeypatch
 
     class Endless:
         experiment = SimpleNamespace(auto=True, cfg={"launcher": LOCAL | {"deadline_s": 600}, "report": {}})
-        jobs = ()
+        jobs = merged = ()
         detached = False
 
         @property
