@@ -26,7 +26,7 @@ def locked(path: Path, patience: float = -1) -> Iterator[bool]:
     Raises:
         OSError: the folder cannot be written.
     """
-    lock = FileLock(path, timeout=patience)
+    lock = FileLock(path, timeout=patience, fallback_to_soft=False)  # a soft lock outlives a machine that fails
     try:
         lock.acquire()
     except Timeout:

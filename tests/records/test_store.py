@@ -453,6 +453,14 @@ def test_without_locks_everybody_may_go_on(tmp_path: Path, monkeypatch: pytest.M
         assert mine
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
+def test_without_locks_a_machine_that_failed_blocks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file stands for the lock, which nobody would delete."""
+    monkeypatch.setattr("fcntl.flock", refusing(errno.ENOSYS))
+    with locked(tmp_path / "a.npy") as failed, locked(tmp_path / "a.npy", patience=0) as other:
+        assert failed and other
+
+
 def test_a_full_disk_where_a_lock_should_be_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("filelock.FileLock.acquire", refusing(errno.ENOSPC))
     with (
