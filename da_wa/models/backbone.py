@@ -33,7 +33,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a norm changed of a network that was built without it.
+    """What a norm changed of a network that was trained without it.
 
     Attributes:
         replaced: kinds of changes that keep all trained values, and the number of layers.
@@ -41,9 +41,11 @@ class Conversion:
         lost: kinds of changes that lose trained values, likewise.
         reached: convolution and linear layers of the wanted kind.
         layers: all convolution and linear layers but the classifier.
-        stale: BatchNorms with running statistics of filters that have changed; training adapts them.
+        stale: BatchNorms, also those that were merged into convolutions, with running statistics of filters that have
+            changed; training adapts them.
+        changed: convolutions with other filters than before; gains that are matched change none by themselves.
 
-    >>> Conversion({"Conv2d -> WeightAlignConv2d": 2}, {}, {}, reached=2, layers=2, stale=2).stale
+    >>> Conversion({"Conv2d -> WeightAlignConv2d": 2}, {}, {}, reached=2, layers=2, stale=2, changed=2).stale
     2
     """
 
@@ -53,6 +55,7 @@ class Conversion:
     reached: int
     layers: int
     stale: int
+    changed: int
 
 
 def has_running_statistics(layer: nn.Module) -> bool:
@@ -73,7 +76,7 @@ class Backbone(nn.Module):
         head: the classifier, ``nn.Linear(num_features, classes)``; never weight-normalised.
         expects: the images that a trained network expects; None: as the experiment's ``normalize`` says.
         weights: the digest of the file of its starting weights; None for its initialisation.
-        conversion: what the norm changed of a network that was built without it; None for others.
+        conversion: what the norm changed of a network that was trained without it; None for others.
 
     >>> import torch
     >>> class Small(Backbone):

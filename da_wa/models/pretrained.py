@@ -15,7 +15,7 @@ from da_wa.errors import ConfigError, UserError
 from da_wa.models.backbone import Backbone, Conversion
 from da_wa.models.library import Library
 from da_wa.models.weights import PUBLISHED, WeightsError, file_digest, given_file
-from da_wa.norm.conversion import convert, survey
+from da_wa.norm.conversion import convert_and_survey, keeps_filters
 from da_wa.norm.normalized_conv import NormalizedConv2d
 from da_wa.norm.spec import Norm
 from da_wa.norm.tracing import BATCH_NORMS
@@ -27,7 +27,8 @@ class Pretrained(Backbone):
     """A network of a library with its trained weights, converted to a norm.
 
     The classifier is replaced. Norm ``keep`` leaves all other layers as they are; others go through
-    :func:`~da_wa.norm.conversion.convert`, gains matched, and :attr:`conversion` says what was replaced, kept and lost.
+    :func:`~da_wa.norm.conversion.convert`, gains matched, and :attr:`conversion` says what was replaced, kept and lost
+    of trained weights.
     A parameter that the network no longer uses without its classifier does not occur in the networks of timm and
     torchvision.
 
@@ -46,8 +47,6 @@ class Pretrained(Backbone):
     >>> model = Pretrained(named("bn_wa"), 31, library=Timm("resnet10t"))
     >>> model(torch.zeros(2, 3, 64, 64)).shape, model.num_features, model.expects.crop
     (torch.Size([2, 31]), 512, 0.875)
-    >>> model.conversion.replaced
-    {'Conv2d -> WeightAlignConv2d': 14}
     """
 
     min_size = 1  # a forward pass says whether a network takes images of a size
@@ -58,7 +57,8 @@ class Pretrained(Backbone):
         self.weights = None if path is None else file_digest(path)
         network = library.build(None) if path is None else trained(library, path)
         self.expects, place = library.expects(network), library.classifier(network)
-        self.conversion, network = converted(network, norm, place)
+        conversion, network = converted(network, norm, place)
+        self.conversion = None if path is None else conversion
         classifier = network.get_submodule(place)
         if not isinstance(classifier, nn.Linear):
             raise ConfigError(f"{library.name}: its classifier is {type(classifier).__name__}, not nn.Linear")
@@ -91,12 +91,16 @@ def converted(network: Network, norm: Norm, classifier: str) -> tuple[Conversion
     if norm.keep:
         return None, network
     calibrated = _calibrated(network)
-    skip = [classifier]  # of a network that cannot be traced it would not be found
-    found, network = survey(network, norm, skip=skip), cast(Network, convert(network, norm, skip=skip))
-    filters = any(isinstance(module, NormalizedConv2d) for module in network.modules())
-    stale = len(calibrated & _calibrated(network)) if filters else 0
+    # The classifier of a network that cannot be traced would not be found.
+    new, found = convert_and_survey(network, norm, skip=[classifier])
+    normalized = sum(isinstance(module, NormalizedConv2d) for module in new.modules())
+    changed = 0 if keeps_filters(norm.conv) else normalized
+    kept = [change for change in found.changes if change.path in calibrated and not change.loses]
     reached, layers = found.layers
-    return Conversion(found.replaced, found.kept, found.lost, reached, layers, stale), network
+    return (
+        Conversion(found.replaced, found.kept, found.lost, reached, layers, len(kept) if changed else 0, changed),
+        cast(Network, new),
+    )
 
 
 def _calibrated(network: nn.Module) -> set[str]:

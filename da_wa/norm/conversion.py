@@ -183,6 +183,19 @@ def convert(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_in
     >>> [type(layer).__name__ for layer in convert(model, named("gn_wa"))]
     ['WeightAlignConv2d', 'GroupNorm', 'ReLU', 'Flatten', 'Linear']
     """
+    return convert_and_survey(model, norm, skip=skip, gain_init=gain_init)[0]
+
+
+def convert_and_survey(
+    model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_init: GainInit = "match"
+) -> tuple[nn.Module, Survey]:
+    """What :func:`convert` and :func:`survey` return, at once.
+
+    >>> from da_wa.norm import named
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 2))
+    >>> convert_and_survey(model, named("bn_wa"))[1].replaced
+    {'Conv2d -> WeightAlignConv2d': 1}
+    """
     name = type(model).__name__
     model, changes = _convert(copied(model), norm, skip, gain_init)
     log.info("%s:\n%s", norm.label, changes)
@@ -193,9 +206,25 @@ def convert(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_in
             f"({weights / all_weights:.0%} of their weights); the others are unchanged. "
             "print(survey(model, norm)) lists them with the reasons. "
             "Name layers that you leave out on purpose in skip=[…], or choose a network of plain nn.Conv2d.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return model
+    return model, changes
+
+
+def keeps_filters(make: ConvFactory) -> bool:
+    """Whether a trained convolution that becomes one of ``make``, gains matched, keeps its filters.
+
+    WN only scales filters, so it does; WA also removes their means. Tested on random numbers.
+
+    >>> from da_wa.norm import named
+    >>> keeps_filters(named("wn").conv), keeps_filters(named("wa").conv), keeps_filters(nn.Conv2d)
+    (True, False, True)
+    """
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(0)
+        conv = nn.Conv2d(4, 8, 3, device="cpu")
+        new = _new_conv("", conv, make, "match")[0]
+        return not isinstance(new, NormalizedConv2d) or torch.allclose(new.normalized_weight(), conv.weight, atol=1e-6)
 
 
 def survey(model: nn.Module, norm: Norm, *, skip: Collection[str] = (), gain_init: GainInit = "match") -> Survey:

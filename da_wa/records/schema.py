@@ -124,7 +124,7 @@ class Pretraining(_Frozen):
 
 
 class Conversion(_Frozen):
-    """What a norm changed of a network that was built without it: kinds of changes and numbers of layers.
+    """What a norm changed of a network that was trained without it: kinds of changes and numbers of layers.
 
     Attributes:
         replaced: changes that keep all trained values.
@@ -132,7 +132,9 @@ class Conversion(_Frozen):
         lost: changes that lose trained values.
         reached: convolution and linear layers of the wanted kind.
         layers: all convolution and linear layers but the classifier.
-        stale: BatchNorms that started with running statistics of filters that had changed.
+        stale: BatchNorms that started with running statistics of filters that had changed, also if they were merged
+            into convolutions.
+        changed: convolutions that started with other filters than those trained; 0 in records of earlier versions.
     """
 
     replaced: dict[str, Count] = {}
@@ -141,6 +143,7 @@ class Conversion(_Frozen):
     reached: Count
     layers: Count
     stale: Count = 0
+    changed: Count = 0
 
 
 class Divergence(_Frozen):

@@ -27,11 +27,13 @@ def notices(found: Mapping[str, Conversion]) -> list[str]:
     """
     lines = []
     for label, conversion in found.items():
+        share = f"of {conversion.reached} of {counted(conversion.layers, 'layer')}"
         if conversion.stale:
-            share = f"{conversion.reached} of {counted(conversion.layers, 'layer')}"
             lines.append(
-                f"{label} started without BN's calibration (the filters of {share} changed): it needs re-training."
+                f"{label} started without BN's calibration (the filters {share} changed): it needs re-training."
             )
+        elif conversion.changed:
+            lines.append(f"{label} started with other filters ({share}) than those trained: it needs re-training.")
         if conversion.lost:
             layers = counted(sum(conversion.lost.values()), "layer")
             lines.append(f"{label} started without trained values of {layers}: it needs re-training.")
@@ -51,8 +53,8 @@ def section(found: Mapping[str, Conversion]) -> Section:
         rows,
         notes=[
             "Layers reached: convolution and linear layers of the wanted kind, without the classifier. "
-            "BatchNorms out of date: their running statistics are those of the original filters until training adapts "
-            "them. Rows that are not listed kept the network as it was."
+            "BatchNorms out of date: their running statistics, or the biases that they were merged into, are those of "
+            "the original filters until training adapts them. Rows that are not listed kept the network as it was."
         ],
     )
     answer = " ".join(notices(found)) or "Every trained value was kept."

@@ -20,7 +20,6 @@ from da_wa.data.datamodule import epoch_seed
 from da_wa.errors import DataError, Diverged
 from da_wa.models import checkpoint
 from da_wa.models.backbone import Backbone
-from da_wa.models.pretrained import converted
 from da_wa.records.files import write_bytes, write_json
 from da_wa.records.migrate import NO_EPOCHS
 from da_wa.records.outputs import Outputs, trimmed
@@ -29,6 +28,7 @@ from da_wa.records.provenance import command, machine
 from da_wa.records.schema import Conversion, Divergence, EpochCurve, Evaluation, Images, Record
 from da_wa.runs.inputs import load_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
+from da_wa.runs.networks import built
 from da_wa.runs.started import pretraining
 from da_wa.train import subsets
 from da_wa.train.adaptation import Adaptation
@@ -292,24 +292,6 @@ def _evaluations(outputs: Outputs, source: str) -> list[Evaluation]:
         for name, domain in outputs.domains.items()
         for epoch, correct in zip(outputs.epochs, domain.correct, strict=True)
     ]
-
-
-def built(config: Mapping[str, Any], num_classes: int, load: Callable[[Backbone], None] | None = None) -> Backbone:
-    """The network of a job: made with the norm of its pre-training and loaded, then converted to its own norm.
-
-    Args:
-        config: of the job.
-        num_classes: of its head.
-        load: loads the pre-trained weights in place; None: the network keeps its initialisation.
-    """
-    before = next(iter((config.get("start_norm") or {}).values()), None)
-    model: Backbone = make(config["model"]["build"])(make(before or config["norm"]), num_classes)
-    if load is not None:
-        load(model)
-    if before is not None:
-        conversion, model = converted(model, make(config["norm"]), "head")
-        model.conversion = conversion
-    return model
 
 
 def _model(

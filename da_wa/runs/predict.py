@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from da_wa.errors import DataError
 from da_wa.records.store import RunDir
-from da_wa.runs.execute import built, normalization
+from da_wa.runs.execute import normalization
 from da_wa.runs.jobs import WEIGHTS
+from da_wa.runs.networks import built
 from da_wa.train.predictor import Predictor, load_trained
 from da_wa.train.recipe import make_recipe
 

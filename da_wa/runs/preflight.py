@@ -24,8 +24,9 @@ from da_wa.models.pretrained import activation_level
 from da_wa.records.identity import norm_facts
 from da_wa.runs.inputs import find_pretraining
 from da_wa.runs.jobs import Job, PretrainJob, UnitJob
+from da_wa.runs.networks import built
 from da_wa.runs.started import pretraining
-from da_wa.runs.units import acts, levels, trains
+from da_wa.runs.units import acts, levels, started_with, trains
 from da_wa.select.catalogue import imported
 from da_wa.train.recipe import AnyRecipe, make_recipe, too_few_images
 
@@ -65,8 +66,8 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
             _check_recipe(key, node)
     for model_node in experiment.models.values():
         for name, norm in experiment.norms.items():
-            skeleton = _skeleton(model_node, name, norm)
-            _check_start(cfg, model_node, skeleton)
+            skeleton = _skeleton(experiment, model_node, name)
+            _check_start(cfg, model_node, name, skeleton)
             _check_size(cfg, model_node, skeleton)
             if norm.get("keep"):
                 _check_level(model_node, skeleton)
@@ -100,12 +101,12 @@ def refused(experiment: Experiment) -> dict[str, str]:
     found: dict[str, str] = {}
     recipe = make_recipe(cfg["finetune"])
     adapts = cfg["sources"] and recipe.trains_network and not getattr(recipe, "frozen_statistics", False)
-    for model, (name, norm) in product(experiment.models.values(), experiment.norms.items()):
+    for model, name in product(experiment.models.values(), experiment.norms):
         sizes = {"finetune.batch_size": cfg["finetune"].get("batch_size") if adapts else None}
         if trains(cfg["pretrain"], model):
             sizes["pretrain.recipe.batch_size"] = cfg["pretrain"]["recipe"]["batch_size"]
         for key, size in sizes.items():
-            if size == 1 and _skeleton(model, name, norm).needs_batch:
+            if size == 1 and _skeleton(experiment, model, name).needs_batch:
                 found.setdefault(
                     name, f"{key}=1: norm {name} uses statistics over the images of a batch, and one image has none."
                 )
@@ -121,11 +122,15 @@ def without_memory() -> Iterator[None]:
         yield
 
 
-def _skeleton(model: Mapping[str, Any], name: str, norm: Mapping[str, Any], classes: int = 2) -> Backbone:
-    """The network without memory for its weights."""
+def _skeleton(experiment: Experiment, model: Mapping[str, Any], name: str, classes: int = 2) -> Backbone:
+    """The network that units start from, without memory for its weights."""
+    pretrain, norms = experiment.cfg["pretrain"], experiment.norms
+    before = started_with(pretrain, name)
+    given = pretrain["checkpoint"] is not None or trains(pretrain, model)
+    start_norm = {before: norms[before]} if given and before != name else None
     with without_memory():
         try:
-            made: Backbone = make(model["build"])(make(norm), classes)
+            made = built({"model": model, "norm": norms[name], "start_norm": start_norm}, classes)
         except MISTAKES as error:
             raise ConfigError(f"{model['name']} cannot be built with norm {name}: {_told(error)}") from error
     if lacking := [each for each in ("num_features", "min_size", "head") if not hasattr(made, each)]:
@@ -162,7 +167,7 @@ def _check_method(
             continue
         try:
             method = make(node["build"])
-            backbone = _skeleton(model_node, norm, norm_node, classes)
+            backbone = _skeleton(experiment, model_node, norm, classes)
             with torch.device("meta"):
                 backbone = recipe.adapted(backbone, method, node.get("changes"))
                 method.build(backbone, classes, _least_images(recipe))
@@ -200,32 +205,45 @@ def _least_images(recipe: AnyRecipe) -> int:
     return least
 
 
-def _check_start(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone) -> None:
-    """Refuse to leave a network as it was initialised."""
+def _check_start(cfg: Mapping[str, Any], node: Mapping[str, Any], norm: str, model: Backbone) -> None:
+    """Refuse to start from a network, a head or statistics that the recipe cannot use."""
+    if not cfg["sources"]:
+        return
     recipe, pretrain = make_recipe(cfg["finetune"]), cfg["pretrain"]
     started = model.weights is not None or pretrain["checkpoint"] is not None or trains(pretrain, node)
-    if cfg["sources"] and not started and not recipe.trains_network:
+    name = cfg["finetune"].get("name")
+    if not started and not recipe.trains_network:
         raise ConfigError(
-            f"finetune={cfg['finetune'].get('name')} freezes the network ({type(recipe).__name__}.trains_network is "
-            f"False), so {node['name']} would stay as it was initialised, at random. Start from trained weights: "
-            "model.weights=… for networks of timm and torchvision, pretrain=… for others"
+            f"finetune={name} freezes the network ({type(recipe).__name__}.trains_network is False), so {node['name']} "
+            "would stay as it was initialised, at random. Start from trained weights: model.weights=… for networks of "
+            "timm and torchvision, pretrain=… for others"
         )
-    if cfg["sources"] and getattr(recipe, "frozen_statistics", False):
-        _check_statistics(node, model, started)
-
-
-def _check_statistics(node: Mapping[str, Any], model: Backbone, started: bool) -> None:
-    """Refuse to train with running statistics that are not those of the network."""
+    if recipe.new_head and pretrain.get("keep_head"):
+        raise ConfigError(
+            f"pretrain.keep_head=true: finetune={name} always fits a head of its own. Use pretrain.keep_head=false, or "
+            "a finetune=… that trains the network, such as finetune=default"
+        )
     option = "finetune.frozen_statistics=true"
-    if not started:
+    frozen = getattr(recipe, "frozen_statistics", False)
+    if frozen and not started:
         raise ConfigError(
             f"{option}: {node['name']} starts from its initialisation, so its BatchNorms have no statistics yet. Start "
             "from trained weights: model.weights=… for networks of timm and torchvision, pretrain=… for others"
         )
+    if not recipe.trains_network:
+        trainable = "a finetune=… that trains the network, such as finetune=default"
+        _check_statistics(f"finetune={name}", trainable, node, norm, model)
+    elif frozen and model.needs_batch:  # else the norm leaves no BatchNorm
+        _check_statistics(option, "finetune.frozen_statistics=false", node, norm, model)
+
+
+def _check_statistics(option: str, instead: str, node: Mapping[str, Any], norm: str, model: Backbone) -> None:
+    """Refuse to keep statistics of filters that a norm has changed."""
     if model.conversion is not None and model.conversion.stale:
+        known = "norms=[keep]" if model.weights is not None else "pretrain.norm=null, which pre-trains every norm"
         raise ConfigError(
-            f"{option}: the norm changes the filters of {node['name']}, so the statistics of "
-            f"{model.conversion.stale} BatchNorms no longer fit. Use norms=[keep], or finetune.frozen_statistics=false"
+            f"{option}: norm {norm} changes the filters of {node['name']}, so the statistics of "
+            f"{model.conversion.stale} BatchNorms no longer fit, and nothing adapts them. Use {known}, or {instead}"
         )
 
 

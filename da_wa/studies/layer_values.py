@@ -25,7 +25,7 @@ from da_wa.models.plain import plain_network
 from da_wa.models.resnet import init_kaiming
 from da_wa.models.responses import blocks, filters, last_response, responses
 from da_wa.report.distributions import measures, quantiles, top_class
-from da_wa.runs.execute import built
+from da_wa.runs.networks import built
 from da_wa.shipped import conf_dir
 
 CLASSIFIER = "classifier"

@@ -37,6 +37,7 @@ class Frozen(Recipe):
     width: int = 256
     name: str = "features"
     trains_network: ClassVar[bool] = False
+    new_head: ClassVar[bool] = True
 
     @property
     def view(self) -> View:

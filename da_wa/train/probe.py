@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -81,6 +81,7 @@ class Probe(AnyRecipe):
     iterations: int = 1000
     input: Mapping[str, Any] = field(default_factory=dict)
     name: str = "probe"
+    new_head: ClassVar[bool] = True
 
     @property
     def view(self) -> View:

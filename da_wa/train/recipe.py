@@ -41,9 +41,11 @@ class AnyRecipe:
 
     Attributes:
         trains_network: it trains the whole network; others need one that is trained already.
+        new_head: it fits a head of its own, whatever head the network has.
     """
 
     trains_network: ClassVar[bool] = False
+    new_head: ClassVar[bool] = False
 
     @property
     def view(self) -> View:

@@ -21,9 +21,10 @@ from da_wa.data.splits import Full
 from da_wa.errors import ConfigError
 from da_wa.models import libraries
 from da_wa.models.libraries import Timm, Torchvision
-from da_wa.models.pretrained import Pretrained, activation_level, read_state
+from da_wa.models.pretrained import Pretrained, activation_level, converted, read_state
 from da_wa.models.weights import WeightsError
 from da_wa.norm import WeightAlignConv2d, fold, named
+from da_wa.norm.normalized_conv import NormalizedConv2d
 from da_wa.train import schedule, subsets
 from da_wa.train.adaptation import Adaptation
 from da_wa.train.recipe import Recipe
@@ -136,6 +137,30 @@ def test_the_tag_of_a_name_says_which_images_a_file_of_weights_expects():
         tagged, plain = (Timm(name).expects(timm.create_model(name)) for name in ("resnet50.tv_in1k", "resnet50"))
     assert (tagged.crop, tagged.interpolation) == (224 / expected.resize_size[0], expected.interpolation.value)
     assert (plain.crop, plain.interpolation) != (tagged.crop, tagged.interpolation)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "changed", "stale"),
+    [
+        ("test_resnet", "bn_wa", True, True),
+        ("test_resnet", "wa", True, True),  # the merged biases hold means of the filters as they were
+        ("test_resnet", "wn", False, False),
+        ("test_resnet", "none", False, False),
+        ("test_resnet", "gn_wa", True, False),  # BatchNorms are lost, and counted there
+        ("resnet50_gn", "gn_wa", True, False),
+    ],
+)
+def test_a_conversion_says_what_no_longer_fits(name, norm, changed, stale):
+    with torch.device("meta"):
+        network = timm.create_model(name)
+        batch_norms = sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+        found, model = converted(network, named(norm), "fc")
+    convolutions = sum(isinstance(m, NormalizedConv2d) for m in model.modules())
+    assert (found.changed, found.stale) == (convolutions if changed else 0, batch_norms if stale else 0)
+
+
+def test_an_initialisation_is_not_converted():
+    assert Pretrained(named("bn_wa"), 3, library=Timm("test_resnet")).conversion is None
 
 
 def test_converted_filters_keep_their_scale():

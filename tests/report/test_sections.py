@@ -12,7 +12,18 @@ import yaml
 from scipy import stats
 
 from da_wa.errors import ConfigError
-from da_wa.report import comparison, effect, overview, paper, selection, side_by_side, start, write_report
+from da_wa.records.schema import Conversion
+from da_wa.report import (
+    comparison,
+    conversions,
+    effect,
+    overview,
+    paper,
+    selection,
+    side_by_side,
+    start,
+    write_report,
+)
 from da_wa.report.content import Section, Table
 from da_wa.report.facts import Facts, load_facts
 from da_wa.report.tables import SELECTIONS
@@ -417,3 +428,20 @@ def test_methods_are_not_ranked_as_norms(experiment: Any) -> None:
         experiment.add(norm, pair[0], target=pair[1], method="dann")
     assert "the 4 norms differ (Friedman" in alone
     assert words(effect.section(load_facts(experiment.out))).split("Over 6 pairs")[1] == alone.split("Over 6 pairs")[1]
+
+
+@pytest.mark.parametrize(
+    ("stale", "changed", "said"),
+    [
+        (
+            2,
+            2,
+            "GN + WA started without BN's calibration (the filters of 2 of 3 layers changed): it needs re-training.",
+        ),
+        (0, 2, "GN + WA started with other filters (of 2 of 3 layers) than those trained: it needs re-training."),
+        (0, 0, "Every trained value was kept."),
+    ],
+)
+def test_a_conversion_that_changes_filters_keeps_no_trained_network(stale: int, changed: int, said: str) -> None:
+    found = Conversion(replaced={"Conv2d -> X": 2}, reached=2, layers=3, stale=stale, changed=changed)
+    assert conversions.section({"GN + WA": found}).parts[0] == said

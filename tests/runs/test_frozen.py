@@ -107,8 +107,36 @@ def test_statistics_are_frozen_where_they_fit_the_network(tmp_path):
         preflight(compose([*words, "norms=[keep,bn_wa]"]), [], [])
     with pytest.raises(ConfigError, match=r"method dsbn has statistics of each domain"):
         preflight(compose([*words, "norms=[keep]", "methods=[none,dsbn]"]), [], [])
+    preflight(compose([*words, "norms=[keep,wn]"]), [], [])  # gains alone: the filters are the same
+    preflight(compose([*words, "norms=[keep,wa]"]), [], [])  # no BatchNorm is left
     own = ["model=resnet20", "pretrain=cifar100_short", "data=digits", "finetune.frozen_statistics=true"]
     preflight(compose([*own, "norms=[bn,bn_wa]"]), [], [])  # trained with the norm
+    with pytest.raises(ConfigError, match=r"norm bn_wa changes the filters of resnet20.*pretrain\.norm=null"):
+        preflight(compose([*own, "norms=[bn,bn_wa]", "pretrain.norm=bn"]), [], [])
+
+
+@pytest.mark.parametrize("recipe", ["features", "probe"])
+def test_a_frozen_network_keeps_the_filters_that_its_statistics_belong_to(recipe, tmp_path):
+    words = ["model=timm", "model.name=test_resnet", "data=digits", f"finetune={recipe}"]
+    here = [*words, "pretrain=cifar100_short", "norms=[bn,bn_wa]"]
+    preflight(compose(here), [], [])  # each norm is pre-trained
+    said = rf"finetune={recipe}: norm bn_wa changes the filters of test_resnet.*\d+ BatchNorms.*"
+    with pytest.raises(ConfigError, match=said + r"pretrain\.norm=null.*finetune=default"):
+        preflight(compose([*here, "pretrain.norm=bn"]), [], [])
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
+    words += ["pretrain=none", f"model.weights={tmp_path}/weights.safetensors"]
+    preflight(compose([*words, "norms=[keep,none,wn]"]), [], [])  # merged BatchNorms, gains
+    with pytest.raises(ConfigError, match=said + r"norms=\[keep\].*finetune=default"):
+        preflight(compose([*words, "norms=[keep,bn_wa]"]), [], [])
+    with pytest.raises(ConfigError, match=r"norm wa changes the filters"):
+        preflight(compose([*words, "norms=[keep,wa]"]), [], [])
+
+
+@pytest.mark.parametrize("recipe", ["features", "probe"])
+def test_a_recipe_with_a_head_of_its_own_keeps_no_other(recipe):
+    words = [*SMALL, f"finetune={recipe}", "methods=[none]", "pretrain.keep_head=true"]
+    with pytest.raises(ConfigError, match=rf"pretrain\.keep_head=true: finetune={recipe} always fits a head.*=default"):
+        preflight(compose(words), [], [])
 
 
 def test_streams_choose_their_statistics_themselves():
