@@ -29,7 +29,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 """Lightning's names. The ``…-true`` types other than 32 need images of that type, which are float32 here."""
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+DTYPES = ("float16", "bfloat16", "float32")
 GAIN_INITS = ("one", "fixup")
 STATISTICS = ("joint", "separate", "domain")
 STREAM_ORDERS = ("shuffled", "sorted")

@@ -39,7 +39,7 @@ class Batches:
         order: called at the start of every pass.
         batch_size: images per batch.
         drop_last: leave out a last, smaller batch.
-        length: positions in ``order``; default: n.
+        length: positions in ``order``.
         least: a last batch of fewer images is merged into the one before.
     """
 
@@ -49,12 +49,11 @@ class Batches:
     order: Order
     batch_size: int
     drop_last: bool
-    length: int | None = None
+    length: int
     least: int = 1
 
     def __len__(self) -> int:
-        length = len(self.numbers) if self.length is None else self.length
-        return number_of_batches(length, self.batch_size, self.drop_last, self.least)
+        return number_of_batches(self.length, self.batch_size, self.drop_last, self.least)
 
     def positions(self) -> Iterator[Tensor]:
         """The positions of every batch of a new pass."""
@@ -69,7 +68,7 @@ class ResidentBatches(Batches):
     Only the batch itself is copied.
 
     >>> images, labels, numbers = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5), torch.arange(5)
-    >>> batches = ResidentBatches(images, labels, numbers, lambda: torch.arange(5).flip(0), 2, drop_last=True)
+    >>> batches = ResidentBatches(images, labels, numbers, lambda: torch.arange(5).flip(0), 2, True, length=5)
     >>> [labels.tolist() for _, labels, _ in batches]
     [[4, 3], [2, 1]]
     """
@@ -90,7 +89,7 @@ class StreamedBatches(Batches):
     ...     images = np.lib.format.open_memmap(f"{folder}/pixels.npy", "w+", np.uint8, (5, 3, 8, 8))
     ...     images[:, 0, 0, 0] = np.arange(5)
     ...     numbers = torch.tensor([4, 1, 2])
-    ...     batches = StreamedBatches(images, numbers, numbers, lambda: torch.arange(3), 2, drop_last=False)
+    ...     batches = StreamedBatches(images, numbers, numbers, lambda: torch.arange(3), 2, False, length=3)
     ...     [images[:, 0, 0, 0].tolist() for images, _, _ in batches]
     [[4, 1], [2]]
     """

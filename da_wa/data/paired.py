@@ -120,12 +120,16 @@ class PairedDataModule(DomainDataModule):
             return len(self.target)
         return self.steps_per_epoch * self.batch_size * (2 if self.with_source else 1)
 
+    @property
+    def images_in_target_order(self) -> int:
+        """Positions in :meth:`target_order`."""
+        return len(self.target) if self.stream else self.steps_per_epoch * self.batch_size
+
     def target_order(self) -> Tensor:
         """Positions in the target subset for one epoch, (steps · batch size,) int64; of a stream (n,)."""
-        n = len(self.target)
         if self.stream and self.order == "sorted":
-            return torch.arange(n)
-        return self._random_order(n if self.stream else self.steps_per_epoch * self.batch_size)
+            return torch.arange(len(self.target))
+        return self._random_order(self.images_in_target_order)
 
     def _random_order(self, images: int) -> Tensor:
         """Positions in the target subset, again and again: a function of seed, epoch and domain."""
@@ -137,7 +141,12 @@ class PairedDataModule(DomainDataModule):
     def train_dataloader(self) -> Any:
         source = super().train_dataloader() if self.with_source else None
         target = self._batches(
-            self.target, self.target_order, self.batch_size, len(self.target), drop_last=False, least=self._least
+            self.target,
+            self.target_order,
+            self.batch_size,
+            self.images_in_target_order,
+            drop_last=False,
+            least=self._least,
         )
         return PairedBatches(source, target, torch.from_numpy(self.target.index), self.steps_per_epoch)
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-_TYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+_TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 @dataclass(frozen=True)

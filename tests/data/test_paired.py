@@ -50,6 +50,12 @@ def test_a_target_batch_has_no_field_for_labels():
                    for b in batches(paired()) for x in b.target)  # fmt: skip
 
 
+@pytest.mark.parametrize("options", [{}, {"source": None}, {"source": None, "stream": True}])
+def test_target_batches_are_as_many_as_they_say(options):
+    target = paired(**options).train_dataloader().target
+    assert len(target) == len(list(target)) > 0
+
+
 def test_the_order_of_the_target_is_a_function_of_seed_epoch_and_domain():
     first = order(paired())
     assert order(paired()) == first

@@ -124,7 +124,6 @@ def test_the_rate_is_that_of_a_matrix_product_and_measured_once():
         ("bf16-mixed", torch.bfloat16),
         ("16-mixed", torch.float16),
         ("32-true", torch.float32),
-        ("64-true", torch.float64),
     ],
 )
 def test_the_type_that_products_are_computed_in(precision, dtype):
