@@ -17,6 +17,7 @@ from da_wa.records.contrasts import Pair
 from da_wa.records.design import Design, Key, level_text, read_design
 from da_wa.records.schema import Factors, Record
 from da_wa.records.store import Store
+from da_wa.report.collection import mixed
 from da_wa.report.measures import MEASURES
 from da_wa.report.outcomes import Outcome, outcomes
 from da_wa.report.resampling import Replicate, Resamples
@@ -97,12 +98,14 @@ class Cells:
         cells: by their levels, in display order.
         resamples: of all finished runs, by how many guesses a network has: 1, and 5 where the study shows top-5.
         classes: how many there are; 0 without a run.
+        mixed: a sentence about code, hardware or precision that differ among runs, or nothing.
     """
 
     design: Design
     cells: Mapping[Key, Cell]
     resamples: Mapping[int, Resamples]
     classes: int
+    mixed: str
 
     @property
     def levels(self) -> Mapping[Key, Mapping[str, str]]:
@@ -162,6 +165,7 @@ def read_cells(out: Path) -> Cells:
         if refusal.levels.items() <= cell.levels.items():
             cell.refused = refusal.reason
     found: list[Outcome] = []
+    records: list[Record] = []
     classes: set[int] = set()
     for folder in design.folders:
         for run in Store(out / folder).runs():
@@ -173,6 +177,7 @@ def read_cells(out: Path) -> Cells:
             if record is None:
                 cells[key].planned.add(_replicate(factors))
                 continue
+            records.append(record)
             classes.add(len(record.classes))
             _add(cells[key], record, out / folder)
             if record.error is None:
@@ -186,7 +191,7 @@ def read_cells(out: Path) -> Cells:
         top: Resamples([outcome.top(top) for outcome in found if top == 1 or outcome.rank is not None])
         for top in sorted(tops)
     }
-    return Cells(design, cells, resamples, classes.pop() if classes else 0)
+    return Cells(design, cells, resamples, classes.pop() if classes else 0, mixed(records))
 
 
 def _cell(design: Design, key: Key) -> Cell:

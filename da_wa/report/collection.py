@@ -91,14 +91,19 @@ class Collection:
 
     @property
     def mixed(self) -> str:
-        """A sentence about what computed the runs, where it differs and can change results; or nothing."""
-        found = []
-        for field in ("commit", "torch", "device", "precision"):
-            counts = Counter(_computed(record, field) for record in self.records)
-            if len(counts) > 1:
-                known = listed([f"{value} {n}" for value, n in sorted(counts.items())])
-                found.append(f"{field} ({known if len(counts) <= MOST else f'{len(counts)} of them'})")
-        return f"Runs differ in {listed(found)}, which can change results." if found else ""
+        """See :func:`mixed`."""
+        return mixed(self.records)
+
+
+def mixed(records: Sequence[Record]) -> str:
+    """A sentence about what computed the runs, where it differs and can change results; or nothing."""
+    found = []
+    for field in ("commit", "torch", "device", "precision"):
+        counts = Counter(_computed(record, field) for record in records)
+        if len(counts) > 1:
+            known = listed([f"{value} {n}" for value, n in sorted(counts.items())])
+            found.append(f"{field} ({known if len(counts) <= MOST else f'{len(counts)} of them'})")
+    return f"Runs differ in {listed(found)}, which can change results." if found else ""
 
 
 def _computed(record: Record, field: str) -> str:

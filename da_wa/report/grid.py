@@ -260,6 +260,7 @@ def _notes(cells: Cells) -> list[str]:
     notes.append(f"Bold: the best of a column. {NONE}: no result.")
     notes += sorted({f"{NONE}: {cell.refused}" for cell in cells.cells.values() if cell.refused})
     notes += _top_notes(cells)
+    notes += [cells.mixed] if cells.mixed else []
     if paper := printed().get(design.study):
         notes += [paper.note] if paper.note else []
     if any(len(cell.networks) == 1 for cell in cells.cells.values()):

@@ -242,6 +242,17 @@ def test_notes_say_what_intervals_leave_out(tmp_path: Path) -> None:
     assert any("do not include the variance of pre-training" in note for note in notes)
 
 
+def test_notes_say_where_runs_differ_in_precision(tmp_path: Path) -> None:
+    out = study(tmp_path, lambda norm, size, seed: 6.0, ["wa"], sizes=["64", "1"], seeds=1)
+    assert not any("Runs differ" in note for note in study_table(read_cells(out)).notes)
+    other = Experiment(out / "1", {"train": 200, "test": TEST}, lambda *_: 0, [f"class {k}" for k in range(100)])
+    other.add(
+        "wa", "train", 1, batch_size=1, provenance=other.record("wa", "train")["provenance"] | {"precision": "bf16"}
+    )
+    (note,) = [note for note in study_table(read_cells(out)).notes if "Runs differ" in note]
+    assert note == "Runs differ in precision (32-true 2 and bf16 1), which can change results."
+
+
 def test_what_trains_is_far_from_guessing_and_what_diverged_fails(tmp_path: Path) -> None:
     errors = {"none": 99.0, "wa": 80.0, "bn": 88.9}
     out = study(tmp_path, lambda norm, size, seed: errors[norm], list(errors), seeds=1)

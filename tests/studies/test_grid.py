@@ -67,6 +67,8 @@ def test_every_experiment_of_the_full_scope_composes_and_its_networks_can_be_mad
         assert experiment.cfg["sources"] == ["train"]
         impossible = set(refused(experiment))
         one = experiment.cfg["finetune"]["batch_size"] == 1
+        if "batch_size" in study(name).factors:  # else precision would be decided for each
+            assert experiment.cfg["trainer"]["precision"] == "32-true"
         assert impossible == ({"bn", "bn_wa"} & set(experiment.norms) if one else set())
         models = json.dumps(experiment.models)
         norms = {n: node for n, node in experiment.norms.items() if n not in impossible and (models, n) not in made}
