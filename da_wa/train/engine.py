@@ -18,6 +18,7 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from da_wa.errors import ConfigError
 from da_wa.train.settings import Settings
 
 if sys.platform != "win32":
@@ -60,7 +61,11 @@ def engine(settings: Settings, **options: Any) -> pl.Trainer:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt for Ctrl-C: Lightning turns it into a SystemExit and ignores later ones."""
+    """Computing with a trainer: Ctrl-C raises KeyboardInterrupt, which Lightning turns into a SystemExit.
+
+    Raises:
+        ConfigError: an operation has no deterministic kernel on the device.
+    """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -68,6 +73,13 @@ def interruptible() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from error
+    except RuntimeError as error:
+        if "use_deterministic_algorithms" not in str(error):
+            raise
+        raise ConfigError(
+            "The network has no deterministic gradients on this device; write trainer.deterministic=false, with which "
+            f"equal commands give slightly different results. torch says: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def device_name(accelerator: str) -> str:

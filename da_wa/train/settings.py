@@ -110,17 +110,6 @@ class Settings:
         if not here.get(self.accelerator, True):
             raise ConfigError(f"trainer.accelerator={self.accelerator}: this machine has none; use auto or cpu")
 
-    def check_network(self, model: nn.Module) -> None:
-        """Raise a ConfigError if a layer has no deterministic gradients on the device; settings are resolved."""
-        if self.accelerator != "gpu" or not self.deterministic:
-            return
-        for name, module in model.named_modules():
-            if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1), [1, 1]):
-                raise ConfigError(
-                    f"{name} of the network pools to {module.output_size}, which has no deterministic gradients on a "
-                    "GPU; write trainer.deterministic=false"
-                )
-
     def prepare(self, model: nn.Module) -> None:
         """Set the memory layout of ``model`` and compile it, as these settings say."""
         if self.channels_last:

@@ -159,13 +159,12 @@ def train(recipe: Recipe, task: Task) -> Trained:
 
     Raises:
         Diverged: the training loss or logits are not finite; there is no state to resume from.
-        ConfigError: fewer training images than one batch.
+        ConfigError: fewer training images than one batch, or an operation without a deterministic kernel.
         KeyboardInterrupt: Ctrl-C; the saved state is kept to resume from.
     """
     model, subsets, state, adaptation = task.model, task.subsets, task.state, task.adaptation
     settings = task.settings if adaptation is None else replace(task.settings, compile=None)
     settings = settings.resolve(model)
-    settings.check_network(model)
     gc.collect()  # an earlier training of this process may be in reference cycles that hold its images
     if settings.accelerator == "gpu":
         torch.cuda.reset_peak_memory_stats()

@@ -7,6 +7,7 @@ from da_wa.config.make import make
 from da_wa.errors import ConfigError
 from da_wa.models.resnet import BasicBlock, ResNet
 from da_wa.norm import named
+from da_wa.train.engine import interruptible
 from da_wa.train.settings import Settings
 
 
@@ -56,14 +57,18 @@ def test_cuda_is_another_name_of_the_gpu(monkeypatch) -> None:
     Settings(accelerator="cpu").check_device()
 
 
-def test_a_pooling_without_deterministic_gradients_on_a_gpu_is_named() -> None:
-    vgg = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d((7, 7)))
-    for settings in Settings("gpu", deterministic=False), Settings("cpu"):
-        settings.check_network(vgg)
-    for size in 1, (1, 1), [1, 1]:
-        Settings("gpu").check_network(nn.Sequential(nn.AdaptiveAvgPool2d(size)))
-    with pytest.raises(ConfigError, match=r"1 of the network pools to \(7, 7\).* write trainer\.deterministic=false"):
-        Settings("gpu").check_network(vgg)
+def test_an_operation_without_a_deterministic_kernel_names_the_option() -> None:
+    values, first = torch.zeros(4), torch.tensor([0])
+    torch.use_deterministic_algorithms(True)
+    try:
+        said = r"trainer\.deterministic=false.*torch says: .*put_"
+        with pytest.raises(ConfigError, match=said) as caught, interruptible():
+            values.put_(first, torch.ones(1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    with pytest.raises(RuntimeError, match="shape"), interruptible():
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
 
 
 def test_narrow_networks_never_get_the_layout_in_which_their_gradients_are_wrong() -> None:
