@@ -22,6 +22,7 @@ from PIL import Image, ImageFile
 from rich.console import Console
 from scipy import stats
 from torch import nn
+from torch._dynamo.utils import counters
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.models import get_model_weights
 
@@ -218,6 +219,17 @@ def trained_linear(
         chosen = SegmentationRecipe(**given | recipe)
         train_segmentation(model, data, data, 3, chosen, settings, normalize, seed, path, notify)
     return model, masks
+
+
+def test_evaluation_is_not_compiled(tmp_path):
+    torch._dynamo.reset()
+    counters.clear()
+    data = MaskedImages(list("ab"), torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, 8, 8, dtype=torch.uint8))
+    recipe = SegmentationRecipe(1, 2, 0.1, 0.9, 0.0, 0.9, (8, 8), (1.0, 1.0))
+    settings = Settings("cpu", "32-true", channels_last=False, compile="aot_eager")
+    model = nn.Conv2d(3, 3, 1)
+    train_segmentation(model, data, data, 3, recipe, settings, Normalize(MEAN, STD), 0, tmp_path / "state")
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_training_is_sgd_with_the_poly_schedule(monkeypatch):
