@@ -103,6 +103,11 @@ class View:
 
     option: ClassVar[str] = "augment"
 
+    @property
+    def crops_nothing(self) -> bool:
+        """Whether it should crop training images at random, and each crop is the whole image; ``auto`` is resolved."""
+        return False
+
     def __call__(self, images: Tensor) -> Tensor:
         """Training images, (n, 3, s, s) -> (n, 3, side, side)."""
         raise NotImplementedError

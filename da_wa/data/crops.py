@@ -67,9 +67,13 @@ class Central(View):
             interpolation=interpolation if self.interpolation == "auto" else self.interpolation,
         )
 
-    def _resized(self, images: Tensor) -> Tensor:
+    @property
+    def _resized_side(self) -> int:
         assert self.crop != "auto", "resolved() comes first"
-        side = max(self.size, math.floor(self.size / self.crop + 1e-6))
+        return max(self.size, math.floor(self.size / self.crop + 1e-6))
+
+    def _resized(self, images: Tensor) -> Tensor:
+        side = self._resized_side
         if images.shape[-1] == side:
             return images
         resized = F.interpolate(images.float(), (side, side), mode=self.interpolation, antialias=True)
@@ -82,7 +86,7 @@ class Crops(Central):
 
     Attributes:
         scale: range of the share of an image's area that a crop shows, e.g. (0.08, 1), see :func:`random_resized_crop`;
-            None: crops of ``size`` pixels of the resized image.
+            None: crops of ``size`` pixels of the resized image, which are the whole of it where ``crop`` is 1.
         ratio: range of width over height of such a crop.
         flip: mirror half of the images.
         erase: probability of random erasing.
@@ -105,6 +109,10 @@ class Crops(Central):
         for name, values in (("scale", self.scale), ("ratio", self.ratio)):
             if values is not None and not (len(values) == 2 and 0 < values[0] <= values[1]):
                 raise ConfigError(f"augment.{name}={list(values)} must be two positive numbers, the smaller one first")
+
+    @property
+    def crops_nothing(self) -> bool:
+        return self.scale is None and self._resized_side == self.size
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augment a uint8 batch, (n, 3, s, s) -> (n, 3, size, size)."""

@@ -68,6 +68,7 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
         for name, norm in experiment.norms.items():
             skeleton = _skeleton(experiment, model_node, name)
             _check_start(cfg, model_node, name, skeleton)
+            _check_crops(cfg, model_node, skeleton)
             _check_size(cfg, model_node, skeleton)
             if norm.get("keep"):
                 _check_level(model_node, skeleton)
@@ -127,7 +128,8 @@ def _skeleton(experiment: Experiment, model: Mapping[str, Any], name: str, class
     pretrain, norms = experiment.cfg["pretrain"], experiment.norms
     before = started_with(pretrain, name)
     given = pretrain["checkpoint"] is not None or trains(pretrain, model)
-    start_norm = {before: norms[before]} if given and before != name else None
+    other = given and before != name and before in norms  # a study leaves out norms that cannot be trained
+    start_norm = {before: norms[before]} if other else None
     with without_memory():
         try:
             made = built({"model": model, "norm": norms[name], "start_norm": start_norm}, classes)
@@ -271,6 +273,16 @@ def _check_size(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone
                 f"{key}={size}: {name} fails on images of {size}×{size} pixels{trained} "
                 f"({type(error).__name__}: {error})"
             ) from error
+
+
+def _check_crops(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone) -> None:
+    """Warn of random crops that are none, because the network expects whole images."""
+    if cfg["sources"] and make_recipe(cfg["finetune"]).view_for(model).crops_nothing:
+        warnings.warn(
+            f"{node['name']} is evaluated on whole images (finetune.augment.crop), so training has no random crops; to "
+            "have some write finetune.augment.scale=[0.08,1.0], see docs/backbones.md",
+            stacklevel=2,
+        )
 
 
 def _check_level(node: Mapping[str, Any], model: Backbone) -> None:

@@ -27,6 +27,17 @@ def test_a_box_at_a_new_size_is_torchvisions_resized_crop():
         assert (found.int() - theirs.int()).abs().max() <= 1  # rounding
 
 
+def test_a_share_of_the_area_gives_windows_of_stored_pixels():
+    """As docs/backbones.md writes it for any network."""
+    across = torch.arange(256).expand(256, 256)
+    batch = torch.stack([across, across.T, across]).to(torch.uint8).expand(20, -1, -1, -1)
+    torch.manual_seed(0)
+    found = Crops(224, crop=1.0, scale=[0.7656, 0.7656], ratio=[1, 1], flip=False)(batch).int()
+    first = found[:, :, :1, :1]
+    assert torch.equal(found - first, batch[:1, :, :224, :224].int().expand_as(found))
+    assert 0 <= first.min() < first.max() <= 32
+
+
 def drawn(n: int, side: int, scale: tuple[float, float], ratio: tuple[float, float]) -> torch.Tensor:
     """Left, top, width and height of random boxes, (4, n): a map of coordinates shows which were drawn."""
     across = torch.arange(side).expand(side, side)

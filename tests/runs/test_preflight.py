@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,14 @@ def test_mistakes_in_code_of_ones_own(tmp_path, monkeypatch):
     experiment = compose([*SMALL, "pretrain=none", "norms=[broken]"], tmp_path / "mine")
     with pytest.raises(ConfigError, match=r"resnet20 cannot be built with norm broken: KeyError: .size."):
         preflight(experiment, domains(2), [])
+
+
+def test_random_crops_that_are_none_are_told():
+    words = ["model=timm", "model.name=test_resnet", "norms=[keep]", "pretrain=none", "data=digits", "data.size=40"]
+    words += ["finetune=imagenet", "finetune.augment.size=32"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        preflight(compose(words), [], [])
+        preflight(compose([*words, "finetune.augment.crop=1.0", "finetune.augment.scale=[0.5,1.0]"]), [], [])
+    with pytest.warns(UserWarning, match=r"test_resnet .*no random crops.*augment\.scale=\[0\.08,1\.0\]"):
+        preflight(compose([*words, "finetune.augment.crop=1.0"]), [], [])
