@@ -34,6 +34,9 @@ from da_wa.errors import DataError, UserError, nearest, printable
 VOID = 255
 """The label of pixels without a class, whatever number the files have for it."""
 
+Masked = tuple[Tensor, Tensor, Tensor]
+"""Images, masks and sizes of one image or a batch; see :class:`MaskedImages`."""
+
 MASK_MODES = ("L", "P")
 """What an image of labels is: one channel of 8 bits, or a palette. The palette's colours are not used."""
 
@@ -47,36 +50,40 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
+class MaskedImages(Dataset[Masked]):
     """Images and masks of one split.
 
     Attributes:
         names: of the images.
         images: (n, 3, h, w) uint8; smaller images are at the upper left.
         masks: (n, h, w) uint8; :data:`VOID` where there is no class, also beside smaller images.
+        sizes: (n, 2) int64, height and width of each image.
     """
 
     names: Sequence[str]
     images: Tensor
     masks: Tensor
+    sizes: Tensor
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.masks[index]
+    def __getitem__(self, index: int) -> Masked:
+        return self.images[index], self.masks[index], self.sizes[index]
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: Sequence[int]) -> Masked:
         """A batch at once."""
         chosen = torch.as_tensor(indices)
-        return self.images[chosen], self.masks[chosen]
+        return self.images[chosen], self.masks[chosen], self.sizes[chosen]
 
     def digest(self) -> str:
-        """16 hex digits of all pixels, labels and names."""
+        """16 hex digits of all pixels, labels and names, and of the sizes where they differ from the largest."""
         found = hashlib.sha256("\n".join(self.names).encode(errors="surrogateescape"))
         found.update(str(tuple(self.images.shape)).encode())
         for tensor in (self.images, self.masks):
             found.update(tensor.numpy().data)
+        if (self.sizes != torch.tensor(self.images.shape[2:])).any():
+            found.update(self.sizes.numpy().data)
         return found.hexdigest()[:16]
 
 
@@ -212,7 +219,7 @@ def load_split(layout: str, root: Path, split: str, classes: int, void: int, mea
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(decode, range(len(pairs))))
-    return MaskedImages([pair.image.stem for pair in pairs], images, masks)
+    return MaskedImages([pair.image.stem for pair in pairs], images, masks, torch.tensor(sizes))
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -21,15 +21,13 @@ from torchmetrics.utilities.data import dim_zero_cat
 from da_wa.data.augment import Normalize
 from da_wa.data.datamodule import epoch_seed
 from da_wa.data.mask_augment import ScaleCropFlip
-from da_wa.data.masks import VOID, MaskedImages
+from da_wa.data.masks import VOID, Masked, MaskedImages
 from da_wa.errors import ConfigError, Diverged
 from da_wa.train.engine import device_name, engine, interruptible, peak_memory_mb
 from da_wa.train.progress import Clock, Computed, Notify, SaveState, epochs_in
 from da_wa.train.running import RunningMean
 from da_wa.train.schedule import poly
 from da_wa.train.settings import Settings
-
-Masked = tuple[Tensor, Tensor]
 
 
 class ImageConfusion(Metric):
@@ -103,8 +101,8 @@ class Segmenter(LightningModule):
     Attributes:
         order: draws the order of the training images.
         curve: one row an epoch: epoch (from 1), loss, lr.
-        predicted: (shown, h, w) uint8, after the evaluation.
-        largest: the largest absolute logit of each evaluated batch.
+        predicted: (shown, h, w) uint8, after the evaluation; void beside smaller images.
+        largest: the largest absolute logit of each evaluated batch and size of image.
     """
 
     def __init__(
@@ -139,9 +137,9 @@ class Segmenter(LightningModule):
         torch.manual_seed(epoch_seed(self.seed, self.current_epoch, stream=1))
 
     def training_step(self, batch: Masked, batch_idx: int) -> Tensor:
-        images, masks = batch
+        images, masks, sizes = batch
         with torch.no_grad():
-            images, masks = self.augment(self.normalize(images), masks)
+            images, masks = self.augment(self.normalize(images), masks, sizes)
         loss = pixel_cross_entropy(self.model(images).float(), masks)
         self.loss.update(loss)
         return loss
@@ -162,15 +160,18 @@ class Segmenter(LightningModule):
         self.order.set_state(checkpoint["history"]["order"])
 
     def test_step(self, batch: Masked, batch_idx: int) -> None:
-        images, masks = batch
-        with torch.compiler.set_stance("force_eager"):  # see Settings.compile
-            logits = self.model(self.normalize(images))
-        labels = logits.argmax(1)
-        self.largest.append(logits.abs().max())  # NaN where a logit is
+        images, masks, sizes = batch
+        images, labels = self.normalize(images), torch.full_like(masks, VOID)
+        for height, width in dict.fromkeys(map(tuple, sizes.tolist())):  # without what is beside a smaller image
+            own = (sizes == sizes.new_tensor([height, width])).all(1)
+            with torch.compiler.set_stance("force_eager"):  # see Settings.compile
+                logits = self.model(images[own, :, :height, :width])
+            labels[own, :height, :width] = logits.argmax(1).to(labels.dtype)
+            self.largest.append(logits.abs().max())  # NaN where a logit is
         self.confusion.update(labels, masks)
         kept = sum(map(len, self.predicted))
         if kept < self.shown:
-            self.predicted.append(labels[: self.shown - kept].to(torch.uint8).cpu())
+            self.predicted.append(labels[: self.shown - kept].cpu())
 
     def on_test_epoch_end(self) -> None:
         if not torch.stack(self.largest).isfinite().all():
@@ -198,7 +199,7 @@ class Segmented:
 
     Attributes:
         confusion: (images, k, k) of the evaluated images, in their order.
-        predicted: (shown, h, w) uint8 labels of the first ones.
+        predicted: (shown, h, w) uint8 labels of the first ones; void beside smaller images.
         curve: see :class:`Segmenter`.
         cost: seconds of training and evaluation, of processors while training, images trained per second of both.
     """

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -44,7 +45,13 @@ from da_wa.report.segmentation import read_scores, segmentation_table, write_seg
 from da_wa.shipped import conf_dir
 from da_wa.studies.segmentation import Run, Segmentation, _Work
 from da_wa.studies.study import Bench, Paused
-from da_wa.tasks.segmentation import ImageConfusion, SegmentationRecipe, pixel_cross_entropy, train_segmentation
+from da_wa.tasks.segmentation import (
+    ImageConfusion,
+    SegmentationRecipe,
+    Segmenter,
+    pixel_cross_entropy,
+    train_segmentation,
+)
 from da_wa.train.progress import Notify
 from da_wa.train.settings import Settings
 
@@ -70,6 +77,29 @@ def camvid(tmp_path_factory) -> Path:
             labels[:, 16:], labels[4 + number : 12 + number, 4:12], labels[0] = 1, 2, 11
             draw_pair(root / split, f"street{number}", labels)
     return root
+
+
+def whole(masks: torch.Tensor) -> torch.Tensor:
+    """The sizes of images that are as large as the largest one."""
+    return torch.tensor(masks.shape[1:]).repeat(len(masks), 1)
+
+
+def padded(sizes: list[tuple[int, int]], height: int, width: int) -> MaskedImages:
+    """Images of several sizes without void pixels; what is beside them is white."""
+    images = torch.full((len(sizes), 3, height, width), 255, dtype=torch.uint8)
+    masks = torch.full((len(sizes), height, width), VOID, dtype=torch.uint8)
+    draw = torch.Generator().manual_seed(0)
+    for i, (h, w) in enumerate(sizes):
+        images[i, :, :h, :w] = torch.randint(0, 256, (3, h, w), generator=draw)
+        masks[i, :h, :w] = torch.randint(0, 3, (h, w), generator=draw)
+    return MaskedImages([str(i) for i in range(len(sizes))], images, masks, torch.tensor(sizes))
+
+
+def alone(data: MaskedImages, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A batch of one image, cut to its size."""
+    h, w = data.sizes[index].tolist()
+    one = slice(index, index + 1)
+    return data.images[one, :, :h, :w], data.masks[one, :h, :w], data.sizes[one]
 
 
 def study() -> Segmentation:
@@ -163,7 +193,7 @@ class Copier(nn.Module):
 def test_a_model_that_copies_the_mask_has_an_mean_iou_of_1(tmp_path):
     masks = torch.randint(0, 3, (4, 16, 20), dtype=torch.uint8)
     masks[:, 0] = VOID
-    data = MaskedImages(list("abcd"), masks.clamp(max=2)[:, None].repeat(1, 3, 1, 1), masks)
+    data = MaskedImages(list("abcd"), masks.clamp(max=2)[:, None].repeat(1, 3, 1, 1), masks, whole(masks))
     recipe = SegmentationRecipe(1, 2, 1e-9, 0.0, 0.0, 0.9, (8, 8), (1.0, 1.0))
     to_labels = Normalize([0.0] * 3, [1 / 255] * 3)
     found = train_segmentation(
@@ -171,6 +201,48 @@ def test_a_model_that_copies_the_mask_has_an_mean_iou_of_1(tmp_path):
     )
     assert mean_iou(found.confusion.sum(0)) == 1
     assert np.array_equal(found.predicted[masks[:3].numpy() != VOID], masks[:3].numpy()[masks[:3].numpy() != VOID])
+
+
+class Neighbours(nn.Module):
+    """Logits of a pixel depend on its neighbours and on the mean of the whole image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * self.layer(x).mean((2, 3), keepdim=True).sign()
+
+
+def test_the_evaluation_of_an_image_does_not_depend_on_the_sizes_of_others():
+    data = padded([(6, 8), (9, 5), (6, 8), (9, 11)], 9, 11)
+    recipe = SegmentationRecipe(1, 2, 0.1, 0.0, 0.0, 0.9, (8, 8), (1.0, 1.0))
+    torch.manual_seed(0)
+    model = Neighbours().eval()
+
+    def evaluated(*batches) -> Segmenter:
+        segmenter = Segmenter(model, 3, recipe, Normalize([0.5] * 3, [0.25] * 3), 0, shown=3)
+        with torch.no_grad():
+            for number, batch in enumerate(batches):
+                segmenter.test_step(batch, number)
+        return segmenter
+
+    together = evaluated(data[range(4)])
+    apart = [evaluated(alone(data, index)) for index in range(4)]
+    assert torch.equal(together.confusion.compute(), torch.cat([one.confusion.compute() for one in apart]))
+    [predicted] = together.predicted
+    assert len(predicted) == 3
+    for index, (h, w) in enumerate(data.sizes[:3].tolist()):
+        assert torch.equal(predicted[index, :h, :w], apart[index].predicted[0][0])
+        assert (predicted[index, h:] == VOID).all() and (predicted[index, :, w:] == VOID).all()
+
+
+def test_sizes_are_part_of_the_digest_only_where_they_differ():
+    """Sets of equal sizes keep the digest of earlier versions, which is part of the names of runs."""
+    images = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5).to(torch.uint8)
+    equal = MaskedImages(["a", "b"], images, images[:, 0].contiguous(), torch.tensor([[4, 5], [4, 5]]))
+    assert equal.digest() == "db664eaa252bc18f"
+    assert replace(equal, sizes=torch.tensor([[4, 5], [4, 4]])).digest() != equal.digest()
 
 
 # Training
@@ -209,7 +281,7 @@ def trained_linear(
     images = COLOURS.to(torch.uint8)[:, :, None, None].repeat(1, 1, 8, 12)
     given = {"epochs": 1, "batch_size": 2, "lr": 0.3, "momentum": 0.8, "weight_decay": 0.05, "power": 0.9}
     given |= {"crop": (8, 12), "scale": (1.0, 1.0), "flip": False}
-    model, data = Linear(), MaskedImages(list("abcdef"), images, truth)
+    model, data = Linear(), MaskedImages(list("abcdef"), images, truth, whole(truth))
     with torch.no_grad():
         model.layer.weight.copy_(torch.linspace(-0.5, 0.5, 9).view(3, 3, 1, 1))
         model.layer.bias.copy_(torch.linspace(0.2, -0.2, 3))
@@ -447,6 +519,7 @@ def test_voc_layout_reads_palettes_and_lists_and_pads_with_void(tmp_path):
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("1\n0\n")
     found = load_split("voc", tmp_path, "val", 21, 255, [0.5] * 3)
     assert list(found.names) == ["0", "1"] and found.images.shape == (2, 3, 9, 8)
+    assert found.sizes.tolist() == [[6, 8], [9, 5]]
     assert found.masks[1, 1, 1] == 7 and found.masks[1, 0, 0] == VOID
     assert (found.masks[0, 6:] == VOID).all() and (found.masks[1, :, 5:] == VOID).all()
     assert (found.images[0, :, 6:] == 128).all() and (found.images[0, :, :6] > 190).all()
@@ -473,7 +546,7 @@ def test_mask_and_image_stay_aligned():
     images = torch.stack([rows, columns]).float().expand(n, 2, h, w).contiguous()
     masks = (rows * w + columns).to(torch.uint8).expand(n, h, w).contiguous()
     torch.manual_seed(0)
-    pixels, labels = ScaleCropFlip((10, 20), (0.5, 2.0))(images, masks)
+    pixels, labels = ScaleCropFlip((10, 20), (0.5, 2.0))(images, masks, whole(masks))
     inside = labels != VOID
     row, column = labels // w, labels % w
     assert 0.3 < inside.float().mean() < 0.95  # some windows reach beyond the image
@@ -488,12 +561,28 @@ def test_without_scaling_the_window_is_cut_out_exactly():
     masks = torch.arange(120, dtype=torch.uint8).view(1, 10, 12).repeat(20, 1, 1)
     images = masks[:, None].float()
     torch.manual_seed(0)
-    pixels, labels = ScaleCropFlip((4, 5), (1.0, 1.0), flip=False)(images, masks)
+    pixels, labels = ScaleCropFlip((4, 5), (1.0, 1.0), flip=False)(images, masks, whole(masks))
     assert torch.allclose(pixels[:, 0], labels.float(), atol=1e-3)
     top_left = labels[:, 0, 0].long()
     expected = top_left[:, None, None] + 12 * torch.arange(4)[:, None] + torch.arange(5)
     assert torch.equal(labels.long(), expected)
     assert len(top_left.unique()) > 5
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_windows_of_an_image_do_not_depend_on_the_sizes_of_others(index):
+    """The same draws give the same windows as of the image alone, and nothing of what is beside it."""
+    data = padded([(12, 15), (20, 9), (13, 31)], 20, 31)
+    augment = ScaleCropFlip((10, 16), (0.5, 2.0))
+    found = []
+    for images, masks, sizes in (data[[index]], alone(data, index)):
+        torch.manual_seed(0)
+        n = (200,)
+        found.append(augment((images / 255).repeat(*n, 1, 1, 1), masks.repeat(*n, 1, 1), sizes.repeat(*n, 1)))
+    (pixels, labels), (own_pixels, own_labels) = found
+    assert torch.equal(labels, own_labels)
+    assert torch.allclose(pixels, own_pixels, atol=1e-4)
+    assert 0.2 < (labels != VOID).float().mean() < 0.99
 
 
 # Networks
