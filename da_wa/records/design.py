@@ -67,6 +67,7 @@ class Design(_Frozen):
         norms: ``weight`` and ``activation`` of every norm.
         folders: ``out`` folders of the experiments, relative to the study's; of segmentation, one for each run.
         refused: cells that cannot be trained.
+        settings: of segmentation: a digest of what all its runs share; empty in files of earlier versions.
     """
 
     study: str
@@ -84,6 +85,7 @@ class Design(_Frozen):
     norms: dict[str, dict[str, str]] = {}
     folders: list[str]
     refused: list[Refusal] = []
+    settings: str = ""
 
     @model_validator(mode="after")
     def _every_factor_is_shown(self) -> Design:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from da_wa.errors import DataError
 from da_wa.records.files import read_bytes, write_bytes, write_json
+from da_wa.records.identity import digest
 from da_wa.records.plain import plain
 from da_wa.records.schema import validated
 
@@ -69,6 +71,24 @@ class Outputs:
 
     confusion: npt.NDArray[np.integer]
     predicted: npt.NDArray[np.uint8]
+
+
+def run_name(facts: Mapping[str, Any]) -> str:
+    """The name of a run and of its folder, by all that determines its result.
+
+    >>> run_name({"norm": {"name": "bn_wa"}, "seed": 3})
+    'bn_wa-seed3-a71e9fbc'
+    """
+    return f"{facts['norm']['name']}-seed{facts['seed']}-{digest(facts)}"
+
+
+def norm_of(folder: str) -> str:
+    """The norm of a run, which need not be finished.
+
+    >>> norm_of("runs/bn_wa-seed3-a71e9fbc")
+    'bn_wa'
+    """
+    return Path(folder).name.rsplit("-", 2)[0]
 
 
 def write_run(folder: Path, record: SegmentationRecord, outputs: Outputs | None = None) -> None:

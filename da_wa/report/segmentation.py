@@ -16,7 +16,7 @@ import pandas as pd
 from da_wa.errors import DataError
 from da_wa.records.design import Design, Key, read_design
 from da_wa.records.files import write_bytes
-from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run
+from da_wa.records.segmentation import Outputs, SegmentationRecord, norm_of, read_run
 from da_wa.report import tables
 from da_wa.report.cells import Measured, Terms
 from da_wa.report.claims import findings, printed
@@ -47,12 +47,15 @@ class Scores:
     Attributes:
         design: of the study; its only factor is the norm.
         runs: finished ones.
-        missing: how many planned runs have no result.
     """
 
     design: Design
     runs: Runs
-    missing: int
+
+    @property
+    def missing(self) -> int:
+        """How many planned runs have no result."""
+        return len(self.design.folders) - len(self.runs)
 
     @property
     def refused(self) -> Mapping[Key, Mapping[str, str]]:
@@ -94,8 +97,8 @@ class Scores:
         """
         names = {norm for _, (norm,) in terms}
         diverged = Counter(record.norm for record, _ in self.runs if record.error is not None)
-        planned = (len(self.runs) + self.missing) // len(self.design.factors["norm"])
-        if any(diverged[norm] and (norm in self.norms or diverged[norm] < planned) for norm in names):
+        planned = Counter(map(norm_of, self.design.folders))
+        if any(diverged[norm] and (norm in self.norms or diverged[norm] < planned[norm]) for norm in names):
             return None
         if not names <= self.norms.keys() | diverged.keys():
             return None
@@ -131,8 +134,7 @@ def read_scores(out: Path) -> Scores:
     """
     design = read_design(out)
     found = [read_run(out / folder) for folder in design.folders]
-    runs = [run for run in found if run is not None]
-    return Scores(design, runs, len(found) - len(runs))
+    return Scores(design, [run for run in found if run is not None])
 
 
 def write_segmentation(out: Path, shown: Callable[[], Shown]) -> StudyReport:

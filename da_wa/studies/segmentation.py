@@ -29,13 +29,13 @@ from da_wa.config.make import make
 from da_wa.config.segmentation_types import SegmentationOptions
 from da_wa.config.tree import folders, read_node
 from da_wa.config.validate import checked, shown
-from da_wa.errors import ConfigError, Diverged, nearest
+from da_wa.errors import ConfigError, DataError, Diverged, nearest
 from da_wa.models.weights import file_digest
-from da_wa.records.design import Design, write_design
+from da_wa.records.design import Design, joined, read_design, write_design
 from da_wa.records.identity import digest, norm_facts, parameters
 from da_wa.records.lease import LeaseLost, confirm
 from da_wa.records.provenance import command, machine
-from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, write_run
+from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, run_name, write_run
 from da_wa.records.store import claimed
 from da_wa.studies.study import Bench, Paused, Study
 
@@ -120,7 +120,10 @@ class Segmentation(Study):
         work = work_of(bench)
         work.check()
         runs = list(work.runs())
-        write_design(bench.out, work.design(self.title, runs))
+        design = work.design(self.title, runs)
+        with suppress(DataError):  # the first command, or a damaged file, which is replaced
+            design = work.joined(design, runs, self.scopes[work.scope]["norms"])
+        write_design(bench.out, design)
         for run in runs:
             with suppress(LeaseLost), claimed(run.folder / "lease", ".*.part") as mine:  # else another process has it
                 if not mine or read_run(run.folder) is not None:
@@ -217,7 +220,7 @@ class _Work:
                 "model": self._model_facts(name),
                 "seed": seed,
             }
-            yield Run(name, seed, self.out / "runs" / f"{name}-seed{seed}-{digest(facts)}", facts)
+            yield Run(name, seed, self.out / "runs" / run_name(facts), facts)
 
     def design(self, title: str, runs: Sequence[Run]) -> Design:
         """What the report needs to know beside the records."""
@@ -233,7 +236,34 @@ class _Work:
             names={"norm": {name: node["label"] for name, node in self.norms.items()}},
             norms={name: dict(node.get("factors") or {}) for name, node in self.norms.items()},
             folders=[run.folder.relative_to(self.out).as_posix() for run in runs],
+            settings=digest({**self._shared, "model": parameters(self.options.model.model_dump(by_alias=True))}),
         )
+
+    def joined(self, design: Design, runs: Sequence[Run], own: Sequence[str]) -> Design:
+        """A design with the runs of earlier commands of the same settings, which may have other norms and seeds.
+
+        Args:
+            design: of this command.
+            runs: of this command.
+            own: the study's own norms, which come first.
+
+        Raises:
+            DataError: there is no earlier design, or a file cannot be read.
+        """
+        earlier = read_design(self.out)
+        same = earlier.settings == design.settings if earlier.settings else self._continue(earlier, runs)
+        if not same or (earlier.study, earlier.scope) != (design.study, design.scope):
+            return design
+        by_norm_and_seed = {folder.rsplit("-", 1)[0]: folder for folder in [*earlier.folders, *design.folders]}
+        whole = joined(design, earlier, {"norm": own})
+        return whole.model_copy(update={"folders": list(by_norm_and_seed.values())})
+
+    def _continue(self, earlier: Design, runs: Sequence[Run]) -> bool:
+        """Whether finished runs of a design without settings differ from those of this command in their seed only."""
+        facts = {run.name: digest({**run.facts, "seed": 0}) for run in runs}
+        found = [run[0] for folder in earlier.folders if (run := read_run(self.out / folder)) is not None]
+        known = [record for record in found if record.norm in facts]
+        return bool(known) and all(facts[record.norm] == digest({**record.facts, "seed": 0}) for record in known)
 
     def _model_facts(self, norm: str) -> dict[str, Any]:
         """Of the network; its weights by their content, wherever the file is."""

@@ -36,7 +36,7 @@ from da_wa.errors import ConfigError, DataError, Diverged, UserError
 from da_wa.models.deeplab import deeplabv3_resnet20, deeplabv3_resnet50
 from da_wa.norm import named
 from da_wa.norm.weight_align import WeightAlignConv2d
-from da_wa.records.design import Design, write_design
+from da_wa.records.design import Design, read_design, write_design
 from da_wa.records.lease import LeaseLost
 from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, write_run
 from da_wa.report.claims_page import write_claims
@@ -729,6 +729,40 @@ def test_commands_share_the_runs_on_a_file_system_without_locks(camvid, tmp_path
     assert done == ["bn", "bn_wa"]
 
 
+def test_commands_with_other_seeds_or_norms_add_to_the_table(camvid, tmp_path, monkeypatch):
+    def do(work: _Work, run: Run, ends: float) -> SegmentationRecord:
+        record = SegmentationRecord(
+            study="voc", scope="smoke", norm=run.name, label=run.name, seed=run.seed, classes=["a", "b"], images=["i"],
+            facts=dict(run.facts), curve=[], cost={"train_s": 1, "eval_s": 1}, provenance={},
+        )  # fmt: skip
+        write_run(run.folder, record, Outputs(np.ones((1, 2, 2), int), np.zeros((1, 2, 2), np.uint8)))
+        return record
+
+    def planned(*words: str) -> tuple[list[str], list[str]]:
+        """Norms and runs of the table after a command."""
+        bench = Bench(tmp_path, [f"data.root={camvid}", *words], Console(quiet=True), math.inf)
+        study().stages("smoke")["train"](bench)
+        design = read_design(tmp_path)
+        names = [Path(folder).name.rsplit("-", 1)[0] for folder in design.folders]
+        assert {norm: len(seeds) for norm, (seeds, _) in read_scores(tmp_path).norms.items()} == {
+            norm: sum(name.startswith(f"{norm}-seed") for name in names) for norm in design.factors["norm"]
+        }
+        return design.factors["norm"], names
+
+    monkeypatch.setattr(_Work, "do", do)
+    monkeypatch.setattr(_Work, "check", lambda work: None)
+    assert planned("norms=[bn_wa]") == (["bn_wa"], ["bn_wa-seed0"])
+    assert planned("seeds=[3]", "norms=[bn]") == (["bn", "bn_wa"], ["bn_wa-seed0", "bn-seed3"])
+    assert planned() == (["bn", "bn_wa"], ["bn_wa-seed0", "bn-seed3", "bn-seed0"])
+    old = json.loads((tmp_path / "study.json").read_text())
+    del old["settings"]  # as earlier versions wrote it
+    (tmp_path / "study.json").write_text(json.dumps(old))
+    assert planned("seeds=[1]", "norms=[bn]")[1] == ["bn_wa-seed0", "bn-seed3", "bn-seed0", "bn-seed1"]
+    (tmp_path / "study.json").write_text(json.dumps(old))
+    assert planned("recipe.epochs=2", "norms=[bn]") == (["bn"], ["bn-seed0"])  # cannot be in one table
+    assert planned("recipe.epochs=2", "model.width=8", "seeds=[1]", "norms=[wa]") == (["wa"], ["wa-seed1"])
+
+
 def test_a_run_that_another_command_took_over_is_left_to_it(camvid, tmp_path, monkeypatch):
     done: list[str] = []
 
@@ -752,7 +786,7 @@ def known_runs(out: Path, right: dict[str, list[Any]]) -> Path:
     folders = []
     for norm, shares in right.items():
         for seed, share in enumerate(shares):
-            folders.append(f"runs/{norm}-{seed}")
+            folders.append(f"runs/{norm}-seed{seed}-0")
             if share is ...:
                 continue
             record = SegmentationRecord(
@@ -786,6 +820,8 @@ def known_runs(out: Path, right: dict[str, list[Any]]) -> Path:
         ({"bn": [0.70, 0.71], "bn_wa": [None, 0.9]}, "not run"),
         ({"bn": [None, None, ...], "bn_wa": [0.70, 0.71, 0.72]}, "not run"),  # the third run may be better
         ({"bn": [None, None], "bn_wa": [..., ...]}, "not run"),
+        ({"bn": [None, None], "bn_wa": [0.70, 0.71, 0.72, 0.73]}, "holds"),  # more seeds than the other has
+        ({"bn": [0.70, 0.71], "bn_wa": [None, None, None, ...]}, "not run"),
     ],
 )
 def test_the_papers_claim_is_decided_by_paired_intervals(right, verdict, tmp_path):
