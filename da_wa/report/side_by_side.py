@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +20,9 @@ from da_wa.report.wording import arrow, counted, listed, number, spanned, within
 
 Experiment = tuple[str, Facts]
 """(name, facts)."""
+
+UNKNOWN = "not recorded"
+"""A setting that records of earlier versions do not have."""
 
 
 def section(out: Path, facts: Facts, compare: Sequence[Path]) -> Section:
@@ -41,11 +44,12 @@ def section(out: Path, facts: Facts, compare: Sequence[Path]) -> Section:
     loaded = [facts, *(load_facts(folder) for folder in folders[1:])]
     experiments = list(zip(_names(resolved), loaded, strict=True))
     settings = _settings(experiments)
-    differing = [name for name, values in settings.items() if len(set(values)) > 1]
+    differing = [name for name, values in settings.items() if len({*values} - {UNKNOWN}) > 1]
+    told = ", as far as the records tell" if any(UNKNOWN in values for values in settings.values()) else ""
     summary = (
         f"The experiments differ in {listed([name.lower() for name in differing])}, so their averages are not ranked."
         if differing
-        else "The experiments have the same settings, so their averages are comparable."
+        else f"The experiments have the same settings{told}, so their averages are comparable."
     )
     parts: list[str | Table | Plot] = [summary, _averages(experiments, ranked=not differing)]
     details = [_settings_table(experiments, settings, differing), *_starts(experiments)]
@@ -75,6 +79,9 @@ def _settings(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
         else NONE
         for _, facts in experiments
     ]
+    common = set.intersection(*(set(facts.matrix.mean.index) for _, facts in experiments))
+    found["Starting networks"] = [_networks(facts, common) for _, facts in experiments]
+    found["Parameters of norms and models"] = [_parameters(facts, common) for _, facts in experiments]
     found["Pairs"] = [listed([arrow(*pair) for pair in sorted(facts.matrix.pairs)]) or NONE for _, facts in experiments]
     return found
 
@@ -90,6 +97,24 @@ def _methods(facts: Facts) -> str:
         parameters = {name: value for name, value in record.method.items() if name != "name"}
         found.add(record.factors.method + (f" {digest(parameters)}" if parameters else ""))
     return listed(sorted(found)) or NONE
+
+
+def _networks(facts: Facts, labels: Set[str]) -> str:
+    """The pre-trained networks of some rows."""
+    started = (record.pretraining for record in facts.records if facts.label(record) in labels)
+    return listed(sorted({network.name for network in started if network})) or NONE
+
+
+def _parameters(facts: Facts, labels: Set[str]) -> str:
+    """A digest of the parameters of norm and model in some rows, as they were planned."""
+    found = set()
+    for record in facts.records:
+        if (label := facts.label(record)) in labels:
+            known = facts.runs[record.id].config().get("facts")
+            if known is None:
+                return UNKNOWN
+            found.add((label, digest([known["norm"], known["model"]])))
+    return digest(sorted(found)) if found else NONE
 
 
 def _settings_table(

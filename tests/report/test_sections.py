@@ -366,6 +366,30 @@ def test_what_differs_between_experiments_is_named(experiment: Any, tmp_path: An
     assert table(section, "compare").bold == frozenset()
 
 
+def test_networks_and_parameters_that_differ_between_experiments_are_named(experiment: Any, tmp_path: Any) -> None:
+    """Where records do not have the parameters, nothing is claimed of them."""
+    other = {"name": "resnet20-cifar100-bn-00000000", "dataset": "CIFAR-100", "epochs": 6}
+    folders = [tmp_path / name for name in ("this", "same", "another_eps", "another_network", "old")]
+    for folder, eps in zip(folders, (1e-5, 1e-5, 1e-3, 1e-5, None), strict=True):
+        experiment.out = folder
+        experiment.fill(["bn"], **({"network": other} if folder.name == "another_network" else {}))
+        if folder.name == "same":
+            experiment.fill(["ln"])  # of a norm that the others do not have
+        known = {"facts": {"norm": {"name": "bn", "eps": eps}, "model": {"name": "resnet20"}}}
+        for config in folder.rglob("config.yaml") if eps else ():
+            config.write_text(config.read_text() + yaml.safe_dump(known))
+    facts = load_facts(folders[0])
+    sections = {folder.name: side_by_side.section(folders[0], facts, [folder]) for folder in folders[1:]}
+    told = {name: section.summary for name, section in sections.items()}
+    assert told["same"] == "The experiments have the same settings, so their averages are comparable."
+    differ = "The experiments differ in {}, so their averages are not ranked."
+    assert told["another_network"] == differ.format("starting networks")
+    assert told["another_eps"] == differ.format("parameters of norms and models")
+    assert told["old"].startswith("The experiments have the same settings, as far as the records tell, so")
+    bold = {name: bool(table(section, "compare").bold) for name, section in sections.items()}
+    assert bold == {"same": True, "another_eps": False, "another_network": False, "old": True}
+
+
 def test_wide_tables_are_turned() -> None:
     wide = Table("t", "", ["Norm", *map(str, range(20))], [["a", *map(str, range(20))]], frozenset({(0, 3)}))
     turned = wide.transposed_if_wide()
