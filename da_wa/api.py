@@ -24,7 +24,7 @@ from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.launchers.progress import phase
 from da_wa.records.store import Store
-from da_wa.report import SPREADS, sections_of, selected, write_report
+from da_wa.report import SPREADS, report_options, sections_of, selected, write_report
 from da_wa.report.candidates import LAST, ORACLE, RULES
 from da_wa.report.choices import Choices, Rule, choices
 from da_wa.report.content import Plot
@@ -34,7 +34,7 @@ from da_wa.report.latex import table_latex
 from da_wa.report.matrix import HEADLINE
 from da_wa.report.pivot import pivot
 from da_wa.report.tables import Spread, matrix_table
-from da_wa.select.catalogue import imported, listed
+from da_wa.select.catalogue import listed
 from da_wa.select.catalogue import load as load_scores
 
 if TYPE_CHECKING:
@@ -268,12 +268,8 @@ def write_results(planned: Planned, console: Console) -> None:
         report = write_report(
             planned.out,
             images={domain.name: domain.pixels for domain in domains} or None,
-            compare=[Path(other).expanduser() for other in options["compare"]],
-            spread=options["spread"],
-            select=imported(planned.experiment.scores),
-            guard=options.get("guard", True),
-            contrasts=options.get("contrasts"),
             progress=progress,
+            **report_options(options, planned.experiment.scores),
         )
     console.print(report.summary())
     console.print(f"The report is in {planned.out}")

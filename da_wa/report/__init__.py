@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ from da_wa.report.scoring import identity
 from da_wa.report.tables import Spread
 from da_wa.report.wording import counted, of_networks, spanned
 from da_wa.report.writing import inputs_digest, is_current, write_files
-from da_wa.select.catalogue import Score, load
+from da_wa.select.catalogue import Score, imported, load
 
 pd.set_option("mode.string_storage", "python")  # pyarrow's strings, where it is installed, refuse undecodable names
 
@@ -73,6 +73,22 @@ class Report:
         """The table, warnings and missing results as plain text for a terminal."""
         table = tables.plain(self.matrix, self.missing, spread=self.spread)
         return "\n".join([table, *map(printable, self.warnings)])
+
+
+def report_options(options: Mapping[str, Any], scores: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments of :func:`write_report`.
+
+    Args:
+        options: of an experiment, see ``conf/report``.
+        scores: the import path of each label-free score, by name.
+    """
+    return {
+        "compare": [Path(other).expanduser() for other in options["compare"]],
+        "spread": options["spread"],
+        "select": imported(scores),
+        "guard": options.get("guard", True),
+        "contrasts": options.get("contrasts"),
+    }
 
 
 def write_report(

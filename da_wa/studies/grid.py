@@ -27,7 +27,7 @@ from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.launchers.launch import Planned
 from da_wa.records.design import Design, Measure, Refusal, joined, level_text, read_design, write_design
 from da_wa.runs.jobs import Job, UnitJob
-from da_wa.studies.study import Bench, ScopedStudy, merged, option_of
+from da_wa.studies.study import Bench, ScopedStudy, changes, merged, option_of
 
 Levels = Sequence[str] | Mapping[Any, Sequence[str]]
 """Names that one experiment compares, or levels and their options."""
@@ -127,8 +127,8 @@ class Grid(ScopedStudy[Scope]):
         return found
 
     def sets(self, scope: str) -> list[str]:
-        """The options of all levels."""
-        return [option_of(option) for part in self.parts(scope) for option in part.options]
+        """The options of all levels, and those of a report, which the table does not have."""
+        return [*(option_of(option) for part in self.parts(scope) for option in part.options), "report", "select"]
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
@@ -192,7 +192,7 @@ class Grid(ScopedStudy[Scope]):
             refusals += [
                 Refusal(levels={**part.levels, "norm": norm}, reason=reason) for norm, reason in reasons.items()
             ]
-        design = self._design(scope, asked[0], refusals)
+        design = self._design(scope, asked[0], refusals, changes(bench.words))
         with suppress(DataError):  # the first command, or a damaged file, which is replaced
             design = joined(design, read_design(bench.out), self._chosen(scope))
         write_design(bench.out, design)
@@ -200,7 +200,7 @@ class Grid(ScopedStudy[Scope]):
             bench.console.print(f"left out: {reason}")
         bench.run(merged(planned), _first_seeds_first(planned))
 
-    def _design(self, scope: str, asked: Planned, refusals: Sequence[Refusal]) -> Design:
+    def _design(self, scope: str, asked: Planned, refusals: Sequence[Refusal], changed: str) -> Design:
         """What the report needs to know beside the records; ``asked``: the first experiment."""
         experiment = asked.experiment
         compared = {"norm": experiment.norms, "model": experiment.models, "method": experiment.methods}
@@ -208,7 +208,7 @@ class Grid(ScopedStudy[Scope]):
             study=self.study,
             scope=scope,
             title=self.title,
-            caption=self.scopes[scope].caption,
+            caption=self.scopes[scope].caption + changed,
             measures=self.measures,
             factors={
                 factor: list(map(level_text, levels if isinstance(levels, Mapping) else compared[factor]))

@@ -37,8 +37,8 @@ import pandas as pd
 from da_wa.config.compose import Experiment, compose
 from da_wa.errors import UserError
 from da_wa.launchers.launch import Planned
-from da_wa.records.files import write_atomically, write_bytes, write_json
-from da_wa.report import write_report
+from da_wa.records.files import write_atomically, write_bytes
+from da_wa.report import report_options, write_report
 from da_wa.runs.jobs import PretrainJob
 from da_wa.studies.model_card import model_card
 from da_wa.studies.search import best_rate, nearest_epochs, next_epochs, next_rate
@@ -47,7 +47,6 @@ from da_wa.studies.study import (
     ScopedStudy,
     merged,
     option_of,
-    read_decision,
     training_result,
 )
 
@@ -146,7 +145,7 @@ class Pretraining(ScopedStudy[Scope]):
                 if beyond is not None and self.limits[0] <= beyond <= self.limits[1]:
                     rates[norm].append(beyond)
         best = {norm: best_rate(accuracies[norm]) for norm in self.norms}
-        write_json(bench.out / SELECTED, {norm: rate for norm, rate in best.items() if rate is not None})
+        bench.decide(SELECTED, {norm: rate for norm, rate in best.items() if rate is not None})
 
     def _trial(self, bench: Bench, scope: Scope, norm: str, rate: float) -> Planned:
         options = [
@@ -179,7 +178,7 @@ class Pretraining(ScopedStudy[Scope]):
         if left_out := [norm for norm in self.norms if norm not in known]:
             bench.console.print(f"match: {', '.join(left_out)} left out: not trained with seed {first}, or diverged")
         level = min(reached[scope.epochs] for reached in known.values())
-        guesses = _searched(bench.out, scope)
+        guesses = _searched(bench, scope)
         while wanted := {
             norm: epochs
             for norm, reached in known.items()
@@ -195,7 +194,7 @@ class Pretraining(ScopedStudy[Scope]):
                     )
                 known[norm][epochs] = accuracy
         matched = {norm: nearest_epochs(reached, level) for norm, reached in known.items()}
-        write_json(bench.out / MATCHED, matched)
+        bench.decide(MATCHED, matched)
         for seed in scope.seeds:
             bench.run(merged([self._trained(bench, norm, seed, epochs) for norm, epochs in matched.items()]))
         found = pd.DataFrame(
@@ -219,10 +218,10 @@ class Pretraining(ScopedStudy[Scope]):
     def _transfer(self, bench: Bench, scope: Scope) -> None:
         """Fine-tune the networks of all seeds that are trained so far, then those of ``match``."""
         self._fine_tune(bench, scope, "transfer", {norm: scope.epochs for norm in self.norms})
-        self._fine_tune(bench, scope, "transfer_matched", _matched(bench.out))
+        self._fine_tune(bench, scope, "transfer_matched", _matched(bench))
 
     def _fine_tune(self, bench: Bench, scope: Scope, folder: str, epochs: Mapping[str, int]) -> None:
-        rates, given = _selected(bench.out), set(map(option_of, bench.words))
+        rates, given = _selected(bench), set(map(option_of, bench.words))
         options = [f"pretrain.recipe.epochs={scope.epochs}"]
         options += [option for option in self.transfer if option_of(option) not in given]
         planned = []
@@ -236,10 +235,11 @@ class Pretraining(ScopedStudy[Scope]):
             raise UserError(f"{bench.out}: no network is trained yet: run stage=train first.")
         together = merged(planned)
         bench.run(together)
-        bench.console.print(write_report(together.out).summary())
+        shown = report_options(together.experiment.cfg["report"], together.experiment.scores)
+        bench.console.print(write_report(together.out, **shown).summary())
 
     def _trained(self, bench: Bench, norm: str, seed: int, epochs: int) -> Planned:
-        rates = _selected(bench.out)
+        rates = _selected(bench)
         if norm not in rates:
             raise UserError(
                 f"{norm} diverged at every rate of the search; remove it from `norms` in the file of the study."
@@ -255,7 +255,7 @@ class Pretraining(ScopedStudy[Scope]):
     def _report(self, bench: Bench, scope: Scope) -> None:
         from da_wa.report.figures import learning_curves, rendered  # imports matplotlib
 
-        rates, rows, curves = _selected(bench.out), [], []
+        rates, rows, curves = _selected(bench), [], []
         trained = [
             (norm, seed, job)
             for norm, seed in product(self.norms, scope.seeds)
@@ -285,7 +285,7 @@ class Pretraining(ScopedStudy[Scope]):
         from da_wa.models.checkpoint import read_header  # imports torch
 
         searched, cards, files = pd.read_csv(bench.out / RATES), {}, []
-        matched = _matched(bench.out) if (bench.out / MATCHED).exists() else {}
+        matched = _matched(bench) if (bench.out / MATCHED).exists() else {}
         for norm in self.norms:
             rates = _accuracy_by(searched[searched["norm"] == norm], "lr")
             for epochs in sorted({scope.epochs, matched.get(norm, scope.epochs)}):
@@ -312,9 +312,9 @@ def _pack(files: Mapping[str, bytes], archive: IO[bytes]) -> None:
             tar.addfile(member, BytesIO(content))
 
 
-def _searched(out: Path, scope: Scope) -> dict[str, dict[int, float]]:
+def _searched(bench: Bench, scope: Scope) -> dict[str, dict[int, float]]:
     """The held-out accuracy at the selected rate of every norm, by the epochs of the search."""
-    rates, found = _selected(out), pd.read_csv(out / RATES)
+    rates, found = _selected(bench), pd.read_csv(bench.out / RATES)
     return {
         str(row["norm"]): {scope.search_epochs: row["accuracy"]}
         for row in found.to_dict("records")
@@ -362,11 +362,11 @@ def _lines(curves: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
     }
 
 
-def _selected(out: Path) -> dict[str, float]:
+def _selected(bench: Bench) -> dict[str, float]:
     """The rate of every norm that the search selected."""
-    return read_decision(out / SELECTED, "search")
+    return bench.decided(SELECTED, "search")
 
 
-def _matched(out: Path) -> dict[str, int]:
+def _matched(bench: Bench) -> dict[str, int]:
     """The epochs of every norm at which the networks are about equally accurate."""
-    return read_decision(out / MATCHED, "match")
+    return bench.decided(MATCHED, "match")

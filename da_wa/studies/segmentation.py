@@ -37,7 +37,7 @@ from da_wa.records.lease import LeaseLost, confirm
 from da_wa.records.provenance import command, machine
 from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, run_name, write_run
 from da_wa.records.store import claimed
-from da_wa.studies.study import Bench, Paused, Study
+from da_wa.studies.study import Bench, Paused, Study, changes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,7 +120,7 @@ class Segmentation(Study):
         work = work_of(bench)
         work.check()
         runs = list(work.runs())
-        design = work.design(self.title, runs)
+        design = work.design(self.title, runs, changes(bench.words))
         with suppress(DataError):  # the first command, or a damaged file, which is replaced
             design = work.joined(design, runs, self.scopes[work.scope]["norms"])
         write_design(bench.out, design)
@@ -222,13 +222,13 @@ class _Work:
             }
             yield Run(name, seed, self.out / "runs" / run_name(facts), facts)
 
-    def design(self, title: str, runs: Sequence[Run]) -> Design:
-        """What the report needs to know beside the records."""
+    def design(self, title: str, runs: Sequence[Run], changed: str = "") -> Design:
+        """What the report needs to know beside the records; ``changed``: an addition to the caption."""
         return Design(
             study=self.study,
             scope=self.scope,
             title=title,
-            caption=self.options.caption,
+            caption=self.options.caption + changed,
             task="segmentation",
             factors={"norm": list(self.norms)},
             rows=["norm"],

@@ -6,21 +6,28 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from rich.console import Console
 
-from da_wa.config.compose import Experiment, compose, quoted
+from da_wa.config.compose import Experiment, compose, quoted, rejoin
 from da_wa.errors import ConfigError, UserError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
-from da_wa.records.files import write_bytes
+from da_wa.records.export import without_folders
+from da_wa.records.files import write_bytes, write_json
+from da_wa.records.identity import digest, model_facts, recipe_facts
 from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import Job, PretrainJob
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+SETTINGS = "settings"
+"""The key of a decision that holds a digest of the settings that it was made with."""
 
 
 class Paused(Exception):
@@ -115,6 +122,26 @@ def option_of(word: str) -> str:
     return word.lstrip("+~").partition("=")[0]
 
 
+NO_CHANGE = (
+    *("out", "cache_dir", "checkpoint_dir", "data.root", "data.download", "pretrain.root", "pretrain.download"),
+    *("seeds", "norms", "models", "methods", "launcher", "trainer", "report", "select", "logger"),
+    *("keep", "keep_epochs", "caption"),
+)
+"""Options that leave the experiments of a table what its caption says: places, levels, repetitions, how they run."""
+
+
+def changes(words: Sequence[str]) -> str:
+    """What a command changed of a study, as an addition to its caption.
+
+    >>> changes(["finetune.epochs=60", "seeds=[0,", "1]", "data.root=PATH", "launcher.workers=2", "model=vgg16"])
+    ' Changed: finetune.epochs=60, model=vgg16.'
+    >>> changes(["norms=[bn]"])
+    ''
+    """
+    told = [w for w in rejoin(words) if not any(f"{option_of(w)}.".startswith(f"{name}.") for name in NO_CHANGE)]
+    return without_folders(f" Changed: {', '.join(told)}.") if told else ""
+
+
 def refuse_set(words: Sequence[str], names: Sequence[str]) -> None:
     """Refuse options of a command that would have no effect.
 
@@ -138,19 +165,6 @@ def merged(experiments: Sequence[Planned]) -> Planned:
     """One launch for the jobs of several experiments, so that all workers have something to do; one or more."""
     jobs = [job for planned in experiments for job in planned.jobs]
     return replace(experiments[0], jobs=jobs, merged=experiments)
-
-
-def read_decision(path: Path, stage: str) -> dict[str, Any]:
-    """What a stage decided, as it wrote it.
-
-    Raises:
-        UserError: the stage was not run.
-    """
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} has no {path.name} yet: run stage={stage} first.") from None
-    return found
 
 
 def training_result(job: PretrainJob) -> Mapping[str, Any]:
@@ -231,6 +245,46 @@ class Bench:
         self.failed += failed
         if any(not job.done and job.id not in failed for job in pending):
             raise Paused
+
+    def decide(self, name: str, found: Mapping[str, Any], **facts: Any) -> None:
+        """Write what a stage decided as ``out/<name>``.
+
+        Args:
+            name: of the file.
+            found: what was decided.
+            facts: what it holds for beside the networks and their pre-training.
+        """
+        write_json(self.out / name, {**found, SETTINGS: self._settings(facts)})
+
+    def decided(self, name: str, stage: str, **facts: Any) -> dict[str, Any]:
+        """What a stage decided with the settings of this command; see :meth:`decide`.
+
+        Raises:
+            UserError: the stage was not run, or with other settings.
+        """
+        try:
+            found: dict[str, Any] = json.loads((self.out / name).read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.out} has no {name} yet: run stage={stage} first.") from None
+        if (made_with := found.pop(SETTINGS, None)) not in (None, self._settings(facts)):  # None: of earlier versions
+            raise UserError(
+                f"{self.out / name} was found with other settings of the network or its training ({made_with}): run "
+                f"stage={stage} again, or use a separate out."
+            )
+        return found
+
+    def _settings(self, facts: Mapping[str, Any]) -> str:
+        return digest({**self._training, **facts})
+
+    @cached_property
+    def _training(self) -> dict[str, Any]:
+        """The networks and their pre-training, as the command says."""
+        experiment = self.compose()
+        pretrain = experiment.cfg["pretrain"]
+        return {
+            "models": [model_facts(node) for node in experiment.models.values()],
+            "pretraining": {"name": pretrain.get("name"), "recipe": recipe_facts(pretrain["recipe"])},
+        }
 
     def write_csv(self, name: str, frame: pd.DataFrame) -> None:
         """A table of the study as ``out/<name>``."""

@@ -32,12 +32,13 @@ from da_wa.data.decoded import save_index
 from da_wa.errors import ConfigError, UserError
 from da_wa.launchers.launch import Planned, decode
 from da_wa.records.export import export
-from da_wa.records.files import locked, write_atomically, write_json
+from da_wa.records.files import locked, write_atomically
+from da_wa.records.identity import recipe_facts
 from da_wa.records.store import Store
-from da_wa.report import write_report
+from da_wa.report import report_options, write_report
 from da_wa.report.paper import TABLE_I
 from da_wa.runs.jobs import PretrainJob, UnitJob
-from da_wa.studies.study import Bench, ScopedStudy, option_of, read_decision, training_result
+from da_wa.studies.study import Bench, ScopedStudy, option_of, training_result
 
 NOT_USED = "not used: "
 """Heads the columns of ``search.csv`` that hold target accuracies."""
@@ -130,11 +131,11 @@ class Table6(ScopedStudy[Scope]):
         """What each stage does, in order."""
         chosen = self.scopes[scope]
         return {
-            "pretrain": partial(self._pretrain, options=()),
+            "pretrain": partial(self._pretrain, scope=chosen),
             "search": partial(self._search, scope=chosen),
-            "table": lambda bench: self._table(bench, "table", _selected(bench.out), chosen.protocols),
+            "table": lambda bench: self._table(bench, "table", _selected(bench), chosen.protocols),
             "paper-recipe": lambda bench: self._table(bench, "paper-recipe", chosen.paper, chosen.protocols),
-            "gain-init": partial(self._pretrain, options=self.gain_init),
+            "gain-init": lambda bench: bench.run(self._networks(bench, self.gain_init)),
             "report": self._report,
         }
 
@@ -142,8 +143,15 @@ class Table6(ScopedStudy[Scope]):
         """Stages that run only on request."""
         return {"pack": self._pack}
 
-    def _pretrain(self, bench: Bench, options: Sequence[str]) -> None:
-        bench.run(self._networks(bench, options))
+    def _pretrain(self, bench: Bench, scope: Scope) -> None:
+        """Train the networks; before the first one, find the images of the search and check its runs."""
+        networks = self._networks(bench)
+        if not all(job.done for job in networks.jobs):
+            from da_wa.runs.preflight import preflight  # imports torch
+
+            search = _prepared(bench, f"search/{scope.start}", scope.start.options)
+            preflight(search.experiment, search.inputs.manifests if search.inputs else [], search.jobs)
+        bench.run(networks)
 
     def _networks(self, bench: Bench, options: Sequence[str] = ()) -> Planned:
         return _prepared(bench, "table", ["sources=[]", *options])
@@ -184,7 +192,8 @@ class Table6(ScopedStudy[Scope]):
                 bench.write_csv("search.csv", pd.DataFrame(rows))
             best = max(tried, key=lambda recipe: (score[recipe], -recipe.epochs * recipe.size**2))
         rule = "mean accuracy on held-out source images"
-        write_json(bench.out / "selected.json", {**vars(best), "source_val": score[best], "selected_by": rule})
+        found = {**vars(best), "source_val": score[best], "selected_by": rule}
+        bench.decide("selected.json", found, finetune=_finetuning(bench))
         bench.console.print(f"selected by {rule}: {best}")
 
     def _table(self, bench: Bench, stage: str, recipe: Recipe, protocols: Sequence[str]) -> None:
@@ -196,8 +205,10 @@ class Table6(ScopedStudy[Scope]):
         self._table_i(bench)
         folders = [path for path in sorted(bench.out.iterdir()) if (path / "runs").is_dir()]
         searched = [path for path in sorted(bench.out.glob("search/*")) if (path / "runs").is_dir()]
+        experiment = bench.compose()
+        options = report_options(experiment.cfg["report"], experiment.scores)
         for folder in folders:
-            written = write_report(folder)
+            written = write_report(folder, **options)
             bench.console.print(f"\n{folder.name}\n{written.summary()}")
         bench.write_csv("stages.csv", pd.DataFrame([_cost(folder) for folder in [*folders, *searched]]))
         _write_records(bench.out, [*folders, *searched])
@@ -252,9 +263,14 @@ def _prepared(bench: Bench, folder: str, options: Sequence[str]) -> Planned:
     return bench.prepare(folder, options)
 
 
-def _selected(out: Path) -> Recipe:
+def _finetuning(bench: Bench) -> Any:
+    """What the search does not vary of the recipe."""
+    return recipe_facts(bench.compose().cfg["finetune"])
+
+
+def _selected(bench: Bench) -> Recipe:
     """The recipe that the search selected."""
-    found = read_decision(out / "selected.json", "search")
+    found = bench.decided("selected.json", "search", finetune=_finetuning(bench))
     return Recipe(found["size"], found["lr"], found["schedule"], found["epochs"])
 
 

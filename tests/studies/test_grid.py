@@ -220,6 +220,7 @@ def test_a_command_with_other_norms_adds_to_the_table(tmp_path, images, cache, m
     assert (design.names["norm"]["bn"], design.names["norm"]["gn"]) == ("BN", "GN")
     assert design.norms["gn"] == {"weight": "plain", "activation": "gn"}
     assert [refusal.levels for refusal in design.refused] == [{"batch_size": "1", "norm": "bn"}]
+    assert design.caption == study("table2").scopes["full"].caption + " Changed: data.verify=false."
     main([*(w for w in words if w != "scope=full"), "norms=[bn]", "scope=smoke", "stage=table"])  # a table of its own
     assert read_design(out).factors["norm"] == ["bn"]
     (out / "study.json").write_text("{")

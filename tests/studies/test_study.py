@@ -16,8 +16,9 @@ from da_wa.cli import main
 from da_wa.config.compose import compose
 from da_wa.config.make import make
 from da_wa.errors import ConfigError
+from da_wa.launchers.launch import Planned
 from da_wa.shipped import conf_dir
-from da_wa.studies import table6
+from da_wa.studies import pretraining, table6
 from da_wa.studies.grid import Grid
 from da_wa.studies.pretraining import Pretraining
 from da_wa.studies.run import _split
@@ -43,6 +44,8 @@ def bench(out: Path, *words: str, ends: float = math.inf) -> Bench:
         (["study=table6", "finetune.optimizer={lr: 1}"], "finetune.optimizer.lr"),
         (["study=table6", "protocol=full"], "protocol"),
         (["study=table6", "data.size=48"], "data.size"),
+        (["study=table4", "report.spread=std"], "report"),
+        (["study=table4", "select=[entropy]"], "select"),
         (["study=pretraining", "norms=[bn]"], "norms"),
         (["study=pretraining", "pretrain.seeds=[4]"], "pretrain.seeds"),
         (["study=pretraining", "pretrain.recipe.epochs=2"], "pretrain.recipe.epochs"),
@@ -85,6 +88,46 @@ def test_what_is_fine_tuned_can_be_chosen(tmp_path, monkeypatch):
     assert (shipped["data"]["name"], shipped["sources"], shipped["seeds"]) == ("Office-31", "all", [0, 1, 2])
     assert (chosen["sources"], chosen["seeds"], chosen["finetune"]) == (["A"], [7], shipped["finetune"])
     assert (shipped["pretrain"]["seeds"], shipped["pretrain"]["epochs"]["bn"]) == ([0], 20)
+
+
+def test_the_report_of_a_transfer_has_the_options_of_the_command(tmp_path, monkeypatch):
+    given = []
+
+    def prepare(self, folder, options):
+        return Planned(compose([*self.options, *self.words, *options]), None, [])
+
+    monkeypatch.setattr(Bench, "prepare", prepare)
+    monkeypatch.setattr(Pretraining, "_accuracy", lambda *of_a_network: 0.5)
+    monkeypatch.setattr(pretraining, "write_report", lambda out, **options: given.append(options) or Report())
+    for name in "selected", "matched":
+        (tmp_path / f"{name}.json").write_text(json.dumps(dict.fromkeys(node("pretraining")["norms"], 1)))
+    assert main(["study=pretraining", "stage=transfer", f"out={tmp_path}", "report.spread=std"]) == 0
+    assert [options["spread"] for options in given] == ["std", "std"]
+
+
+class Report:
+    """A report."""
+
+    def summary(self) -> str:
+        return ""
+
+
+def test_rates_are_used_only_for_what_they_were_selected_for(tmp_path, capsys):
+    """A file of an earlier version, or a copy without settings, is accepted."""
+    options = make(node("pretraining")).options("full")
+    rates = dict.fromkeys(node("pretraining")["norms"], 0.1)
+    Bench(tmp_path, options, Console(quiet=True), math.inf).decide("selected.json", rates)
+    for words, said in [
+        ([], "no network is trained yet"),
+        (["launcher.workers=1", "seeds=[4]", "finetune.epochs=3"], "no network is trained yet"),
+        (["pretrain.recipe.batch_size=512"], "selected.json was found with other settings"),
+        (["model=resnet18"], "run stage=search again"),
+    ]:
+        assert main(["study=pretraining", "stage=report", f"out={tmp_path}", *words]) == 2
+        assert said in capsys.readouterr().err
+    (tmp_path / "selected.json").write_text(json.dumps(rates))
+    assert main(["study=pretraining", "stage=report", f"out={tmp_path}", "model=resnet18"]) == 2
+    assert "no network is trained yet" in capsys.readouterr().err
 
 
 def test_networks_are_where_the_command_says(tmp_path):

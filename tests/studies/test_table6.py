@@ -38,7 +38,7 @@ def test_every_stage_and_nothing_twice(tmp_path, domains_root, cifar_root, monke
     reported = []
 
     class Written:
-        def __init__(self, folder: Path) -> None:
+        def __init__(self, folder: Path, **options) -> None:
             reported.append(folder.name)
 
         def summary(self) -> str:
@@ -139,6 +139,62 @@ def test_the_archive_has_the_finished_runs_that_exist(tmp_path):
 def test_mistakes_are_named_before_anything_runs(words, said, tmp_path, capsys):
     assert main([*words, f"out={tmp_path / 'out'}"]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("data.root=nowhere", "nowhere"), ("finetune.batch_size=4096", "fewer than one batch of 4096")],
+)
+def test_what_cannot_be_fine_tuned_is_named_before_networks_are_trained(
+    word, said, tmp_path, domains_root, cifar_root, monkeypatch, capsys
+):
+    monkeypatch.setattr("da_wa.studies.study.launch", lambda *args: pytest.fail("networks are trained"))
+    command = ["study=table6", "scope=smoke", f"out={tmp_path / 'out'}", f"cache_dir={tmp_path / 'pixels'}"]
+    command += ["data=folders", f"data.root={domains_root}", f"pretrain.root={cifar_root}", "pretrain.verify=false"]
+    assert main([*command, "norms=[bn]", word]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_recipe_is_used_only_for_what_it_was_searched_for(tmp_path, monkeypatch, capsys):
+    """A file of an earlier version does not say what that was."""
+    used = []
+    monkeypatch.setattr(Table6, "_finetune", lambda self, bench, folder, options: used.append(options))
+    selected(tmp_path, monkeypatch, lambda recipe: recipe.lr, lambda recipe: 0.5)
+    monkeypatch.setattr(Table6, "_finetune", lambda self, bench, folder, options: used.append(options))
+    path = tmp_path / "selected.json"
+    command = ["study=table6", "stage=table", f"out={tmp_path}"]
+    bench = Bench(tmp_path, study().options("full"), Console(quiet=True), math.inf)
+    found = json.loads(path.read_text())
+    del found["settings"]
+    path.write_text(json.dumps(found))
+    assert main([*command, "model=resnet18"]) == 0
+    assert used[-1][:2] == ["data.size=32", "finetune.optimizer.lr=0.05"]
+    bench.decide("selected.json", found, finetune=table6._finetuning(bench))
+    assert main([*command, "norms=[bn]", "seeds=[7]", "launcher.workers=1"]) == 0
+    used.clear()
+    for word in "model=resnet18", "pretrain.recipe.epochs=3", "finetune.batch_size=8":
+        assert main([*command, word]) == 2
+        assert "selected.json was found with other settings" in capsys.readouterr().err
+    assert not used
+
+
+def test_options_of_the_report_are_those_of_the_command(tmp_path, monkeypatch):
+    published = sorted(path.parent for path in (conf_dir().parent / "results").glob("*/runs/*/record.json"))[0]
+    shutil.copytree(published, tmp_path / "out" / "table" / "runs" / published.name)
+    given = []
+    monkeypatch.setattr(table6, "write_report", lambda folder, **options: given.append(options) or Shown())
+    words = ["report.spread=std", "select=[entropy]", f"report.compare=[{tmp_path}]", "report.contrasts=[align]"]
+    assert main(["study=table6", "scope=smoke", "stage=report", f"out={tmp_path / 'out'}", *words]) == 0
+    [options] = given
+    assert (options["spread"], list(options["select"])) == ("std", ["entropy"])
+    assert (options["compare"], options["contrasts"]) == ([tmp_path], ["align"])
+
+
+class Shown:
+    """A report."""
+
+    def summary(self) -> str:
+        return ""
 
 
 def test_the_search_needs_networks(tmp_path, domains_root, capsys):

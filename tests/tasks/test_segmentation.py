@@ -740,9 +740,12 @@ def test_commands_with_other_seeds_or_norms_add_to_the_table(camvid, tmp_path, m
 
     def planned(*words: str) -> tuple[list[str], list[str]]:
         """Norms and runs of the table after a command."""
-        bench = Bench(tmp_path, [f"data.root={camvid}", *words], Console(quiet=True), math.inf)
+        bench = Bench(tmp_path, [], Console(quiet=True), math.inf, words=[f"data.root={camvid}", *words])
         study().stages("smoke")["train"](bench)
         design = read_design(tmp_path)
+        changed = "" if words[:1] != ("recipe.epochs=2",) else " Changed: recipe.epochs=2"
+        assert design.caption.removeprefix("A quick check.").startswith(changed)
+        assert bool(changed) == ("Changed" in design.caption)
         names = [Path(folder).name.rsplit("-", 1)[0] for folder in design.folders]
         assert {norm: len(seeds) for norm, (seeds, _) in read_scores(tmp_path).norms.items()} == {
             norm: sum(name.startswith(f"{norm}-seed") for name in names) for norm in design.factors["norm"]
