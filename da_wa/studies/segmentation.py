@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from da_wa.data.masks import MaskedImages
+    from da_wa.train.settings import Settings
 
 SHOWN = 4
 """How many images the figure shows."""
@@ -284,6 +285,14 @@ class _Work:
         made: nn.Module = make(self._model(norm))(norm=make(self.norms[norm]), num_classes=classes)
         return made
 
+    def _settings(self, model: nn.Module) -> Settings:
+        """The trainer's settings, with the precision that is faster for this network on this device."""
+        from da_wa.train.precision import decided  # imports torch
+
+        given, recipe = make(self.options.trainer.model_dump(by_alias=True)), self.options.recipe
+        facts = {"network": self._shared["network"], **parameters(self.options.model.model_dump(by_alias=True))}
+        return decided(given, model, (recipe.batch_size, 3, *recipe.crop), self.out / "precision", facts)
+
     def do(self, run: Run, ends: float = math.inf) -> SegmentationRecord:
         """Train, evaluate and record one run, from where an earlier command left it.
 
@@ -324,7 +333,7 @@ class _Work:
                 self.evaluated,
                 len(data.classes),
                 SegmentationRecipe(**given.recipe.model_dump()),
-                make(given.trainer.model_dump(by_alias=True)),
+                self._settings(model),
                 Normalize(data.mean, data.std),
                 run.seed,
                 state,

@@ -432,6 +432,27 @@ def test_a_run_that_diverged_is_a_result(camvid, tmp_path, monkeypatch, capsys):
     assert "failed" not in said
 
 
+@pytest.mark.parametrize(("seconds", "faster"), [((1.0, 2.0), "32-true"), ((2.0, 1.0), "bf16-mixed")])
+def test_both_norms_train_in_the_precision_that_is_faster(seconds, faster, camvid, tmp_path, monkeypatch):
+    measured, used = [], []
+
+    def step_seconds(model, images, settings, precision) -> float:
+        measured.append((tuple(images), precision))
+        return seconds[precision != "32-true"]
+
+    def train(*args, **options) -> None:
+        used.extend(each.precision for each in args if isinstance(each, Settings))
+        raise Diverged("a result", 1, [])
+
+    monkeypatch.setattr("da_wa.train.precision.step_seconds", step_seconds)
+    monkeypatch.setattr("da_wa.tasks.segmentation.train_segmentation", train)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    words = ["study=voc", "scope=smoke", f"data.root={camvid}", f"out={tmp_path}", "trainer.accelerator=cpu"]
+    assert main([*words, "stage=train"]) == 0
+    assert used == [faster, faster]
+    assert measured == [((2, 3, 24, 32), "32-true"), ((2, 3, 24, 32), "bf16-mixed")]  # once, for all norms
+
+
 # Files
 
 
