@@ -306,7 +306,7 @@ class UnitJob(Job):
         return "weights" in (self.asked()["keep"] or ()) or self._awaited
 
     def asked(self) -> dict[str, Any]:
-        """What to keep for all commands that have planned the unit, together, and what this command checks."""
+        """What to keep for all commands that have planned the unit, and what this or the latest command checks."""
         configs = [self.config]
         with suppress(DataError):
             configs.insert(0, self.directory.config())
@@ -314,7 +314,7 @@ class UnitJob(Job):
         return {
             "keep": list(dict.fromkeys(chain(*keep))) if keep else None,
             "keep_epochs": list(dict.fromkeys(chain(*(config.get("keep_epochs", ()) for config in configs)))),
-            "label_firewall": self.config.get("label_firewall", False),
+            "label_firewall": any(config.get("label_firewall") for config in configs),
         }
 
     @property
@@ -374,7 +374,8 @@ class UnitJob(Job):
             with self.claim() as mine:
                 if mine and (flaw := self._flaw()):
                     self.directory.set_aside(flaw)
-        self.directory.plan({**self.config, **self.asked()})
+        checks = self.config.get("label_firewall", False)  # an earlier command's is taken back
+        self.directory.plan({**self.config, **self.asked(), "label_firewall": checks})
 
     def _flaw(self) -> str:
         """Why the record does not count: ``damaged``, or ``diverged`` in another precision; empty if it does."""

@@ -296,7 +296,8 @@ def trained_linear(
 def test_evaluation_is_not_compiled(tmp_path):
     torch._dynamo.reset()
     counters.clear()
-    data = MaskedImages(list("ab"), torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, 8, 8, dtype=torch.uint8))
+    images, masks = (torch.zeros(*shape, dtype=torch.uint8) for shape in ((2, 3, 8, 8), (2, 8, 8)))
+    data = MaskedImages(list("ab"), images, masks, torch.tensor([[8, 8]] * 2))
     recipe = SegmentationRecipe(1, 2, 0.1, 0.9, 0.0, 0.9, (8, 8), (1.0, 1.0))
     settings = Settings("cpu", "32-true", channels_last=False, compile="aot_eager")
     model = nn.Conv2d(3, 3, 1)
