@@ -25,7 +25,7 @@ from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.launchers.progress import phase
 from da_wa.records.store import Store
 from da_wa.report import SPREADS, report_options, sections_of, selected, write_report
-from da_wa.report.candidates import LAST, ORACLE, RULES
+from da_wa.report.candidates import RULES
 from da_wa.report.choices import Choices, Rule, choices
 from da_wa.report.content import Plot
 from da_wa.report.contrasts import effects_frame, refuse_unknown
@@ -49,9 +49,11 @@ class Results:
 
     Attributes:
         out: the folder.
+        config_dir: a folder with your own scores, laid out like ``conf/``.
     """
 
     out: Path
+    config_dir: Path | None = None
 
     @cached_property
     def facts(self) -> Facts:
@@ -75,8 +77,8 @@ class Results:
         Args:
             rows: columns of :attr:`frame` whose levels are the rows.
             columns: columns of :attr:`frame` whose levels are the columns.
-            selection: what chooses the epoch: ``last``, ``source_val``, ``target_oracle``, or a label-free score, which
-                chooses among the weights of a method, too (``da-wa list scores``).
+            selection: what chooses the epoch: ``last``, ``source_val``, ``target_oracle``, each weight of a method in a
+                row of its own; or a label-free score (``da-wa list scores``), which chooses among the weights, too.
 
         Raises:
             ConfigError: another factor or selection.
@@ -107,8 +109,9 @@ class Results:
             factor: ``weight``, ``method``, ``norm`` or ``activation`` (norms with the same weights).
             base: the level that the others are compared with; default: ``plain`` weights, the method ``none``.
             levels: the others; default: all.
-            selection: what chooses the epoch and the weight of the method in every row, see :meth:`matrix`; ``last``
-                compares methods at equal weights.
+            selection: what chooses the epoch, and the weight of the method where there are several, in every row for
+                every pair and seed: ``source_val``, ``target_oracle`` or a label-free score, which rejects collapsed
+                candidates. ``last`` compares methods at equal weights.
 
         Raises:
             ConfigError: another factor, level or selection, or no base for ``norm`` or ``activation``.
@@ -129,7 +132,7 @@ class Results:
 
         Args:
             rows: labels in their order, values of the column ``label`` of :attr:`frame`; default: all.
-            selection: see :meth:`matrix`.
+            selection: see :meth:`effect`.
             spread: what stands after ±: ``interval`` (95 %), ``std``, ``sem`` or ``none``.
 
         Raises:
@@ -157,14 +160,15 @@ class Results:
             ConfigError: there is no such rule or score.
             DataError: it chooses nothing, because what it needs was not saved.
         """
-        scores = listed()
+        own = [] if self.config_dir is None else [self.config_dir]
+        scores = listed(own)
         if selection not in {*RULES, *scores}:
             raise ConfigError(f"{selection!r} is not a selection. {nearest(selection, [*RULES, *scores])}")
-        made = choices(self.facts, load_scores([selection] if selection in scores else []), self.out)
+        made = choices(self.facts, load_scores([selection] if selection in scores else [], own), self.out)
         if selection not in made.names:
             reason = made.reasons.get(selection, "no run has it")
             raise DataError(f"Nothing can be selected by {selection} in {self.out}: {reason}.")
-        return made, (selection, selection not in (LAST, ORACLE))
+        return made, (selection, selection in scores)
 
     def figure(self, name: str = "heatmap") -> Figure:
         """A figure of the report by its file name, e.g. ``heatmap`` or ``effect``.
@@ -209,11 +213,12 @@ class Results:
         return [*map(str, self.facts.missing), *self.facts.unreadable]
 
 
-def load(out: str | Path) -> Results:
+def load(out: str | Path, config_dir: str | Path | None = None) -> Results:
     """Load the results of an earlier run.
 
     Args:
         out: its folder, ``out=DIR``; ``~`` is the home folder.
+        config_dir: a folder with your own scores and code; it stays on ``sys.path``.
 
     Raises:
         DataError: there are no runs, or their results are not comparable.
@@ -222,7 +227,9 @@ def load(out: str | Path) -> Results:
     Traceback (most recent call last):
     da_wa.errors.DataError: There are no runs to report in no/such/folder/runs...
     """
-    results = Results(Path(out).expanduser())
+    if config_dir is not None:
+        add_code(Path(config_dir))
+    results = Results(Path(out).expanduser(), None if config_dir is None else Path(config_dir))
     _ = results.facts
     return results
 
@@ -253,7 +260,7 @@ def run(overrides: Sequence[str], config_dir: str | Path | None = None, quiet: b
     launch(planned, console)
     if planned.inputs is not None and not planned.submitted:
         write_results(planned, console)
-    return Results(planned.out)
+    return Results(planned.out, None if config_dir is None else Path(config_dir))
 
 
 def write_results(planned: Planned, console: Console) -> None:

@@ -115,7 +115,7 @@ def _torch_set(threads: int) -> Iterator[None]:
 @contextmanager
 def _images_are_known() -> Iterator[None]:
     """Warnings about the images were given when the work was planned."""
-    loggers = [logging.getLogger(f"da_wa.data.{name}") for name in ("domains", "cache")]
+    loggers = [logging.getLogger(f"da_wa.data.{name}") for name in ("domains", "folders", "cache")]
     before = [each.level for each in loggers]
     for each in loggers:
         each.setLevel(logging.ERROR)

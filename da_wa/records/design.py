@@ -161,9 +161,17 @@ def folders_of(out: Path) -> list[Path]:
     """The folders with the runs of a study, or ``out`` itself, if it is the folder of an experiment.
 
     Raises:
-        DataError: ``study.json`` is not valid.
+        DataError: ``study.json`` is not valid, or of segmentation, whose runs are no experiments.
     """
-    return [out / folder for folder in read_design(out).folders] if os.path.exists(out / FILE) else [out]
+    if not os.path.exists(out / FILE):
+        return [out]
+    design = read_design(out)
+    if design.task == "segmentation":
+        raise DataError(
+            f"{out} is a study of segmentation; each folder in {out / 'runs'} is one of its runs. This command is for "
+            "experiments and studies of classification."
+        )
+    return [out / folder for folder in design.folders]
 
 
 def read_design(out: Path) -> Design:

@@ -91,6 +91,15 @@ def norm_of(folder: str) -> str:
     return Path(folder).name.rsplit("-", 2)[0]
 
 
+def seed_of(folder: str) -> int:
+    """The seed of a run, which need not be finished.
+
+    >>> seed_of("runs/bn_wa-seed3-a71e9fbc")
+    3
+    """
+    return int(Path(folder).name.rsplit("-", 2)[1].removeprefix("seed"))
+
+
 def write_run(folder: Path, record: SegmentationRecord, outputs: Outputs | None = None) -> None:
     """Write outputs, then the record: a folder with a record is a finished run.
 

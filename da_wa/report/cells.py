@@ -191,7 +191,8 @@ def read_cells(out: Path) -> Cells:
         top: Resamples([outcome.top(top) for outcome in found if top == 1 or outcome.rank is not None])
         for top in sorted(tops)
     }
-    return Cells(design, cells, resamples, classes.pop() if classes else 0, mixed(records))
+    computed = mixed([record.provenance for record in records])
+    return Cells(design, cells, resamples, classes.pop() if classes else 0, computed)
 
 
 def _cell(design: Design, key: Key) -> Cell:

@@ -92,26 +92,26 @@ class Collection:
     @property
     def mixed(self) -> str:
         """See :func:`mixed`."""
-        return mixed(self.records)
+        return mixed([record.provenance for record in self.records])
 
 
-def mixed(records: Sequence[Record]) -> str:
+def mixed(provenances: Sequence[Mapping[str, Any]]) -> str:
     """A sentence about what computed the runs, where it differs and can change results; or nothing."""
     found = []
     for field in ("commit", "torch", "device", "precision"):
-        counts = Counter(_computed(record, field) for record in records)
+        counts = Counter(_computed(provenance, field) for provenance in provenances)
         if len(counts) > 1:
             known = listed([f"{value} {n}" for value, n in sorted(counts.items())])
             found.append(f"{field} ({known if len(counts) <= MOST else f'{len(counts)} of them'})")
     return f"Runs differ in {listed(found)}, which can change results." if found else ""
 
 
-def _computed(record: Record, field: str) -> str:
+def _computed(provenance: Mapping[str, Any], field: str) -> str:
     """A value of the provenance as it is shown; a commit in short, with a mark where files had been changed."""
-    value = str(record.provenance.get(field) or "unknown")
+    value = str(provenance.get(field) or "unknown")
     if field != "commit":
         return value
-    return value[:7] + (" with changes" if record.provenance.get("dirty") else "")
+    return value[:7] + (" with changes" if provenance.get("dirty") else "")
 
 
 def collect(store: Store) -> Collection:

@@ -36,7 +36,7 @@ def section(facts: Facts, made: Choices, guard: bool = True) -> Section:
     rules: list[Rule] = [(name, guard and name not in (LAST, ORACLE)) for name in made.names]
     labels = list(dict.fromkeys(family.label for family in made.families))
     members = {label: [k for k, family in enumerate(made.families) if family.label == label] for label in labels}
-    pairs = {family.pair for family in made.families}
+    pairs = set(facts.matrix.pairs)
     whole = {label for label in labels if {made.families[k].pair for k in members[label]} == pairs}
     found = {
         (label, rule): made.accuracy(rule, members[label]) if label in whole else None

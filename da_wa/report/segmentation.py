@@ -20,6 +20,7 @@ from da_wa.records.segmentation import Outputs, SegmentationRecord, norm_of, rea
 from da_wa.report import tables
 from da_wa.report.cells import Measured, Terms
 from da_wa.report.claims import findings, printed
+from da_wa.report.collection import mixed
 from da_wa.report.content import NONE, Table
 from da_wa.report.figures import contact_sheet, rendered
 from da_wa.report.grid import StudyReport, interval_notes, write_tables
@@ -225,6 +226,7 @@ def segmentation_table(scores: Scores) -> Table:
     bold = frozenset((place, 1) for place, norm in enumerate(names) if norm == best)
     header = ["Norm", "mIoU", f"minus {design.label((names[0],))}", *classes]
     notes = [f"Scope {design.scope}. {design.caption}", *_counts(scores), *NOTES]
+    notes += [told] if (told := mixed([record.provenance for record, _ in scores.runs])) else []
     return Table("table", f"{design.title}: mean intersection over union (%)", header, rows, bold, notes)
 
 

@@ -32,11 +32,11 @@ def resamples(made: Choices, rule: Rule) -> Resamples:
 
 
 def frame(made: Choices, rule: Rule) -> pd.DataFrame:
-    """One row for every choice of a rule: factors, label, source, target, accuracy (a fraction)."""
+    """One row for every choice of a rule: factors but the weight of the method, label, source, target, accuracy."""
     found = []
     for family, verdict in zip(made.families, made.verdicts[rule], strict=True):
         if verdict.chosen is not None:
-            factors, (source, target) = family.factors.model_dump(), family.pair
+            factors, (source, target) = family.factors.model_dump(exclude={"method_weight"}), family.pair
             place = {"label": family.label, "source": source, "target": target, "role": "target"}
             found.append({**factors, **place, "selection": rule[0], "accuracy": verdict.accuracy})
     return pd.DataFrame(found)
@@ -47,7 +47,8 @@ def matrix(facts: Facts, made: Choices, rule: Rule) -> Matrix:
     order = list(dict.fromkeys(family.label for family in made.families))
     draws, setting = resamples(made, rule), facts.matrix.setting
     found, domains = frame(made, rule), facts.domains
-    return headline(found, domains, order=order, selection=rule[0], resamples=draws, setting=setting)
+    missing = facts.missing  # pairs that no row has are planned, too
+    return headline(found, domains, missing, order, selection=rule[0], resamples=draws, setting=setting)
 
 
 def effects_under(

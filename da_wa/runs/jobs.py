@@ -20,7 +20,7 @@ from typing import Any
 from da_wa.errors import DataError
 from da_wa.records.files import read_bytes, write_json
 from da_wa.records.lease import STALE_S, Holder, holder
-from da_wa.records.schema import Plan, parse_plan
+from da_wa.records.schema import Plan, Record, parse_plan
 from da_wa.records.store import RunDir, claimed, failure
 from da_wa.shipped import CHECKPOINTS
 
@@ -142,6 +142,11 @@ class Job:
         return Ready() if needed is None else Waiting(needed)
 
     @property
+    def _precision(self) -> str:
+        """The ``trainer.precision`` of the command."""
+        return str(self.config.get("trainer", {}).get("precision", "auto"))
+
+    @property
     def done(self) -> bool:
         """Whether it is finished; a diverged job is finished."""
         return self.outcome() is not None
@@ -182,13 +187,16 @@ class Job:
         return Failed(known.message, known.launches)
 
 
-def _tries_again(config: Mapping[str, Any], computed: Mapping[str, Any]) -> bool:
+def tries_again(asked: str, computed: Mapping[str, Any]) -> bool:
     """Whether a command sets another precision than the one in which a training diverged.
 
-    >>> [_tries_again({"trainer": {"precision": p}}, {"precision": "bf16-mixed"}) for p in ("auto", "32-true")]
+    Args:
+        asked: ``trainer.precision`` of the command.
+        computed: what is known of the training, with its ``precision``.
+
+    >>> [tries_again(asked, {"precision": "bf16-mixed"}) for asked in ("auto", "32-true")]
     [False, True]
     """
-    asked = config.get("trainer", {}).get("precision", "auto")
     return asked not in ("auto", computed.get("precision", asked))
 
 
@@ -243,7 +251,7 @@ class PretrainJob(Job):
         if os.path.isfile(self.checkpoint):
             return Done()
         known = self.divergence()
-        if known is None or _tries_again(self.config, known.get("provenance", {})):
+        if known is None or tries_again(self._precision, known.get("provenance", {})):
             return None
         return Diverged(f"{known['error']['message']}; delete {self.diverged_file} to try again with the same recipe")
 
@@ -382,7 +390,11 @@ class UnitJob(Job):
         record = self.directory.record()
         if record is None:
             return "damaged"
-        return "diverged" if record.error is not None and _tries_again(self.config, record.provenance) else ""
+        return "diverged" if record.error is not None and self._tried_again(record) else ""
+
+    def _tried_again(self, record: Record) -> bool:
+        """Whether a diverged run is repeated; not one of another unit, whose network was in the earlier precision."""
+        return self.needs is None and tries_again(self._precision, record.provenance)
 
     def outcome(self) -> Done | Diverged | None:
         record = self.directory.record()
@@ -390,7 +402,7 @@ class UnitJob(Job):
             return None
         if record.error is None:
             return Done()
-        if _tries_again(self.config, record.provenance):
+        if self._tried_again(record):
             return None
         return Diverged(f"{record.error.message} (epoch {record.error.epoch})")
 

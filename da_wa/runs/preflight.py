@@ -64,14 +64,22 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
     for key, node in {"finetune": cfg["finetune"], "pretrain.recipe": cfg["pretrain"]["recipe"]}.items():
         if node is not None:
             _check_recipe(key, node)
+    uncropped: dict[str, None] = {}
     for model_node in experiment.models.values():
         for name, norm in experiment.norms.items():
             skeleton = _skeleton(experiment, model_node, name)
             _check_start(cfg, model_node, name, skeleton)
-            _check_crops(cfg, model_node, skeleton)
             _check_size(cfg, model_node, skeleton)
+            if cfg["sources"] and make_recipe(cfg["finetune"]).view_for(skeleton).crops_nothing:
+                uncropped[model_node["name"]] = None
             if norm.get("keep"):
                 _check_level(model_node, skeleton)
+    if uncropped:
+        warnings.warn(
+            f"{', '.join(uncropped)}: evaluated on whole images (finetune.augment.crop), so training has no random "
+            "crops; to have some write finetune.augment.scale=[0.08,1.0], see docs/backbones.md",
+            stacklevel=2,
+        )
     for reason in refused(experiment).values():
         raise ConfigError(f"{reason} Leave it out of norms=[…], or choose a larger batch_size.")
     classes = len(domains[0].classes) if domains else 2
@@ -273,16 +281,6 @@ def _check_size(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone
                 f"{key}={size}: {name} fails on images of {size}×{size} pixels{trained} "
                 f"({type(error).__name__}: {error})"
             ) from error
-
-
-def _check_crops(cfg: Mapping[str, Any], node: Mapping[str, Any], model: Backbone) -> None:
-    """Warn of random crops that are none, because the network expects whole images."""
-    if cfg["sources"] and make_recipe(cfg["finetune"]).view_for(model).crops_nothing:
-        warnings.warn(
-            f"{node['name']} is evaluated on whole images (finetune.augment.crop), so training has no random crops; to "
-            "have some write finetune.augment.scale=[0.08,1.0], see docs/backbones.md",
-            stacklevel=2,
-        )
 
 
 def _check_level(node: Mapping[str, Any], model: Backbone) -> None:

@@ -119,6 +119,9 @@ class Grid(ScopedStudy[Scope]):
 
     def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """All of them, by folder."""
+        for word in words:
+            if option_of(word).partition(".")[0] in ("report", "select"):
+                raise ConfigError(f"{word}: the table of study={self.study} has no such option. Leave it out.")
         start = [*self.options(scope), *words]
         found = {}
         for part in self.parts(scope):
@@ -127,8 +130,8 @@ class Grid(ScopedStudy[Scope]):
         return found
 
     def sets(self, scope: str) -> list[str]:
-        """The options of all levels, and those of a report, which the table does not have."""
-        return [*(option_of(option) for part in self.parts(scope) for option in part.options), "report", "select"]
+        """The options of all levels."""
+        return [option_of(option) for part in self.parts(scope) for option in part.options]
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""

@@ -35,8 +35,17 @@ from da_wa.records.design import Design, joined, read_design, write_design
 from da_wa.records.identity import digest, norm_facts, parameters
 from da_wa.records.lease import LeaseLost, confirm
 from da_wa.records.provenance import command, machine
-from da_wa.records.segmentation import Outputs, SegmentationRecord, read_run, run_name, write_run
+from da_wa.records.segmentation import (
+    Outputs,
+    SegmentationRecord,
+    norm_of,
+    read_run,
+    run_name,
+    seed_of,
+    write_run,
+)
 from da_wa.records.store import claimed
+from da_wa.runs.jobs import tries_again
 from da_wa.studies.study import Bench, Paused, Study, changes
 
 if TYPE_CHECKING:
@@ -127,7 +136,7 @@ class Segmentation(Study):
         write_design(bench.out, design)
         for run in runs:
             with suppress(LeaseLost), claimed(run.folder / "lease", ".*.part") as mine:  # else another process has it
-                if not mine or read_run(run.folder) is not None:
+                if not mine or work.has_ended(run):
                     continue
                 if time.monotonic() >= bench.ends:
                     raise Paused
@@ -141,6 +150,18 @@ class Segmentation(Study):
         report = write_segmentation(bench.out, work_of(bench).shown)
         bench.console.print(report.summary())
         bench.console.print(f"The report is in {bench.out}")
+
+
+def _belongs(folder: str, facts: Mapping[str, Mapping[str, Any]], same: bool) -> bool:
+    """Whether a run of an earlier command is one of this command's table.
+
+    Args:
+        folder: of the run.
+        facts: of a run of each norm of this command.
+        same: whether all else is equal, for runs of other norms.
+    """
+    norm = norm_of(folder)
+    return Path(folder).name == run_name({**facts[norm], "seed": seed_of(folder)}) if norm in facts else same
 
 
 class _Work:
@@ -243,6 +264,8 @@ class _Work:
     def joined(self, design: Design, runs: Sequence[Run], own: Sequence[str]) -> Design:
         """A design with the runs of earlier commands of the same settings, which may have other norms and seeds.
 
+        Of the norms of this command those runs are kept that differ in their seed alone.
+
         Args:
             design: of this command.
             runs: of this command.
@@ -252,12 +275,14 @@ class _Work:
             DataError: there is no earlier design, or a file cannot be read.
         """
         earlier = read_design(self.out)
-        same = earlier.settings == design.settings if earlier.settings else self._continue(earlier, runs)
-        if not same or (earlier.study, earlier.scope) != (design.study, design.scope):
+        if (earlier.study, earlier.scope) != (design.study, design.scope):
             return design
-        by_norm_and_seed = {folder.rsplit("-", 1)[0]: folder for folder in [*earlier.folders, *design.folders]}
-        whole = joined(design, earlier, {"norm": own})
-        return whole.model_copy(update={"folders": list(by_norm_and_seed.values())})
+        same = earlier.settings == design.settings if earlier.settings else self._continue(earlier, runs)
+        facts = {run.name: run.facts for run in runs}
+        kept = [folder for folder in earlier.folders if _belongs(folder, facts, same)]
+        norms = list(dict.fromkeys(map(norm_of, kept)))
+        whole = joined(design, earlier.model_copy(update={"factors": {"norm": norms}}), {"norm": own})
+        return whole.model_copy(update={"folders": list(dict.fromkeys([*kept, *design.folders]))})
 
     def _continue(self, earlier: Design, runs: Sequence[Run]) -> bool:
         """Whether finished runs of a design without settings differ from those of this command in their seed only."""
@@ -292,6 +317,14 @@ class _Work:
         given, recipe = make(self.options.trainer.model_dump(by_alias=True)), self.options.recipe
         facts = {"network": self._shared["network"], **parameters(self.options.model.model_dump(by_alias=True))}
         return decided(given, model, (recipe.batch_size, 3, *recipe.crop), self.out / "precision", facts)
+
+    def has_ended(self, run: Run) -> bool:
+        """Whether a run has a record; one that diverged in another precision than the command sets does not count."""
+        known = read_run(run.folder)
+        if known is None:
+            return False
+        again = tries_again(self.options.trainer.precision, known[0].provenance)
+        return known[0].error is None or not again
 
     def do(self, run: Run, ends: float = math.inf) -> SegmentationRecord:
         """Train, evaluate and record one run, from where an earlier command left it.
@@ -341,10 +374,13 @@ class _Work:
                 shown=SHOWN,
             )
         except Diverged as error:
-            diverged = record.model_copy(update={"error": str(error), "curve": error.curve})
+            provenance = {**record.provenance, **error.computed}
+            diverged = record.model_copy(update={"error": str(error), "curve": error.curve, "provenance": provenance})
             write_run(run.folder, diverged)
             return diverged
-        done = record.model_copy(update={"curve": list(result.curve), "cost": result.cost})
+        provenance = {**record.provenance, **{key: result.cost[key] for key in ("device", "precision")}}
+        found = {"curve": list(result.curve), "cost": result.cost, "provenance": provenance}
+        done = record.model_copy(update=found)
         write_run(run.folder, done, Outputs(result.confusion, result.predicted))
         state.unlink(missing_ok=True)
         return done

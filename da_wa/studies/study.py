@@ -18,7 +18,7 @@ from da_wa.errors import ConfigError, UserError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.records.export import without_folders
 from da_wa.records.files import write_bytes, write_json
-from da_wa.records.identity import digest, model_facts, recipe_facts
+from da_wa.records.identity import digest, model_facts, parameters, recipe_facts
 from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import Job, PretrainJob
 
@@ -281,9 +281,14 @@ class Bench:
         """The networks and their pre-training, as the command says."""
         experiment = self.compose()
         pretrain = experiment.cfg["pretrain"]
+        started = ("name", "norm", "checkpoint", "size", "dtype", "keep_head", "rates", "epochs")
         return {
             "models": [model_facts(node) for node in experiment.models.values()],
-            "pretraining": {"name": pretrain.get("name"), "recipe": recipe_facts(pretrain["recipe"])},
+            "normalize": parameters(experiment.cfg["normalize"]),
+            "pretraining": {
+                **{key: pretrain.get(key) for key in started},
+                "recipe": recipe_facts(pretrain["recipe"]),
+            },
         }
 
     def write_csv(self, name: str, frame: pd.DataFrame) -> None:

@@ -208,7 +208,8 @@ class Table6(ScopedStudy[Scope]):
         experiment = bench.compose()
         options = report_options(experiment.cfg["report"], experiment.scores)
         for folder in folders:
-            written = write_report(folder, **options)
+            others = [other for other in options["compare"] if other.resolve() != folder.resolve()]
+            written = write_report(folder, **{**options, "compare": others})
             bench.console.print(f"\n{folder.name}\n{written.summary()}")
         bench.write_csv("stages.csv", pd.DataFrame([_cost(folder) for folder in [*folders, *searched]]))
         _write_records(bench.out, [*folders, *searched])

@@ -259,8 +259,9 @@ def train_segmentation(
         try:
             trainer.fit(segmenter, batches, ckpt_path=state if epochs_in(state) else None, weights_only=True)
             trainer.test(segmenter, tests, verbose=False)
-        except Diverged:
+        except Diverged as error:
             state.unlink(missing_ok=True)
+            error.computed = computed.known
             raise
     images = len(batches) * recipe.batch_size * recipe.epochs
     cost = {

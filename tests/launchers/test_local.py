@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from da_wa.data.folders import from_folders
 from da_wa.errors import ConfigError, UserError
 from da_wa.launchers import local
 from da_wa.launchers.events import Event, Reader
 from da_wa.launchers.local import Local
-from da_wa.launchers.worker import Launch, run_worker, work
+from da_wa.launchers.worker import Launch, _images_are_known, run_worker, work
 from da_wa.runs.execute import execute
 from tests.launchers.fakes import fake, ran
 
@@ -271,3 +272,13 @@ def test_a_worker_in_this_process_leaves_the_garbage_collector_as_it_was(tmp_pat
     gc.freeze()
     run_worker(Launch("two", [], tmp_path), threads=torch.get_num_threads())
     assert gc.get_freeze_count() > 0
+
+
+def test_a_worker_does_not_repeat_what_was_said_of_the_images(tmp_path, draw_tree, caplog):
+    root = draw_tree(tmp_path / "images", per_class=1)
+    (root / "paper" / "notes.txt").touch()
+    with _images_are_known():
+        from_folders(root)
+    assert not caplog.records
+    from_folders(root)
+    assert [record.name for record in caplog.records] == ["da_wa.data.folders"]

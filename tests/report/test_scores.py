@@ -286,6 +286,36 @@ def test_results_under_a_label_free_score(weighted: Any) -> None:
         results.effect("method", selection="iwv")  # no features were saved
 
 
+def test_own_scores_select_results(weighted: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "select").mkdir(parents=True)
+    (tmp_path / "mine" / "select" / "own.yaml").write_text("own: da_wa.select.scores.entropy\n")
+    found = api.load(weighted.out, tmp_path / "mine").effect("method", selection="own")
+    pd.testing.assert_frame_equal(found, api.load(weighted.out).effect("method", selection="entropy"))
+    with pytest.raises(ConfigError, match="'own' is not a selection"):
+        api.load(weighted.out).effect("method", selection="own")
+
+
+def test_a_planned_pair_without_a_result_leaves_no_average_under_a_score(experiment: Any) -> None:
+    experiment.images = SMALL
+    draw = np.random.default_rng(0)
+    for source in ("A", "W"):
+        for seed in (0, 1):
+            add(experiment, "bn", source, noisy(draw), seed)
+    experiment.diverge("bn", "D", 0)
+    results = api.load(experiment.out)
+    assert "BN" in results.table()
+    for text in (results.table(), results.table(selection="im")):
+        (row,) = (line for line in text.splitlines() if line.strip().startswith("BN &"))
+        assert row.rsplit("&", 1)[1].strip(" \\") == "{--}"
+
+
+def test_the_weight_of_a_method_is_no_factor_of_what_a_score_chose(weighted: Any) -> None:
+    results = api.load(weighted.out)
+    assert len(results.matrix(["method", "method_weight"])) == 3
+    with pytest.raises(ConfigError, match="'method_weight' is not a factor"):
+        results.matrix(["method", "method_weight"], selection="im")
+
+
 def test_the_score_of_the_lowest_regret_is_named_and_bold(runs: Any) -> None:
     facts = load_facts(runs.out)
     section = scores.section(facts, choices(facts, load(["entropy", "im", "snd", "atc"])), guard=True)

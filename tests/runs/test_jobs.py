@@ -184,6 +184,15 @@ def test_a_unit_that_diverged_is_tried_again_in_another_precision_that_a_command
     assert isinstance(other.state(), Diverged)
 
 
+def test_a_unit_that_adapts_another_ones_network_is_not_tried_again_in_another_precision(tmp_path):
+    """That network was trained in the earlier precision, and is deleted when nothing waits for it."""
+    job = replace(unit(tmp_path), needs="bn-A-s0")
+    finish(job, Divergence(epoch=3, message="the loss was nan"), "bf16-mixed")
+    asking(job, "32-true").register()
+    assert isinstance(asking(job, "32-true").state(), Diverged)
+    assert job.directory.record() is not None
+
+
 def test_a_pretraining_that_diverged_is_tried_again_in_another_precision_that_a_command_sets(tmp_path):
     job = pretraining(tmp_path)
     computed = {"provenance": {"precision": "bf16-mixed"}}

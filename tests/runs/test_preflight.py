@@ -111,5 +111,7 @@ def test_random_crops_that_are_none_are_told():
         warnings.simplefilter("error")
         preflight(compose(words), [], [])
         preflight(compose([*words, "finetune.augment.crop=1.0", "finetune.augment.scale=[0.5,1.0]"]), [], [])
-    with pytest.warns(UserWarning, match=r"test_resnet .*no random crops.*augment\.scale=\[0\.08,1\.0\]"):
+    words[2] = "norms=[keep,bn_wa]"
+    with pytest.warns(UserWarning, match=r"test_resnet.*no random crops.*augment\.scale=\[0\.08,1\.0\]") as told:
         preflight(compose([*words, "finetune.augment.crop=1.0"]), [], [])
+    assert sum("no random crops" in str(each.message) for each in told) == 1

@@ -183,7 +183,8 @@ def test_options_of_the_report_are_those_of_the_command(tmp_path, monkeypatch):
     shutil.copytree(published, tmp_path / "out" / "table" / "runs" / published.name)
     given = []
     monkeypatch.setattr(table6, "write_report", lambda folder, **options: given.append(options) or Shown())
-    words = ["report.spread=std", "select=[entropy]", f"report.compare=[{tmp_path}]", "report.contrasts=[align]"]
+    compared = f"report.compare=[{tmp_path},{tmp_path / 'out' / 'table'}]"  # a stage is not compared with itself
+    words = ["report.spread=std", "select=[entropy]", compared, "report.contrasts=[align]"]
     assert main(["study=table6", "scope=smoke", "stage=report", f"out={tmp_path / 'out'}", *words]) == 0
     [options] = given
     assert (options["spread"], list(options["select"])) == ("std", ["entropy"])

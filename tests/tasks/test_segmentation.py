@@ -788,6 +788,53 @@ def test_commands_with_other_seeds_or_norms_add_to_the_table(camvid, tmp_path, m
     assert planned("recipe.epochs=2", "model.width=8", "seeds=[1]", "norms=[wa]") == (["wa"], ["wa-seed1"])
 
 
+def test_a_norm_that_was_changed_is_not_averaged_with_what_it_was(camvid, tmp_path, monkeypatch):
+    def do(work: _Work, run: Run, ends: float) -> SegmentationRecord:
+        record = SegmentationRecord(
+            study="voc", scope="smoke", norm=run.name, label=run.name, seed=run.seed, classes=["a", "b"], images=["i"],
+            facts=dict(run.facts), curve=[], cost={"train_s": 1, "eval_s": 1}, provenance={},
+        )  # fmt: skip
+        write_run(run.folder, record, Outputs(np.ones((1, 2, 2), int), np.zeros((1, 2, 2), np.uint8)))
+        return record
+
+    def planned(eps: float, seed: int) -> list[str]:
+        own = tmp_path / "mine" / "norm" / "mine.yaml"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        wa = yaml.safe_load((conf_dir() / "norm" / "wa.yaml").read_text())
+        own.write_text(yaml.safe_dump({**wa, "label": "mine", "conv": {**wa["conv"], "eps": eps}}))
+        words = [f"data.root={camvid}", "norms=[bn,mine]", f"seeds=[{seed}]"]
+        bench = Bench(tmp_path, [], Console(quiet=True), math.inf, config_dir=tmp_path / "mine", words=words)
+        study().stages("smoke")["train"](bench)
+        return [Path(folder).name.rsplit("-", 1)[0] for folder in read_design(tmp_path).folders]
+
+    monkeypatch.setattr(_Work, "do", do)
+    monkeypatch.setattr(_Work, "check", lambda work: None)
+    assert planned(1e-5, 0) == ["bn-seed0", "mine-seed0"]
+    assert planned(1e-5, 1) == ["bn-seed0", "mine-seed0", "bn-seed1", "mine-seed1"]
+    assert planned(1e-3, 2) == ["bn-seed0", "bn-seed1", "bn-seed2", "mine-seed2"]
+
+
+def test_a_run_that_diverged_is_tried_again_in_another_precision(camvid, tmp_path, monkeypatch):
+    trained: list[str] = []
+
+    def do(work: _Work, run: Run, ends: float) -> SegmentationRecord:
+        precision = work.options.trainer.precision
+        trained.append(precision)
+        record = SegmentationRecord(
+            study="voc", scope="smoke", norm=run.name, label=run.name, seed=0, classes=["a", "b"], images=[], facts={},
+            curve=[], cost={}, provenance={"precision": precision}, error="the loss was nan",
+        )  # fmt: skip
+        write_run(run.folder, record)
+        return record
+
+    monkeypatch.setattr(_Work, "do", do)
+    monkeypatch.setattr(_Work, "check", lambda work: None)
+    for precision in ("bf16-mixed", "auto", "bf16-mixed", "32-true", "32-true"):
+        words = [f"data.root={camvid}", "norms=[bn]", f"trainer.precision={precision}"]
+        study().stages("smoke")["train"](Bench(tmp_path, [], Console(quiet=True), math.inf, words=words))
+    assert trained == ["bf16-mixed", "32-true"]
+
+
 def test_a_run_that_another_command_took_over_is_left_to_it(camvid, tmp_path, monkeypatch):
     done: list[str] = []
 
