@@ -751,15 +751,17 @@ def test_commands_share_the_runs_on_a_file_system_without_locks(camvid, tmp_path
     assert done == ["bn", "bn_wa"]
 
 
-def test_commands_with_other_seeds_or_norms_add_to_the_table(camvid, tmp_path, monkeypatch):
-    def do(work: _Work, run: Run, ends: float) -> SegmentationRecord:
-        record = SegmentationRecord(
-            study="voc", scope="smoke", norm=run.name, label=run.name, seed=run.seed, classes=["a", "b"], images=["i"],
-            facts=dict(run.facts), curve=[], cost={"train_s": 1, "eval_s": 1}, provenance={},
-        )  # fmt: skip
-        write_run(run.folder, record, Outputs(np.ones((1, 2, 2), int), np.zeros((1, 2, 2), np.uint8)))
-        return record
+def done_at_once(work: _Work, run: Run, ends: float) -> SegmentationRecord:
+    """A finished run, without training."""
+    record = SegmentationRecord(
+        study="voc", scope="smoke", norm=run.name, label=run.name, seed=run.seed, classes=["a", "b"], images=["i"],
+        facts=dict(run.facts), curve=[], cost={"train_s": 1, "eval_s": 1}, provenance={},
+    )  # fmt: skip
+    write_run(run.folder, record, Outputs(np.ones((1, 2, 2), int), np.zeros((1, 2, 2), np.uint8)))
+    return record
 
+
+def test_commands_with_other_seeds_or_norms_add_to_the_table(camvid, tmp_path, monkeypatch):
     def planned(*words: str) -> tuple[list[str], list[str]]:
         """Norms and runs of the table after a command."""
         bench = Bench(tmp_path, [], Console(quiet=True), math.inf, words=[f"data.root={camvid}", *words])
@@ -774,7 +776,7 @@ def test_commands_with_other_seeds_or_norms_add_to_the_table(camvid, tmp_path, m
         }
         return design.factors["norm"], names
 
-    monkeypatch.setattr(_Work, "do", do)
+    monkeypatch.setattr(_Work, "do", done_at_once)
     monkeypatch.setattr(_Work, "check", lambda work: None)
     assert planned("norms=[bn_wa]") == (["bn_wa"], ["bn_wa-seed0"])
     assert planned("seeds=[3]", "norms=[bn]") == (["bn", "bn_wa"], ["bn_wa-seed0", "bn-seed3"])
@@ -789,14 +791,6 @@ def test_commands_with_other_seeds_or_norms_add_to_the_table(camvid, tmp_path, m
 
 
 def test_a_norm_that_was_changed_is_not_averaged_with_what_it_was(camvid, tmp_path, monkeypatch):
-    def do(work: _Work, run: Run, ends: float) -> SegmentationRecord:
-        record = SegmentationRecord(
-            study="voc", scope="smoke", norm=run.name, label=run.name, seed=run.seed, classes=["a", "b"], images=["i"],
-            facts=dict(run.facts), curve=[], cost={"train_s": 1, "eval_s": 1}, provenance={},
-        )  # fmt: skip
-        write_run(run.folder, record, Outputs(np.ones((1, 2, 2), int), np.zeros((1, 2, 2), np.uint8)))
-        return record
-
     def planned(eps: float, seed: int) -> list[str]:
         own = tmp_path / "mine" / "norm" / "mine.yaml"
         own.parent.mkdir(parents=True, exist_ok=True)
@@ -807,7 +801,7 @@ def test_a_norm_that_was_changed_is_not_averaged_with_what_it_was(camvid, tmp_pa
         study().stages("smoke")["train"](bench)
         return [Path(folder).name.rsplit("-", 1)[0] for folder in read_design(tmp_path).folders]
 
-    monkeypatch.setattr(_Work, "do", do)
+    monkeypatch.setattr(_Work, "do", done_at_once)
     monkeypatch.setattr(_Work, "check", lambda work: None)
     assert planned(1e-5, 0) == ["bn-seed0", "mine-seed0"]
     assert planned(1e-5, 1) == ["bn-seed0", "mine-seed0", "bn-seed1", "mine-seed1"]
