@@ -44,8 +44,6 @@ def bench(out: Path, *words: str, ends: float = math.inf) -> Bench:
         (["study=table6", "finetune.optimizer={lr: 1}"], "finetune.optimizer.lr"),
         (["study=table6", "protocol=full"], "protocol"),
         (["study=table6", "data.size=48"], "data.size"),
-        (["study=table4", "report.spread=std"], "report"),
-        (["study=table4", "select=[entropy]"], "select"),
         (["study=pretraining", "norms=[bn]"], "norms"),
         (["study=pretraining", "pretrain.seeds=[4]"], "pretrain.seeds"),
         (["study=pretraining", "pretrain.recipe.epochs=2"], "pretrain.recipe.epochs"),
@@ -56,6 +54,14 @@ def test_an_option_without_effect_is_refused_before_anything_runs(words, name, t
     for more in ["--cfg"], [f"out={tmp_path / 'out'}"], [f"out={tmp_path / 'out'}", "stage=report"]:
         assert main([*words, *more]) == 2
         assert f"the study sets {name} itself" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", ["report.spread=std", "select=[entropy]"])
+def test_the_table_of_a_study_has_no_options_of_a_report(word, tmp_path, capsys):
+    for more in ["--cfg"], [f"out={tmp_path / 'out'}"], [f"out={tmp_path / 'out'}", "stage=report"]:
+        assert main(["study=table4", word, *more]) == 2
+        assert f"{word}: the table of study=table4 has no such option" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
