@@ -119,9 +119,6 @@ class Grid(ScopedStudy[Scope]):
 
     def experiments(self, scope: str, words: Sequence[str], config_dir: Path | None) -> dict[str, Experiment]:
         """All of them, by folder."""
-        for word in words:
-            if option_of(word).partition(".")[0] in ("report", "select"):
-                raise ConfigError(f"{word}: the table of study={self.study} has no such option. Leave it out.")
         start = [*self.options(scope), *words]
         found = {}
         for part in self.parts(scope):
@@ -132,6 +129,10 @@ class Grid(ScopedStudy[Scope]):
     def sets(self, scope: str) -> list[str]:
         """The options of all levels."""
         return [option_of(option) for part in self.parts(scope) for option in part.options]
+
+    def unused(self) -> Sequence[str]:
+        """Those of a report, of which its table has none."""
+        return ("report", "select")
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""

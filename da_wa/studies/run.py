@@ -15,7 +15,7 @@ from da_wa.config.make import make
 from da_wa.config.tree import folders, read_node
 from da_wa.errors import ConfigError, nearest
 from da_wa.records.design import FILE
-from da_wa.studies.study import Bench, Composed, Paused, Study, Submitted, refuse_set
+from da_wa.studies.study import Bench, Composed, Paused, Study, Submitted, refuse_without_effect
 
 OPTIONS = {"study": "", "scope": "full", "stage": "all", "minutes": "inf", "out": ""}
 """Options of a study and their defaults; all others are passed to its experiments."""
@@ -43,7 +43,7 @@ def composed(words: Sequence[str], config_dir: Path | None = None) -> Mapping[st
     chosen, overrides = _split(words)
     study = _study(chosen["study"], config_dir)
     study.options(chosen["scope"])  # a scope that is unknown
-    refuse_set(overrides, study.sets(chosen["scope"]))
+    refuse_without_effect(overrides, study, chosen["scope"])
     return study.experiments(chosen["scope"], overrides, config_dir)
 
 
@@ -71,7 +71,7 @@ def run_study(words: Sequence[str], console: Console, config_dir: Path | None = 
         ends=time.monotonic() + 60 * _minutes(chosen["minutes"]),
         config_dir=config_dir,
     )
-    refuse_set(overrides, study.sets(chosen["scope"]))
+    refuse_without_effect(overrides, study, chosen["scope"])
     stages = study.stages(chosen["scope"])
     named = stages | study.extra_stages(chosen["scope"])
     if chosen["stage"] != "all" and chosen["stage"] not in named:

@@ -72,6 +72,10 @@ class Study(Protocol):
         """The names of options that it sets itself in some stage; none by default."""
         return ()
 
+    def unused(self) -> Sequence[str]:
+        """The names of options of an experiment that its results do not depend on; none by default."""
+        return ()
+
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """The stages of a scope, in order."""
 
@@ -142,23 +146,32 @@ def changes(words: Sequence[str]) -> str:
     return without_folders(f" Changed: {', '.join(told)}.") if told else ""
 
 
-def refuse_set(words: Sequence[str], names: Sequence[str]) -> None:
+def refuse_without_effect(words: Sequence[str], study: Study, scope: str) -> None:
     """Refuse options of a command that would have no effect.
 
     Args:
         words: the overrides of the command.
-        names: of the options that a study sets itself, see :meth:`Study.sets`.
+        study: that the command runs.
+        scope: of the study.
 
     Raises:
-        ConfigError: a word sets one of them, a part of it, or a mapping with it.
+        ConfigError: a word sets an option that the study sets itself or does not use, a part of it, or a mapping with
+            it.
     """
-    for word, name in product(words, names):
-        own = option_of(word)
-        if f"{own}.".startswith(f"{name}.") or ("={" in word and f"{name}.".startswith(f"{own}.")):
+    for word, name in product(words, study.sets(scope)):
+        if _concerns(word, name):
             raise ConfigError(
                 f"{word}: the study sets {name} itself. Leave it out, or use a study of your own: a changed copy of "
                 "its file, see docs/paper.md."
             )
+    for word, name in product(words, study.unused()):
+        if _concerns(word, name):
+            raise ConfigError(f"{word}: the tables of this study do not depend on {name}. Leave it out.")
+
+
+def _concerns(word: str, name: str) -> bool:
+    own = option_of(word)
+    return f"{own}.".startswith(f"{name}.") or ("={" in word and f"{name}.".startswith(f"{own}."))
 
 
 def merged(experiments: Sequence[Planned]) -> Planned:
