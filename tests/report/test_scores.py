@@ -75,19 +75,21 @@ def right(n: int, correct: int, confidence: float) -> np.ndarray:
     return confidence * np.eye(3)[answers]
 
 
+def transfers(experiment: Any, draw: np.random.Generator, *weights: float | None) -> Any:
+    """Two norms, two seeds, without a method, and with one at each of these weights."""
+    experiment.images = SMALL
+    for norm, seed, source in itertools.product(("bn", "ln"), (0, 1), SMALL):
+        add(experiment, norm, source, noisy(draw), seed)
+        for target, weight in itertools.product([domain for domain in SMALL if domain != source], weights):
+            at = {} if weight is None else {"method_weight": weight, "id": f"{norm}-{source}-{target}-{seed}-{weight}"}
+            add(experiment, norm, source, noisy(draw, 1.5), seed, method="dann", target=target, **at)
+    return experiment
+
+
 @pytest.fixture
 def runs(experiment: Any) -> Any:
-    """Two norms, two seeds, without and with a method."""
-    experiment.images = SMALL
-    draw = np.random.default_rng(0)
-    for norm in ("bn", "ln"):
-        for seed in (0, 1):
-            for source in SMALL:
-                add(experiment, norm, source, noisy(draw), seed)
-                for target in SMALL:
-                    if target != source:
-                        add(experiment, norm, source, noisy(draw, 1.5), seed, method="dann", target=target)
-    return experiment
+    """With a method that has no weight."""
+    return transfers(experiment, np.random.default_rng(0), None)
 
 
 def made(experiment: Any, names: Any = ("entropy", "im"), **options: Any) -> Choices:
@@ -214,27 +216,8 @@ def test_tables_and_numbers_agree(runs: Any) -> None:
 
 @pytest.fixture
 def weighted(experiment: Any) -> Any:
-    """Two norms, two seeds, without a method, and with one at two weights."""
-    experiment.images = SMALL
-    draw = np.random.default_rng(3)
-    for norm in ("bn", "ln"):
-        for seed in (0, 1):
-            for source in SMALL:
-                add(experiment, norm, source, noisy(draw), seed)
-                for target in SMALL:
-                    for weight in (0.1, 1.0):
-                        if target != source:
-                            method = {"method": "dann", "method_weight": weight, "target": target}
-                            add(
-                                experiment,
-                                norm,
-                                source,
-                                noisy(draw, 1.5),
-                                seed,
-                                id=f"{len(method)}{draw.random()}",
-                                **method,
-                            )
-    return experiment
+    """With a method at two weights."""
+    return transfers(experiment, np.random.default_rng(3), 0.1, 1.0)
 
 
 def by_hand(frame: pd.DataFrame, rule: str) -> pd.Series:
