@@ -9,7 +9,7 @@ A worker then opens domains by their digest, without the images: ``open_decoded(
 
 Layout of ``cache_dir``: ``<digest>-<size>/`` pixels (:mod:`~da_wa.data.entry`), ``manifests/`` labels and classes
 (:mod:`~da_wa.data.manifest`), ``digests/`` digests of image files, valid while a file is unchanged.
-Everything is verified when it is read and can be deleted at any time.
+Everything is verified when it is read and can be deleted while no command runs.
 """
 
 from __future__ import annotations

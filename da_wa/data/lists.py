@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from da_wa.data.domains import ClassRule, DomainSet, NamedImages, assemble
 from da_wa.data.folders import Scan
 from da_wa.data.images import ImageFiles
-from da_wa.errors import ConfigError, DataError, some
+from da_wa.errors import ConfigError, DataError, printable, some
 
 
 def from_lists(
@@ -30,6 +33,8 @@ def from_lists(
         name: the set's name; by default that of ``root``.
         class_rule: see :data:`ClassRule`.
 
+    Warns of images that two lists have in common.
+
     Raises:
         DataError: a list is missing or empty, has bad lines (named by number), or the classes break the rule.
 
@@ -47,6 +52,7 @@ def from_lists(
         raise ConfigError("data.lists is empty: name a list file for each domain, e.g. +data.lists.A=amazon.txt")
     known = None if classes is None else _read_class_names(root / classes)
     read = {domain: _read_list(root, root / path, known) for domain, path in lists.items()}
+    _warn_of_common(read)
     order = known or [str(label) for label in sorted({label for _, labels in read.values() for label in labels})]
     domains = {
         domain: NamedImages(
@@ -55,6 +61,18 @@ def from_lists(
         for domain, (paths, labels) in read.items()
     }
     return assemble(name or root.resolve().name, domains, order, class_rule)
+
+
+def _warn_of_common(read: Mapping[str, tuple[Sequence[str], Sequence[int]]]) -> None:
+    """Warn of images that two lists have: a network is tested on images of its training."""
+    paths = {domain: {os.path.normpath(path) for path in listed} for domain, (listed, _) in read.items()}
+    for one, other in combinations(paths, 2):
+        if common := sorted(paths[one] & paths[other]):
+            warnings.warn(
+                f"The domains {printable(one)} and {printable(other)} have {len(common)} images in common, e.g. "
+                f"{printable(common[0])}: a network that is trained on one is tested on them in the other.",
+                stacklevel=3,
+            )
 
 
 def _lines(path: Path) -> list[str]:
@@ -84,6 +102,7 @@ def _read_class_names(path: Path) -> list[str]:
 def _read_list(root: Path, path: Path, classes: Sequence[str] | None) -> tuple[list[str], list[int]]:
     """Paths and labels of a list file; every bad line is reported, not only the first."""
     labels: dict[str, int] = {}
+    seen: set[str] = set()
     bad = []
     scan = Scan(path)
     for number, line in enumerate(_lines(path), start=1):
@@ -96,12 +115,13 @@ def _read_list(root: Path, path: Path, classes: Sequence[str] | None) -> tuple[l
             bad.append(f"line {number}: {line!r} is not 'relative/path.jpg label'")
         elif classes is not None and int(label) >= len(classes):
             bad.append(f"line {number}: label {label}, but the class file has only 0 to {len(classes) - 1}")
-        elif image in labels:
+        elif os.path.normpath(image) in seen:
             bad.append(f"line {number}: {image} is listed twice")
         elif not (root / image).is_file():
             bad.append(f"line {number}: {root / image} does not exist")
         else:
             labels[image] = int(label)
+            seen.add(os.path.normpath(image))
     if bad:
         raise DataError(
             f"{path} has {len(bad)} bad lines:\n  {some(bad, separator=chr(10) + '  ')}\n"

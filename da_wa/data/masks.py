@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from da_wa.data.images import FORMATS, SUFFIXES, as_rgb, reason
+from da_wa.data.images import FORMATS, SUFFIXES, as_rgb, reason, upright
 from da_wa.errors import DataError, UserError, nearest, printable
 
 VOID = 255
@@ -136,11 +136,12 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 def _voc(root: Path, split: str, masks: str = "SegmentationClass") -> list[Pair]:
     path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     try:
-        stems = path.read_text(encoding="utf-8-sig").split()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise DataError(f"{printable(path)} is missing; data.root is the folder VOC2012, see docs/paper.md.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{printable(path)} is not UTF-8 text ({error.reason}); save it as UTF-8.") from None
+    stems = [Path(line.split()[0]).stem for line in lines if line.strip()]  # "NAME", or "/JPEGImages/NAME.jpg …"
     pairs = [Pair(root / "JPEGImages" / f"{stem}.jpg", root / masks / f"{stem}.png") for stem in stems]
     for file in (file for pair in pairs for file in (pair.image, pair.mask)):
         if not file.is_file():
@@ -167,7 +168,7 @@ def read_pair(pair: Pair, classes: int, void: int) -> tuple[npt.NDArray[np.uint8
         DataError: a file cannot be read, the mask is a JPEG, has colours, another size or an unknown label.
     """
     with _opened(pair.image) as file:
-        image = np.asarray(as_rgb(file))
+        image = np.asarray(as_rgb(upright(file)))
     with _opened(pair.mask) as file:
         if file.mode not in MASK_MODES:
             raise DataError(
@@ -224,7 +225,8 @@ def load_split(layout: str, root: Path, split: str, classes: int, void: int, mea
 
 def _size(path: Path) -> tuple[int, int]:
     with _opened(path) as file:
-        return file.height, file.width
+        width, height = upright(file).size
+        return height, width
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from da_wa.config.compose import Experiment
@@ -312,6 +314,17 @@ def _check_splits(cfg: Mapping[str, Any], domains: Sequence[DomainManifest], job
             own = f"method.{factors.method}.recipe.batch_size" if "recipe" in config["method"] else None
             least = _least_images(make_recipe(config["finetune"]))
             check_batch(domain.name, len(images), least, "target", own or "finetune.batch_size")
+            if config["method"].get("order") == "sorted" and not _in_blocks(domain.labels[images]):
+                raise ConfigError(
+                    f"method.{factors.method}.order=sorted shows images in the order of the data, by class, but the "
+                    f"classes of {printable(domain.name)} are mixed. Sort the lines of its list by label, or use "
+                    "order=shuffled."
+                )
+
+
+def _in_blocks(labels: npt.NDArray[np.int64]) -> bool:
+    """Whether the images of each class follow one another."""
+    return bool(np.count_nonzero(np.diff(labels)) == len(np.unique(labels)) - 1)
 
 
 def _check_pretraining(pretrain: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ from da_wa.config.make import make
 from da_wa.config.segmentation_types import SegmentationOptions
 from da_wa.config.tree import folders, read_node
 from da_wa.config.validate import checked, shown
-from da_wa.errors import ConfigError, DataError, Diverged, nearest
+from da_wa.errors import ConfigError, DataError, Diverged, nearest, printable
 from da_wa.models.weights import file_digest
 from da_wa.records.design import Design, joined, read_design, write_design
 from da_wa.records.identity import digest, norm_facts, parameters
@@ -219,9 +219,23 @@ class _Work:
                     what = f"norm {name} and crops of {crop[0]}×{crop[1]} pixels"
                     raise ConfigError(f"model={given}: no network with {what} can be made: {error}") from error
 
+    def _check_splits(self) -> None:
+        """Refuse to test on images of the training, which lists of VOC with masks of SBD often have."""
+        from da_wa.data.masks import listing  # imports torch
+
+        data = self.options.data
+        root = Path(data.root).expanduser()
+        train, test = ({pair.image for pair in listing(data.layout, root, split)} for split in (data.train, data.test))
+        if common := sorted(train & test):
+            raise DataError(
+                f"data.train={data.train} has {len(common)} images of data.test={data.test}, e.g. "
+                f"{printable(common[0].name)}: remove them from its list."
+            )
+
     @cached_property
     def _shared(self) -> dict[str, Any]:
         """Facts of all runs."""
+        self._check_splits()
         given, data = self.options.cfg, self.options.data
         images = {"train": self.training.digest(), "test": self.evaluated.digest()}
         kept = {key: getattr(data, key) for key in ("classes", "mean", "std")}

@@ -256,6 +256,15 @@ def test_lists_keep_their_order_and_labels(listed: Path) -> None:
     assert domains["B"].labels.tolist() == [1, 0]
 
 
+def test_one_image_under_two_names_or_in_two_lists_is_told(listed: Path) -> None:
+    (listed / "b.txt").write_text("b/mug/000.png 0\na/back pack/000.png 1\n")
+    with pytest.warns(UserWarning, match=r"A and B have 1 images in common, e\.g\. a/back pack/000\.png"):
+        from_lists(listed, {"A": "a.txt", "B": "b.txt"}, classes="classes.txt")
+    (listed / "b.txt").write_text("b/mug/000.png 0\nb/./mug/000.png 1\n")
+    with pytest.raises(DataError, match=r"line 2: b/\./mug/000\.png is listed twice"):
+        from_lists(listed, {"A": "a.txt", "B": "b.txt"}, classes="classes.txt")
+
+
 def test_lists_without_class_names_use_numbers(listed: Path) -> None:
     for domain in "ab":  # counted from 1, and not in alphabetical order once there are ten
         (listed / f"{domain}.txt").write_text(f"{domain}/mug/000.png 10\n{domain}/back pack/000.png 9\n")

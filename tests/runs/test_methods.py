@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from rich.console import Console
 from da_wa.cli import main
 from da_wa.config.compose import compose
 from da_wa.data.cache import DecodedDomain
-from da_wa.errors import DataError
+from da_wa.errors import ConfigError, DataError
 from da_wa.launchers.launch import launch, prepare
 from da_wa.records.store import Store
 from da_wa.runs import execute as executing
@@ -26,7 +27,7 @@ from da_wa.runs.execute import execute
 from da_wa.runs.inputs import Inputs
 from da_wa.runs.jobs import Done, Ready, UnitJob, Waiting
 from da_wa.runs.plan import plan
-from da_wa.runs.preflight import preflight, refused
+from da_wa.runs.preflight import _check_splits, preflight, refused
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -452,6 +453,21 @@ def test_domains_of_one_class_are_refused(tmp_path, monkeypatch, capsys):
     options = ["data=folders", f"data.root={tmp_path}", "data.folders={S: S, T: T}", "data.size=8", "norms=[gn]"]
     assert main([*words, "cache_dir=cache", "out=out", *options, "methods=[mcc]"]) == 2
     assert "The domains have one class, mug; a classifier needs two or more." in capsys.readouterr().err
+
+
+def test_a_sorted_stream_needs_images_by_class(tmp_path):
+    words = ["pretrain=none", "sources=[A]", "seeds=[0]", "norms=[bn]", "methods=[none,tent]", "protocol.holdout=0.5"]
+    words += ["finetune.batch_size=1", "method.tent.recipe.batch_size=2"]
+
+    def checked(order: str, labels: list[int]) -> None:
+        found = [replace(domain, labels=np.array(labels)) for domain in domains()]
+        experiment = compose([*words, f"method.tent.order={order}"])
+        _check_splits(experiment.cfg, found, plan(experiment, found, tmp_path, tmp_path))
+
+    checked("sorted", [1, 1, 0, 0])
+    checked("shuffled", [0, 1, 0, 1])
+    with pytest.raises(ConfigError, match=r"method\.tent\.order=sorted .* the classes of W are mixed"):
+        checked("sorted", [0, 1, 0, 1])
 
 
 def test_a_stream_on_a_network_with_nothing_adaptable_says_what_to_use(command, capsys):

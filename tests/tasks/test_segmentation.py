@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 from rich.console import Console
 from scipy import stats
 from torch import nn
@@ -528,6 +528,17 @@ def test_every_file_is_decoded_once(tmp_path, monkeypatch):
     assert sorted(Path(path).parent.name for path in decoded) == ["images", "masks"]
 
 
+def test_images_are_turned_as_their_exif_block_says_before_they_meet_their_masks(tmp_path):
+    pixels = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
+    pair = draw_pair(tmp_path / "train", "a", np.zeros((8, 6), np.uint8))
+    stored = Image.fromarray(np.stack([pixels] * 3, -1))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be shown turned by 90 degrees clockwise
+    stored.save(pair.image, exif=exif)
+    (image,) = load_split("folders", tmp_path, "train", 3, 11, [0.5] * 3).images
+    assert (image[0].numpy() == np.rot90(pixels, -1)).all()
+
+
 def test_voc_layout_reads_palettes_and_lists_and_pads_with_void(tmp_path):
     for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"):
         (tmp_path / folder).mkdir(parents=True)
@@ -546,6 +557,16 @@ def test_voc_layout_reads_palettes_and_lists_and_pads_with_void(tmp_path):
     assert (found.masks[0, 6:] == VOID).all() and (found.masks[1, :, 5:] == VOID).all()
     assert (found.images[0, :, 6:] == 128).all() and (found.images[0, :, :6] > 190).all()
     assert (load_split("voc_aug", tmp_path, "val", 21, 255, [0.5] * 3).masks[0, :6] == 20).all()
+    (tmp_path / "ImageSets/Segmentation/trainaug.txt").write_text(
+        "\n/JPEGImages/1.jpg /SegmentationClassAug/1.png\n/JPEGImages/0.jpg /SegmentationClassAug/0.png\n"
+    )
+    assert listing("voc_aug", tmp_path, "trainaug") == listing("voc_aug", tmp_path, "val")
+    chosen = study().chosen(
+        "smoke", [f"data.root={tmp_path}", "data.layout=voc_aug", "data.train=trainaug", "data.test=val"]
+    )
+    with pytest.raises(DataError, match=r"data.train=trainaug has 2 images of data.test=val, e.g. 0.jpg"):
+        next(_Work("voc", "smoke", chosen, tmp_path, None).runs())
+    (tmp_path / "ImageSets/Segmentation/trainaug.txt").unlink()
     for content, said in [
         (b"0\n2\n", r"2.jpg is missing; .*val.txt lists it"),
         (b"0\n1\n0\n", r"the split val has 0 twice"),
