@@ -153,6 +153,10 @@ class Results:
                 raise ConfigError(f"There is no row {label!r}. {nearest(label, map(str, whole.mean.index))}")
         return table_latex(matrix_table(whole if rows is None else whole.only(rows), spread))
 
+    @property
+    def _own(self) -> list[Path]:
+        return [] if self.config_dir is None else [self.config_dir]
+
     def _chosen(self, selection: str) -> tuple[Choices, Rule]:
         """What a rule or label-free score chooses in every run.
 
@@ -160,7 +164,7 @@ class Results:
             ConfigError: there is no such rule or score.
             DataError: it chooses nothing, because what it needs was not saved.
         """
-        own = [] if self.config_dir is None else [self.config_dir]
+        own = self._own
         scores = listed(own)
         if selection not in {*RULES, *scores}:
             raise ConfigError(f"{selection!r} is not a selection. {nearest(selection, [*RULES, *scores])}")
@@ -178,7 +182,7 @@ class Results:
         """
         figures = {
             part.name: part.figure
-            for section in sections_of(self.facts, out=self.out)
+            for section in sections_of(self.facts, select=load_scores(None, self._own), out=self.out)
             for part in section.everything
             if isinstance(part, Plot)
         }

@@ -145,11 +145,18 @@ def _experiment(tree: DictConfig, words: Sequence[str], of_methods: Sequence[str
         tree.setdefault("logger", {})  # logger=null: none
         norms = {name: _resolved(tree, "norm", read_node("norm", name, where)) for name in _names(tree, "norms")}
         tree.pop("norm", None)
+        started = tree.model.get("weights") is not None
         nodes = {name: _model(name, words, where) for name in reversed(_names(tree, "models"))}
         for name, node in nodes.items():
             _refuse_other_name(name, node, where)
         models = [_resolved(tree, "model", node) for node in nodes.values()]
         models = models[::-1] or [_resolved(tree, "model", tree.model)]
+    untrained = [model.get("name") for model in models if model.get("weights") is None]
+    if started and untrained and tree.pretrain.get("recipe") is None:
+        raise ConfigError(
+            f"models={shown(_names(tree, 'models'))}: {untrained[0]} has no weights, and the experiment starts from "
+            "trained networks without training them first. Write a file for each network, see docs/backbones.md."
+        )
     named = {str(model.get("name")): model for model in models}
     if len(named) < len(models):
         raise ConfigError(
@@ -163,6 +170,12 @@ def _experiment(tree: DictConfig, words: Sequence[str], of_methods: Sequence[str
     methods = method_nodes(_names(tree, "methods"), of_methods, cfg["finetune"], where)
     validate(cfg, norms, named, methods)  # type: ignore[arg-type]
     _check_norms_of_pretraining(cfg["pretrain"], options("norm", where))
+    _check_rates_of_norms(cfg["pretrain"], norms, words)
+    if cfg["pretrain"]["checkpoint"] is not None and cfg["pretrain"].get("seeds"):
+        raise ConfigError(
+            """Refuse one rate or number of epochs for all norms where some have their own, which would be used."""
+            "whatever seed. Leave one of them out; several networks need a command each, with an out of its own."
+        )
     _check_contrasts(cfg["report"].get("contrasts"), norms | named, methods)
     scores = chosen(cfg["report"].get("select"), where[1:])
     if auto := cfg["seeds"] == "auto":
@@ -175,6 +188,18 @@ def _check_norms_of_pretraining(pretrain: Mapping[str, Any], known: Iterable[str
     for key in ("rates", "epochs"):
         for name in set(pretrain.get(key, ())).difference(known):
             raise ConfigError(f"pretrain.{key}.{name}: there is no norm {name!r}. {nearest(name, known)}")
+
+
+def _check_rates_of_norms(pretrain: Mapping[str, Any], norms: Iterable[str], words: Sequence[str]) -> None:
+    """Refuse one rate or number of epochs for all norms where some have their own, which would be used."""
+    given = {word.lstrip("+~").partition("=")[0] for word in words}
+    for key, option in (("rates", "pretrain.recipe.optimizer.lr"), ("epochs", "pretrain.recipe.epochs")):
+        own = [n for n in norms if n in pretrain.get(key, ()) and f"pretrain.{key}.{n}" not in given]
+        if own and option in given and f"pretrain.{key}" not in given:
+            raise ConfigError(
+                f"{option}: without effect on {', '.join(own)}, which pretrain.{key} has values for. Add "
+                f"~pretrain.{key} for one value for all norms, or set ++pretrain.{key}.{own[0]}=… instead."
+            )
 
 
 def _check_contrasts(

@@ -17,6 +17,17 @@ from da_wa.errors import ConfigError
 CALLABLES = ("optimizer", "schedule", "augment")
 """Parts of a recipe that are replaced, not merged, where a method names another callable."""
 
+UNUSED = {
+    "stream": {"epochs", "evaluations", "epoch_steps", "optimizer", "schedule", "label_smoothing", "frozen_statistics"},
+    "target": {"epoch_steps"},
+}
+"""Options of a recipe that a method of a phase does not use."""
+
+_WHY = {
+    "stream": "a stream is one pass over the target, and the method has its own optimizer",
+    "target": "an epoch is one pass over the target",
+}
+
 
 def method_nodes(
     names: Sequence[str], words: Sequence[str], finetune: Mapping[str, Any], where: Sequence[Path]
@@ -43,7 +54,7 @@ def method_nodes(
     for word in words:
         _override(nodes, word)
     resolved = {name: OmegaConf.to_container(node, resolve=True, throw_on_missing=True) for name, node in nodes.items()}
-    return {name: _with_recipe(node, finetune) for name, node in resolved.items() if isinstance(node, dict)}
+    return {name: _with_recipe(name, node, finetune) for name, node in resolved.items() if isinstance(node, dict)}
 
 
 def _override(nodes: Mapping[str, DictConfig], word: str) -> None:
@@ -71,11 +82,16 @@ def _has(node: DictConfig, key: str) -> bool:
     return key in keys(node) or (key.startswith("recipe.") and "recipe" in node)
 
 
-def _with_recipe(node: dict[Any, Any], finetune: Mapping[str, Any]) -> dict[Any, Any]:
+def _with_recipe(name: str, node: dict[Any, Any], finetune: Mapping[str, Any]) -> dict[Any, Any]:
     """``node`` with a whole recipe where it has one; a stream is one epoch, and its method chooses the statistics."""
     own = node.get("recipe")
     if not isinstance(own, dict):
         return node
+    if unused := sorted(own.keys() & UNUSED.get(str(node.get("phase")), set())):
+        raise ConfigError(
+            f"method.{name}.recipe.{unused[0]} has no effect: {_WHY[str(node.get('phase'))]}. Leave it out; options of "
+            f"the method itself are method.{name}.build.…"
+        )
     recipe = {**finetune, **own}
     for key in CALLABLES:
         before, change = finetune.get(key), own.get(key)

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from da_wa.config import choices
-from da_wa.config.nodes import Node, Own, Part, kind_at, rule
+from da_wa.config.nodes import Node, Part, kind_at, rule
 from da_wa.config.recipe_types import AnyRecipe, Recipe
 from da_wa.config.types import (
     Allowed,
@@ -185,6 +185,12 @@ def _pretraining(node: Any) -> str:
     return str(kind_at("data").discriminator(node))  # type: ignore[operator]
 
 
+class OwnProtocol(Part):
+    """A protocol of the user's own; its ``name`` is in captions and records."""
+
+    name: Text
+
+
 class ShippedProtocol(Part):
     """The options of ``conf/protocol``; see :mod:`da_wa.data.splits`."""
 
@@ -292,7 +298,7 @@ class Config(Node):
         Discriminator(_pretraining),
     ]
     finetune: AnyRecipe
-    protocol: Annotated[Own | Annotated[ShippedProtocol, Tag("<shipped>")], kind_at()]
+    protocol: Annotated[Annotated[OwnProtocol, Tag("<own>")] | Annotated[ShippedProtocol, Tag("<shipped>")], kind_at()]
     trainer: Trainer
     launcher: Annotated[Annotated[Launcher, Tag("<own>")] | Annotated[ShippedLauncher, Tag("<shipped>")], kind_at()]
     logger: dict[str, Part]

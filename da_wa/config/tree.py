@@ -18,13 +18,26 @@ def folders(extra_dir: Path | None = None) -> list[Path]:
     """Where options are looked up, first match first.
 
     Raises:
-        ConfigError: ``extra_dir`` (``--config-dir``) is not a folder.
+        ConfigError: ``extra_dir`` (``--config-dir``) is not a folder, or has an option with the name of one of the
+            package.
     """
     if extra_dir is None:
         return [conf_dir()]
     if not extra_dir.is_dir():
         raise ConfigError(f"--config-dir {extra_dir} is not a folder; check the path")
-    return [conf_dir(), extra_dir.resolve()]
+    where = [conf_dir(), extra_dir.resolve()]
+    for group in sorted(groups(where) - OWN_FIRST):
+        shipped, own = ({path.stem for path in (folder / group).glob("*.yaml")} for folder in where)
+        if both := sorted(shipped & own):
+            raise ConfigError(
+                f"{extra_dir / group / both[0]}.yaml: the package has {group}={both[0]}, which would be used instead. "
+                "Choose another name."
+            )
+    return where
+
+
+OWN_FIRST = {"select", "study"}
+"""Groups in which a file of the user's own is found first, or refused when it is read."""
 
 
 def groups(where: Sequence[Path]) -> set[str]:

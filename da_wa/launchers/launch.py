@@ -25,7 +25,7 @@ from da_wa.records.store import Store
 from da_wa.runs.inputs import Inputs, forget, load_pretraining, refuse_among_images
 from da_wa.runs.jobs import Done, Job, PretrainJob, UnitJob
 from da_wa.runs.plan import chosen_sources, plan
-from da_wa.runs.seeds import needed, state
+from da_wa.runs.seeds import blocked, needed, state
 
 
 @dataclass(frozen=True)
@@ -151,17 +151,23 @@ def _run_until_decided(planned: Planned, console: Console, launch_id: str) -> No
     ends = math.inf if limit is None else time.monotonic() + limit
     while (left := ends - time.monotonic()) > 0:
         wanted = planned.needed
-        if all(job.done for job in wanted):
+        if not _open(wanted, planned.jobs):
             break
         if limit is not None:
             options["deadline_s"] = left
         _run(planned, console, wanted, launch_id)
         if limit is not None:
             options["deadline_s"] = limit
-        if planned.detached or not all(job.done for job in wanted):  # submitted, failed, or out of time
+        if planned.detached or _open(wanted, planned.jobs):  # submitted, failed, or out of time
             break
         contrasts = planned.experiment.cfg["report"].get("contrasts")
         console.print(state(planned.jobs, contrasts))
+
+
+def _open(wanted: Sequence[Job], jobs: Sequence[Job]) -> bool:
+    """Whether a job has no result and can still run."""
+    by_id = {job.id: job for job in jobs}
+    return any(not job.done and not blocked(job, by_id) for job in wanted)
 
 
 def _run(planned: Planned, console: Console, jobs: Sequence[Job], launch_id: str) -> None:

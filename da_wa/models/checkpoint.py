@@ -99,7 +99,8 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(f"checkpoint {path} does not exist; check pretrain.checkpoint=PATH") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} is not a valid safetensors file ({error}); delete it to train the network again"
+            f"{path} is not a valid safetensors file ({error}); delete it to train the network again, or, if it is "
+            "your own, check pretrain.checkpoint=PATH"
         ) from error
     if "recipe" in metadata:
         raise CheckpointError(f"{path} was written by an earlier version; convert it with: da-wa migrate {path.parent}")

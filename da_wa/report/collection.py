@@ -91,8 +91,16 @@ class Collection:
 
     @property
     def mixed(self) -> str:
-        """See :func:`mixed`."""
-        return mixed([record.provenance for record in self.records])
+        """See :func:`mixed`, and networks of one name that are not the same."""
+        results: dict[str, set[tuple[Any, ...]]] = {}
+        for network in (record.pretraining for record in self.records if record.pretraining):
+            results.setdefault(network.name, set()).add((network.correct, network.n))
+        told = [
+            f"The network {name} was trained more than once with different results, and counts as one."
+            for name, found in results.items()
+            if len(found) > 1
+        ]
+        return " ".join([*filter(None, [mixed([record.provenance for record in self.records])]), *told])
 
 
 def mixed(provenances: Sequence[Mapping[str, Any]]) -> str:

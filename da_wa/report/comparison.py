@@ -34,8 +34,17 @@ def section(facts: Facts) -> Section:
     setting = matrix.setting
     pairs = [pair for pair in matrix.pairs if pair in paper.PAIRS]
     labels = [label for label in matrix.mean.index if label in paper.TABLE_VI]
-    if setting is None or setting.dataset != paper.DATASET or not pairs or not labels:
-        return Section(TITLE, [f"The paper has numbers for {paper.DATASET} only, and for none of these runs."])
+    if (
+        setting is None
+        or setting.dataset != paper.DATASET
+        or len(facts.classes) != paper.CLASSES
+        or not pairs
+        or not labels
+    ):
+        only = (
+            f"The paper has numbers for {paper.DATASET} with {paper.CLASSES} classes only, and for none of these runs."
+        )
+        return Section(TITLE, [only])
     ours, theirs = _ours(labels, pairs, matrix), _theirs(labels)
     columns: list[Pair | str] = [*pairs, *([AVERAGE] if len(pairs) == len(paper.PAIRS) else [])]
     frame = pd.DataFrame(

@@ -11,7 +11,7 @@ ROWS = ("Baseline", "WA", "BN", "BN + WA", "GN", "GN + WA", "IN", "IN + WA", "LN
 PAIRS = (("A", "W"), ("W", "A"), ("A", "D"), ("D", "A"), ("W", "D"), ("D", "W"))
 """The (source, target) pairs of Office-31 in the order of Table VI: Amazon, Webcam, DSLR."""
 
-DATASET, MODEL, PRETRAINING = "Office-31", "ResNet50", "CIFAR-100"
+DATASET, CLASSES, MODEL, PRETRAINING = "Office-31", 31, "ResNet50", "CIFAR-100"
 """Dataset, backbone and pre-training of Table VI."""
 
 TABLE_I = {

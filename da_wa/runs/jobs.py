@@ -344,7 +344,9 @@ class UnitJob(Job):
         if record is None or record.error is not None or self._owes_weights:
             return []
         keep = config["keep"] or ()
-        lost = [epoch for epoch in config["keep_epochs"] if not os.path.exists(self.weights_after(epoch))]
+        trained = max((row.epoch for row in record.curve), default=0)  # methods may have fewer epochs, or none
+        wanted = [epoch for epoch in config["keep_epochs"] if epoch <= trained]
+        lost = [epoch for epoch in wanted if not os.path.exists(self.weights_after(epoch))]
         lacking = {
             "keep=[weights]": "weights" in keep and not os.path.exists(self.weights),
             "keep=[logits]": "logits" in keep and not self.directory.outputs(record).have_all_logits,

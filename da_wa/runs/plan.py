@@ -150,7 +150,9 @@ def _own_images(pretrain: Mapping[str, Any], cache_dir: str) -> dict[str, str]:
 def _shared(experiment: Experiment, domains: Sequence[DomainManifest]) -> Facts:
     cfg = experiment.cfg
     pretrain = cfg["pretrain"]
-    how: Any = None if pretrain["checkpoint"] is None else "given"
+    how: Any = None
+    if pretrain["checkpoint"] is not None:
+        how = {"given": True, "keep_head": True} if pretrain.get("keep_head") else "given"
     if any(trains(pretrain, model) for model in experiment.models.values()):
         keys = ("name", "size", "dtype", "holdout")
         how = {**{k: pretrain[k] for k in keys}, "recipe": identity.recipe_facts(pretrain["recipe"])}
@@ -192,10 +194,23 @@ def _refuse_other_settings(store: Store, planned: Sequence[UnitJob]) -> None:
             same = now.get(old.get("name"), old)
             if old != same:
                 raise _not_comparable(store, f"{kind} {old['name']}: {_differences(old, same)}")
+    starts = {_network(job.config): job.config["facts"]["start"] for job in planned if job.needs is None}
+    for name, config in others.items():  # a row of a table is about one network
+        if "unit" in config and not config.get("needs"):
+            start = config["facts"]["start"]
+            same = starts.get(_network(config), start)
+            if start != same:
+                raise _not_comparable(store, f"run {name}: {_differences({'start': start}, {'start': same})}")
     cells = {_cell(job.config): job.config["facts"] for job in planned}
     for name, config in others.items():  # one cell of a table is one run
         if "unit" in config and (twin := cells.get(_cell(config))):
             raise _not_comparable(store, f"run {name}: {_differences(config['facts'], twin)}")
+
+
+def _network(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells the starting networks of a table apart."""
+    factors = config["unit"]["factors"]
+    return tuple(factors.get(key) for key in ("norm", "model", "pretraining_seed", "pretraining_epochs"))
 
 
 def _cell(config: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from da_wa.adapt.method import Method
 from da_wa.config.compose import Experiment
 from da_wa.config.make import make
+from da_wa.config.validate import shown
 from da_wa.data.manifest import DomainManifest
 from da_wa.data.splits import check_batch, stratified_holdout
 from da_wa.errors import ConfigError, DataError, UserError, printable
-from da_wa.models.backbone import Backbone
+from da_wa.models.backbone import Backbone, has_running_statistics
 from da_wa.models.checkpoint import CheckpointError, head_classes, read_header
 from da_wa.models.pretrained import activation_level
 from da_wa.records.identity import norm_facts
@@ -174,8 +176,14 @@ def _check_method(
         make(node["build"])
     except (*MISTAKES, UserError) as error:
         raise ConfigError(f"method.{name}.build: {_told(error)}") from error
+    _check_options(name, node)
     for model_node, (norm, norm_node) in product(experiment.models.values(), experiment.norms.items()):
         if not acts(node, levels((norm, norm_node), model_node)["activation"]):
+            if any(map(has_running_statistics, _skeleton(experiment, model_node, norm, classes).modules())):
+                raise ConfigError(
+                    f"norm {norm} leaves layers with running statistics in {model_node['name']}, which method {name} "
+                    'would change, but tables would show "=", no change. Leave one of them out.'
+                )
             continue
         try:
             method = make(node["build"])
@@ -204,6 +212,23 @@ def _check_method(
             )
     if "recipe" in node:
         _check_recipe(f"method {name}: recipe", node["recipe"])
+
+
+def _check_options(name: str, node: Mapping[str, Any]) -> None:
+    """Refuse options with which a method is another one, or that make no difference."""
+    method = make(node["build"])
+    needed = getattr(method, "statistics", None)
+    if needed is not None and node.get("statistics") != needed:
+        raise ConfigError(
+            f"method.{name}.statistics={node.get('statistics')}: {node['label']} has statistics={needed} by "
+            "definition. Set those of the other methods by name, e.g. method.mcc.statistics=separate."
+        )
+    weights = node.get("weight")
+    if isinstance(weights, list) and len(weights) > 1 and getattr(type(method), "loss", None) is Method.loss:
+        raise ConfigError(
+            f"method.{name}.weight={shown(weights)}: {node['label']} has no loss of its own, so weights make no "
+            "difference. Set those of the other methods by name, e.g. method.mcc.weight=[0.1,1]."
+        )
 
 
 def _told(error: Exception) -> str:

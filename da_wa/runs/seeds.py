@@ -7,13 +7,13 @@ commands on one folder, run the same seeds and decide the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from da_wa.errors import ConfigError
 from da_wa.records.contrasts import Cell, Contrast, Pair, by_seed, of_interest
 from da_wa.records.schema import Record
-from da_wa.runs.jobs import Job, UnitJob
+from da_wa.runs.jobs import Diverged, Job, UnitJob
 from da_wa.select.anytime import decided_after, first_look
 
 FACTORS = ("norm", "weight", "activation", "method", "method_weight", "model")
@@ -55,6 +55,9 @@ def needed(jobs: Sequence[Job], wanted: Sequence[str] | None = None) -> list[Job
             "Give a list of seeds instead, e.g. seeds=[0,1,2]."
         )
     first = first_look(len(found))
+    by_id = {job.id: job for job in jobs}
+    never = {_label(job) for job in units if blocked(job, by_id)}
+    found = [standing for standing in found if never.isdisjoint(standing.contrast.rows[0])]
     seen = [standing.seen for standing in found if standing.after is None]
     limit = max(min(seen, default=0) + 1, first)
     allowed = {label: first for label in map(_label, units)}
@@ -63,7 +66,6 @@ def needed(jobs: Sequence[Job], wanted: Sequence[str] | None = None) -> list[Job
         for label in standing.contrast.rows[0]:
             allowed[label] = max(allowed[label], most)
     chosen = {job.id for job in units if seeds.index(job.unit.factors.seed) < allowed[_label(job)]}
-    by_id = {job.id: job for job in jobs}
     queue = list(chosen)
     while queue:
         start = by_id[queue.pop()].waits_for()
@@ -71,6 +73,17 @@ def needed(jobs: Sequence[Job], wanted: Sequence[str] | None = None) -> list[Job
             chosen.add(start)
             queue.append(start)
     return [job for job in jobs if job.id in chosen]
+
+
+def blocked(job: Job, by_id: Mapping[str, Job]) -> bool:
+    """Whether a job starts from a training that diverged, so that it cannot run.
+
+    Args:
+        job: of the experiment.
+        by_id: all of its jobs.
+    """
+    start = by_id.get(job.waits_for() or "")
+    return start is not None and (isinstance(start.outcome(), Diverged) or blocked(start, by_id))
 
 
 def standings(units: Sequence[UnitJob], wanted: Sequence[str] | None = None) -> list[Standing]:

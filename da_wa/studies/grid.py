@@ -26,6 +26,7 @@ from da_wa.config.validate import shown
 from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.launchers.launch import Planned
 from da_wa.records.design import Design, Measure, Refusal, joined, level_text, read_design, write_design
+from da_wa.records.schema import Factors, Plan
 from da_wa.runs.jobs import Job, UnitJob
 from da_wa.studies.study import Bench, ScopedStudy, changes, merged, option_of
 
@@ -82,8 +83,8 @@ class Grid(ScopedStudy[Scope]):
         names: display names of levels, by factor; norms have their labels.
 
     Raises:
-        ConfigError: an unknown measure or none, rows and columns that are not the factors, or a list of levels for a
-            factor that one experiment does not compare.
+        ConfigError: an unknown factor or measure, no measure, rows and columns that are not the factors, or a list of
+            levels for a factor that one experiment does not compare.
     """
 
     def __init__(
@@ -104,6 +105,8 @@ class Grid(ScopedStudy[Scope]):
         self.names = {f: {level_text(k): v for k, v in given.items()} for f, given in (names or {}).items()}
         for scope in self.scopes:
             self._refuse_lists(scope)
+            if unknown := [factor for factor in self._factors(scope) if factor not in Factors.model_fields]:
+                raise ConfigError(f"factors: {unknown[0]} is unknown. {nearest(unknown[0], Factors.model_fields)}")
             if sorted([*rows, *columns]) != sorted(self._factors(scope)):
                 raise ConfigError(f"rows {rows} and columns {columns} must be the factors {list(self._factors(scope))}")
 
@@ -189,6 +192,7 @@ class Grid(ScopedStudy[Scope]):
             self._refuse_levels(scope, bench.compose(part.options))
         asked = [bench.prepare(part.folder, part.options) for part in parts]
         _refuse_equal_runs(parts, asked)
+        _refuse_shared_cells(parts, asked, list(self._factors(scope)))
         planned, refusals = [], []
         for part, whole in zip(parts, asked, strict=True):
             experiment, reasons = _trainable(whole)
@@ -249,6 +253,30 @@ def _refuse_equal_runs(parts: Sequence[Part], asked: Sequence[Planned]) -> None:
                     f"The run {job.id} is in {part.folder} and in {other}: it does not depend on "
                     f"{', '.join(part.options)}. Leave one of these levels, or its norm or method, out of the study."
                 )
+
+
+def _refuse_shared_cells(parts: Sequence[Part], asked: Sequence[Planned], factors: Sequence[str]) -> None:
+    """Refuse levels that records do not have, and several runs for one cell and seed."""
+    cells: dict[tuple[Any, ...], str] = {}
+    for part, planned in zip(parts, asked, strict=True):
+        for unit in (job.unit for job in planned.jobs if isinstance(job, UnitJob)):
+            for factor, level in part.levels.items():
+                if (recorded := level_text(getattr(unit.factors, factor))) != level:
+                    raise ConfigError(
+                        f"factors.{factor}: with {', '.join(part.options)} runs have {factor}={recorded}, not {level}. "
+                        f"Call the level {recorded}; `names` gives it another name in tables."
+                    )
+            levels = tuple(level_text(getattr(unit.factors, factor)) for factor in factors)
+            cell = (*levels, unit.factors.pretraining_seed, unit.factors.seed)
+            if (other := cells.setdefault(cell, _from_to(unit))) != _from_to(unit):
+                raise ConfigError(
+                    f"{', '.join(levels)}: the table has one cell for {other} and {_from_to(unit)}. Methods have a run "
+                    "for each target: use two domains and one source, e.g. sources=[A]."
+                )
+
+
+def _from_to(unit: Plan) -> str:
+    return f"{unit.source} to {', '.join(unit.targets)}"
 
 
 def _known(measures: str | Sequence[str]) -> list[Measure]:

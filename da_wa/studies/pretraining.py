@@ -108,7 +108,13 @@ class Pretraining(ScopedStudy[Scope]):
     def sets(self, scope: str) -> list[str]:
         """Norms, seeds, rates and epochs."""
         of_recipe = [f"pretrain.recipe.{name}" for name in ("epochs", "optimizer.lr")]
-        return ["norms", *of_recipe, *(f"pretrain.{name}" for name in ("seed", "seeds", "rates", "epochs", "holdout"))]
+        return [
+            "norms",
+            "models",
+            "pretrain.checkpoint",
+            *of_recipe,
+            *(f"pretrain.{name}" for name in ("seed", "seeds", "rates", "epochs", "holdout")),
+        ]
 
     def stages(self, scope: str) -> dict[str, Callable[[Bench], None]]:
         """What each stage does, in order."""
@@ -152,7 +158,7 @@ class Pretraining(ScopedStudy[Scope]):
             f"norms=[{norm}]",
             f"pretrain.holdout={self.holdout}",
             f"pretrain.recipe.epochs={scope.search_epochs}",
-            f"pretrain.recipe.optimizer.lr={rate}",
+            f"++pretrain.rates.{norm}={rate}",
         ]
         return bench.prepare("search", options)
 

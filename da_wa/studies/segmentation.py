@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from da_wa.config.make import make
 from da_wa.config.segmentation_types import SegmentationOptions
 from da_wa.config.tree import folders, read_node
 from da_wa.config.validate import checked, shown
-from da_wa.errors import ConfigError, DataError, Diverged, nearest, printable
+from da_wa.errors import ConfigError, DataError, Diverged, UserError, nearest, printable
 from da_wa.models.weights import file_digest
 from da_wa.records.design import Design, joined, read_design, write_design
 from da_wa.records.identity import digest, norm_facts, parameters
@@ -140,7 +141,14 @@ class Segmentation(Study):
                     continue
                 if time.monotonic() >= bench.ends:
                     raise Paused
-                record = work.do(run, bench.ends)
+                try:
+                    record = work.do(run, bench.ends)
+                except (Paused, LeaseLost, UserError):
+                    raise
+                except Exception:  # e.g. too little memory: the other runs go on, the next command tries again
+                    bench.failed.append(run.folder.name)
+                    bench.console.print(f"{run.name}, seed {run.seed}: failed\n{traceback.format_exc()}", markup=False)
+                    continue
                 result = record.error or f"{record.cost['train_s'] + record.cost['eval_s']:.0f} s"
                 bench.console.print(f"{record.label}, seed {run.seed}: {result}")
 

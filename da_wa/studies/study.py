@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from rich.console import Console
 
 from da_wa.config.compose import Experiment, compose, quoted, rejoin
+from da_wa.config.make import make
 from da_wa.errors import ConfigError, UserError, nearest
 from da_wa.launchers.launch import Planned, launch, prepare
 from da_wa.records.export import without_folders
@@ -243,13 +244,15 @@ class Bench:
         pending = [job for job in jobs if not job.done]
         if not pending:
             return
-        limit = planned.experiment.cfg["launcher"].get("deadline_s")
-        if limit is not None:
+        options = planned.experiment.cfg["launcher"]
+        limit = options.get("deadline_s")
+        remote = make(options).remote  # then it counts for each worker, from its start
+        if limit is not None and not remote:
             self.ends = min(self.ends, self.began + limit)
         left = self.ends - time.monotonic()
         if left <= 0:
             raise Paused
-        planned.experiment.cfg["launcher"]["deadline_s"] = left
+        options["deadline_s"] = min(left, limit) if limit is not None and remote else left
         self.console.print(f"== {planned.out}")
         this = launch(planned, self.console, jobs)
         if planned.detached:

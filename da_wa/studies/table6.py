@@ -233,16 +233,17 @@ class Table6(ScopedStudy[Scope]):
                         "epochs": result.get("epochs", ""),
                         **{key: cost.get(key, "") for key in ("total_s", "images_per_s", "mfu")},
                         "note": "" if correct is not None else getattr(job.state(), "reason", "not run"),
+                        "network": job.id,
                     }
                 )
-                curves += [{"norm": label + addition, **point} for point in result.get("curve", [])]
+                curves += [{"norm": label + addition, "network": job.id, **point} for point in result.get("curve", [])]
         bench.write_csv("table1.csv", pd.DataFrame(rows))
         bench.write_csv("pretraining_curves.csv", pd.DataFrame(curves))
 
     def _pack(self, bench: Bench) -> None:
         """Decode the images of all scopes, and write index files to use instead of the images."""
         for size in sorted({size for scope in self.scopes.values() for size in scope.sizes}):
-            planned = bench.prepare("table", [f"data.size={size}"])
+            planned = bench.prepare("pack", [f"data.size={size}"])
             decode(planned, planned.jobs, bench.console)
         cfg = planned.experiment.cfg
         cache = Path(cfg["cache_dir"])
@@ -257,10 +258,14 @@ def _prepared(bench: Bench, folder: str, options: Sequence[str]) -> Planned:
     """An experiment, planned.
 
     Raises:
-        ConfigError: it adapts: the search selects by what all runs have, held-out images of a source.
+        ConfigError: it adapts, or has several models: the search selects by what all runs have, held-out images of a
+            source.
     """
-    if list(bench.compose(options).methods) != ["none"]:
+    composed = bench.compose(options)
+    if list(composed.methods) != ["none"]:
         raise ConfigError("study=table6 trains on the source only; leave methods=[…] out.")
+    if len(composed.models) > 1:
+        raise ConfigError("study=table6 searches the recipe of one model; choose one with model=… and a separate out.")
     return bench.prepare(folder, options)
 
 
@@ -290,7 +295,8 @@ def _last_accuracies(units: Sequence[UnitJob]) -> pd.DataFrame:
 
 
 def _wide(found: pd.DataFrame) -> dict[str, str]:
-    """The columns of ``search.csv`` for one recipe, in percent."""
+    """The columns of ``search.csv`` for one recipe, in percent: means over seeds and networks."""
+    found = found.groupby(["norm", "source", "domain", "role"], sort=False, as_index=False)["accuracy"].mean()
     held_out, targets = found[found["role"] == "source"], found[found["role"] == "target"]
     row = {f"source_val {r.norm} {r.source}": _percent(r.accuracy) for r in held_out.itertuples()}
     row |= {

@@ -139,8 +139,8 @@ def find_network(folder: Path, model: str, norm: str) -> Path:
         ConfigError: there is none, or more than one.
     """
     advice = (
-        f"Leave {norm} out of norms=[…], or train it: run_office31.py experiment=checkpoints model={model} "
-        f"norms=[{norm}] checkpoint_dir={folder}"
+        f"Leave {norm} out of norms=[…], choose a folder with one, or train it: run_office31.py "
+        f"experiment=checkpoints model={model} norms=[{norm}] checkpoint_dir={folder}"
     )
     return one_file(folder, f"{model}-*-{norm}-*.safetensors", advice)
 

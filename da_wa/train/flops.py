@@ -11,11 +11,12 @@ import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 _TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
@@ -60,6 +61,23 @@ def _structure(model: nn.Module) -> Hashable:
 _PLAIN = (bool, int, float, str, tuple, list, type(None))
 
 
+def _backward(
+    grad: Sequence[int],
+    x: Sequence[int],
+    weight: Sequence[int],
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    *_: Any,
+    out_shape: Sequence[Sequence[int] | None],
+) -> int:
+    """Of the gradients of a convolution: each has as many as the forward pass. torch counts grouped ones as dense."""
+    of_one: int = conv_flop_count(list(x), list(weight), list(grad), transposed)
+    return of_one * sum(shape is not None for shape in out_shape[:2])
+
+
 def _count(model: nn.Module, image: Sequence[int]) -> Flops:
     state = {
         name: torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
@@ -67,7 +85,7 @@ def _count(model: nn.Module, image: Sequence[int]) -> Flops:
     }
     n = 2  # a batch of one has no variance
     images = torch.empty(n, *image, device="meta")
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward}) as counter:
         logits = functional_call(model, state, (images,))
         prediction = counter.get_total_flops()
         logits.sum().backward()

@@ -234,10 +234,18 @@ CASES: list[tuple[str, str]] = [
     ("launcher=ray launcher.runtime_env={pip:[a]}", "To add an entry, write +launcher.runtime_env.pip=…"),
     ("pretrain.rates={wa:0.05}", "there is no option 'pretrain.rates.wa'. To add an entry, write +pretrain.rates.wa=…"),
     ("+pretrain.rates.wq=0.05", "pretrain.rates.wq: there is no norm 'wq'. Did you mean 'wn' or 'wa'?"),
+    ("pretrain.checkpoint=/ pretrain.seeds=[0,1]", "pretrain.seeds=[0,1]: pretrain.checkpoint gives one network"),
+    ("methods=[tent] method.tent.recipe.optimizer.lr=0.1", "method.tent.recipe.optimizer has no effect: a stream is"),
+    ("methods=[sar] method.recipe.epochs=3", "method.sar.recipe.epochs has no effect"),
+    (
+        "methods=[shot] method.shot.recipe.epoch_steps=9",
+        "method.shot.recipe.epoch_steps has no effect: an epoch is one",
+    ),
     ("+pretrain.epochs.nb=4", "pretrain.epochs.nb: there is no norm 'nb'."),
     ("+pretrain.epochs.bn=0", "pretrain.epochs={bn:0}"),
     ("+pretrain.epochs.bn=4.5", "pretrain.epochs={bn:4.5}"),
     ("finetune={lr:1}", "there is no option 'finetune.lr'. Did you mean 'finetune.optimizer.lr'?"),
+    ("models=[resnet50] experiment=imagenet", "models=[resnet50]: resnet50 has no weights, and the experiment starts"),
     # the report
     ("report=null", "report"),
     ("report.images=no", "report.images"),

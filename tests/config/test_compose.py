@@ -26,6 +26,16 @@ def test_the_tree_is_composed_once_for_any_number_of_norms_and_models(monkeypatc
     assert (len(experiment.norms), len(experiment.models), len(calls)) == (10, 3, 1)
 
 
+def test_a_file_of_the_users_own_cannot_have_the_name_of_one_of_the_package(tmp_path):
+    for group in ("norm", "study"):
+        (tmp_path / group).mkdir()
+    (tmp_path / "norm" / "bn.yaml").write_text(NORM.format(label="MY BN"))
+    with pytest.raises(ConfigError, match=r"norm/bn\.yaml: the package has norm=bn, which would be used instead"):
+        compose(["norms=[bn]"], tmp_path)
+    (tmp_path / "norm" / "bn.yaml").rename(tmp_path / "norm" / "my_bn.yaml")
+    assert compose(["norms=[my_bn]"], tmp_path).norms["my_bn"]["label"] == "MY BN"
+
+
 def test_a_program_that_uses_hydra_can_compose_experiments(tmp_path):
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         outer = GlobalHydra.instance().hydra

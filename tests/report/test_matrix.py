@@ -172,6 +172,14 @@ def test_of_attempts_with_other_options_the_latest_is_named(experiment: Any) -> 
     assert [m.reason for m in load_facts(experiment.out).missing] == ["failed: attempt 2"] * 2
 
 
+def test_networks_of_one_name_and_several_results_are_told(experiment: Any) -> None:
+    experiment.fill(["bn"])
+    network = experiment.record("bn", "A", 1)["pretraining"]
+    experiment.add("bn", "A", 1, network=network | {"correct": network["correct"] - 1})
+    told = f"The network {network['name']} was trained more than once with different results, and counts as one."
+    assert load_facts(experiment.out).mixed == told
+
+
 def test_runs_that_were_computed_differently_are_told(experiment: Any) -> None:
     experiment.fill(["bn"])
     assert load_facts(experiment.out).mixed == ""

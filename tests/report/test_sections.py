@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,13 @@ def test_the_standard_errors_of_the_papers_averages(experiment: Any) -> None:
 def test_the_paper_is_left_out_for_other_data(experiment: Any) -> None:
     experiment.fill(["bn"], dataset="Office-Home")
     text = words(comparison.section(load_facts(experiment.out)))
-    assert text == "The paper has numbers for Office-31 only, and for none of these runs."
+    assert text == "The paper has numbers for Office-31 with 31 classes only, and for none of these runs."
+
+
+def test_the_paper_is_left_out_for_other_classes(experiment: Any) -> None:
+    experiment.fill(["bn"])
+    facts = load_facts(experiment.out)
+    assert "with 31 classes only" in words(comparison.section(replace(facts, classes=facts.classes[:10])))
 
 
 def test_equal_order_has_tau_one(experiment: Any) -> None:
@@ -400,6 +407,7 @@ def test_wide_tables_are_turned() -> None:
 
 
 def test_equal_averages_have_no_order(experiment: Any) -> None:
+    experiment.classes = [f"class {k}" for k in range(31)]
     experiment.correct = lambda norm, source, target, seed: SMALL[target] // 2
     experiment.images = SMALL
     experiment.fill(["bn", "bn_wa", "ln"])
@@ -410,6 +418,7 @@ def test_equal_averages_have_no_order(experiment: Any) -> None:
 
 
 def test_norms_that_share_a_rank_do_not_share_the_next(experiment: Any) -> None:
+    experiment.classes = [f"class {k}" for k in range(31)]
     experiment.correct = lambda norm, source, target, seed: 60 if norm == "ln" else 30
     experiment.images = SMALL
     experiment.fill(["bn", "bn_wa", "gn", "ln"])

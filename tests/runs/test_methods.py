@@ -240,11 +240,12 @@ def test_a_command_tells_what_finished_runs_have_not_kept(tmp_path):
     assert told("methods=[none]") == []
     assert told("methods=[none,adabn]", *asking) == []  # the first is trained again, as AdaBN starts from its weights
     assert len(list((tmp_path / "out" / "runs").glob("*/weights.safetensors"))) == 3
+    assert told("methods=[none,adabn]", *asking) == []  # AdaBN has no epochs, and so no network after the first
     (tmp_path / "out").rename(tmp_path / "elsewhere")
     assert told("methods=[none,adabn]", "keep=[]") == []
     lines = told("methods=[none,adabn]", *asking)
     assert [line.partition(" runs finished without it (first: bn-")[0] for line in lines] == [
-        "keep=[weights]: 3 of 3", "keep_epochs=[0,1]: 3 of 3", "label_firewall=true: 2 of 3",
+        "keep=[weights]: 3 of 3", "keep_epochs=[0]: 2 of 3", "keep_epochs=[0,1]: 1 of 3", "label_firewall=true: 2 of 3",
     ]  # fmt: skip
     assert all(line.endswith("are not repeated; use another out=DIR, or delete their folders") for line in lines)
 
@@ -403,6 +404,11 @@ def test_a_source_unit_that_diverged_fails_what_starts_from_it_by_name(command, 
             ["methods=[sar]", "norms=[gn]", "method.recipe.batch_size=10", "trainer.precision=16-mixed", AUTO],
             "the steps of method sar do not scale them",
         ),
+        (
+            ["methods=[mcc,dsbn]", "norms=[bn]", "method.statistics=separate"],
+            "DSBN has statistics=domain by definition",
+        ),
+        (["methods=[mcc,dsbn]", "norms=[bn]", "method.weight=[0.1,1]"], "DSBN has no loss of its own"),
         (["methods=[looks]", "norms=[gn]"], "method looks cannot be built with norm gn before the first run"),
         (["methods=[counts]", "norms=[gn]"], "classes: 10 10"),
         (["methods=[other]", "norms=[gn]"], "method other cannot be used with norm gn"),

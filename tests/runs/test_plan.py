@@ -156,6 +156,11 @@ def test_a_folder_holds_one_run_of_a_cell(tmp_path):
     with pytest.raises(ConfigError, match=r"not comparable \(run bn-A-s0-\w+: start: \w+ there, \w+ now\)"):
         planned(compose(second), tmp_path)
 
+    for other in ["seeds=[1]"], ["sources=[W]"], ["methods=[mcc]"]:  # in the rows of the first, or beside them
+        with pytest.raises(ConfigError, match=r"not comparable \(run bn-A-s0-\w+: start: \w+ there, \w+ now\)"):
+            planned(compose([*second, *other]), tmp_path)
+    planned(compose([*first, "seeds=[1]"]), tmp_path)
+
     def weighted(weight: str) -> list:
         return planned(compose([*second, "methods=[mcc]", f"method.weight={weight}"]), tmp_path / "other")
 
@@ -325,6 +330,14 @@ def changed(experiment: Experiment, key: str, value) -> Experiment:
         node = node[part]
     node[last] = value
     return dataclasses.replace(experiment, cfg=cfg, models={cfg["model"]["name"]: cfg["model"]})
+
+
+def test_a_kept_classifier_renames_runs_of_given_networks(tmp_path):
+    (tmp_path / "1.safetensors").write_bytes(b"weights")
+    words = ["finetune=cifar", f"pretrain.checkpoint={tmp_path / '1.safetensors'}", "norms=[bn]"]
+    new, kept = (ids(planned(compose([*words, f"pretrain.keep_head={keep}"]), tmp_path)) for keep in ("false", "true"))
+    assert not new & kept
+    assert new == ids(planned(compose(words), tmp_path))
 
 
 def test_the_content_of_starting_weights_counts_and_not_their_path(tmp_path):

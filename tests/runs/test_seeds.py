@@ -15,7 +15,7 @@ from da_wa.records.outputs import DomainOutputs, Outputs
 from da_wa.records.schema import Divergence, Record
 from da_wa.runs.jobs import UnitJob
 from da_wa.runs.plan import plan
-from da_wa.runs.seeds import needed, standings, state
+from da_wa.runs.seeds import blocked, needed, standings, state
 from da_wa.select import e_process
 from da_wa.select.anytime import first_look
 
@@ -134,6 +134,23 @@ def test_a_diverged_seed_is_left_out(tmp_path: Path) -> None:
     bn, _ = standings(jobs)
     assert bn.differences == pytest.approx([results("bn_wa", s) - 40 for s in range(bn.seen) if s != 1], abs=100 / N)
     assert bn.after == bn.seen - 1
+
+
+def test_what_starts_from_a_diverged_training_holds_up_no_comparison(tmp_path: Path) -> None:
+    """With LN, the network that SHOT starts from diverged: SHOT cannot run, and all other comparisons go on."""
+    jobs = planned(tmp_path, "norms=[bn,bn_wa,ln,ln_wa]", "methods=[none,shot]", "seeds_max=6")
+    by_id = {job.id: job for job in jobs}
+
+    def shot(job: UnitJob) -> bool:
+        return bool(job.config["unit"]["factors"]["method"] == "shot")
+
+    while pending := [job for job in needed(jobs) if not job.done and not blocked(job, by_id)]:
+        for job in sorted(pending, key=shot):
+            if not blocked(job, by_id):
+                finish(job, None if norm_of(job) == "ln" and not shot(job) else 40 + seed_of(job) % 2)
+    assert {job.unit.factors.seed for job in jobs if job.done and norm_of(job) == "bn_wa"} == set(range(6))
+    left = [job for job in needed(jobs) if not job.done]
+    assert left and all(shot(job) and norm_of(job) == "ln" for job in left)
 
 
 def test_runs_that_all_diverge_decide_nothing(tmp_path: Path) -> None:

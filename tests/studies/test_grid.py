@@ -272,6 +272,7 @@ def test_a_study_has_a_fixed_number_of_seeds(study, tmp_path, capsys):
         ({"measures": ["top5"]}, "measures: top5 is unknown. Did you mean 'top5_error'"),
         ({"measures": "eror"}, "measures: eror is unknown. Did you mean 'error'"),
         ({"measures": []}, "Known: accuracy, error, top5_accuracy, top5_error"),
+        ({"factors": {"weight_decay": {"a": []}}}, "factors: weight_decay is unknown. Did you mean 'weight'"),
         ({"rows": ["model"]}, "rows ['model'] and columns [] must be the factors ['norm']"),
     ],
 )
@@ -281,6 +282,34 @@ def test_mistakes_in_the_users_study_are_named_before_anything_is_planned(change
     (tmp_path / "study" / "mine.yaml").write_text(yaml.safe_dump(node | change))
     assert main(["study=mine", f"out={tmp_path / 'out'}", "--config-dir", str(tmp_path)]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("factors", "words", "said"),
+    [
+        (
+            {"norm": ["bn"], "lr": {"small": ["finetune.optimizer.lr=0.01"], "0.1": ["finetune.optimizer.lr=0.1"]}},
+            [],
+            "factors.lr: with finetune.optimizer.lr=0.01 runs have lr=0.01, not small. Call the level 0.01",
+        ),
+        (
+            {"norm": ["bn"], "method": ["none", "mcc"]},
+            ["data=digits", "sources=[H]"],
+            "the table has one cell for H to N and H to P. Methods have a run for each target",
+        ),
+    ],
+)
+def test_cells_that_cannot_be_filled_are_refused_before_anything_runs(factors, words, said, tmp_path, images, capsys):
+    node = yaml.safe_load((conf_dir() / "study" / "table1.yaml").read_text())
+    first, second = factors
+    node |= {"factors": factors, "rows": [first], "columns": [second], "scopes": {"full": node["scopes"]["smoke"]}}
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "mine.yaml").write_text(yaml.safe_dump(node))
+    where = [f"out={tmp_path / 'out'}", f"cache_dir={tmp_path / 'cache'}", "--config-dir", str(tmp_path)]
+    root = [] if words else [f"data.root={images}", "data.verify=false"]
+    assert main(["study=mine", *words, *root, *where]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("record.json"))
 
 
 @pytest.mark.parametrize(

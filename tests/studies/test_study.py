@@ -45,6 +45,8 @@ def bench(out: Path, *words: str, ends: float = math.inf) -> Bench:
         (["study=table6", "protocol=full"], "protocol"),
         (["study=table6", "data.size=48"], "data.size"),
         (["study=pretraining", "norms=[bn]"], "norms"),
+        (["study=pretraining", "models=[resnet20,resnet18]"], "models"),
+        (["study=pretraining", "pretrain.checkpoint=x"], "pretrain.checkpoint"),
         (["study=pretraining", "pretrain.seeds=[4]"], "pretrain.seeds"),
         (["study=pretraining", "pretrain.recipe.epochs=2"], "pretrain.recipe.epochs"),
         (["study=pretraining", "++pretrain.rates.bn=0.4"], "pretrain.rates"),
@@ -169,6 +171,20 @@ def test_the_earlier_deadline_counts(tmp_path, monkeypatch):
     assert max(limits) <= 40
 
 
+def test_in_a_queue_the_limit_of_a_worker_is_its_own(tmp_path, monkeypatch):
+    limits = []
+    monkeypatch.setattr(
+        "da_wa.studies.study.launch",
+        lambda planned, console, jobs: limits.append(planned.experiment.cfg["launcher"]["deadline_s"]),
+    )
+    for ends in (math.inf, time.monotonic() + 40):
+        one = bench(tmp_path, "launcher=slurm", "launcher.deadline_s=60", ends=ends)
+        one.began -= 3600  # the job of an earlier stage waited for an hour
+        with pytest.raises(Paused):
+            one.run(one.prepare("table", ["pretrain.seeds=[99]"]))
+    assert limits == [60, pytest.approx(40, abs=39)]
+
+
 def test_only_some_factors_are_lists():
     with pytest.raises(ConfigError, match=r"factors\.lr is a list; only norm, model, method may be one"):
         make(node("table1") | {"factors": {"norm": ["bn"], "lr": [0.1, 0.01]}, "columns": ["lr"]})
@@ -176,12 +192,12 @@ def test_only_some_factors_are_lists():
 
 def test_levels_without_effect_on_results_are_refused(tmp_path, draw_tree):
     images = draw_tree(tmp_path / "images", domains=("train", "test"), classes=("a", "b"), per_class=40, side=32)
-    precisions = {"fp32": ["trainer.precision=32-true"], "bf16": ["trainer.precision=bf16-mixed"]}
-    grid = make(node("table1") | {"factors": {"norm": ["bn"], "precision": precisions}, "columns": ["precision"]})
+    sizes = {8: ["trainer.precision=32-true"], 16: ["trainer.precision=bf16-mixed"]}
+    grid = make(node("table1") | {"factors": {"norm": ["bn"], "batch_size": sizes}, "columns": ["batch_size"]})
     assert isinstance(grid, Grid)
     words = [f"data.root={images}", "data.verify=false", f"cache_dir={tmp_path / 'cache'}"]
     one = Bench(tmp_path / "out", grid.options("smoke"), Console(quiet=True), math.inf, words=words)
-    with pytest.raises(ConfigError, match=r"in precision-bf16 and in precision-fp32: it does not depend on trainer"):
+    with pytest.raises(ConfigError, match=r"in batch_size-16 and in batch_size-8: it does not depend on trainer"):
         grid.stages("smoke")["table"](one)
 
 

@@ -21,7 +21,7 @@ from da_wa.runs.jobs import PretrainJob
 from da_wa.shipped import CHECKPOINTS, conf_dir
 from da_wa.studies import table6
 from da_wa.studies.study import Bench
-from da_wa.studies.table6 import Recipe, Table6
+from da_wa.studies.table6 import Recipe, Table6, _wide
 
 
 def study() -> Table6:
@@ -247,6 +247,24 @@ def test_the_search_follows_the_source_and_never_the_target(tmp_path, monkeypatc
     unused = [name for name in rows(tmp_path / "1" / "search.csv")[0] if "->" in name]
     assert unused
     assert all(name.startswith("not used: ") for name in unused)
+
+
+def test_columns_of_the_search_are_means_over_networks():
+    found = pd.DataFrame(
+        [("bn", "A", d, r, a) for a in (0.2, 0.4) for d, r in (("A", "source"), ("W", "target"))],
+        columns=["norm", "source", "domain", "role", "accuracy"],
+    )
+    assert _wide(found) == {
+        "source_val bn A": "30.00",
+        "not used: bn Avg": "30.00",
+        "not used: bn A->W": "30.00",
+    }
+
+
+def test_one_model_is_searched(tmp_path, capsys):
+    words = ["study=table6", "scope=smoke", "models=[resnet20,resnet18]", f"out={tmp_path / 'out'}", "stage=search"]
+    assert main(words) == 2
+    assert "study=table6 searches the recipe of one model" in capsys.readouterr().err
 
 
 def test_of_equal_recipes_the_cheaper_is_selected(tmp_path, monkeypatch):

@@ -433,6 +433,24 @@ def test_a_run_that_diverged_is_a_result(camvid, tmp_path, monkeypatch, capsys):
     assert "failed" not in said
 
 
+def test_an_error_in_one_run_leaves_the_others_alone(camvid, tmp_path, monkeypatch, capsys):
+    tried = []
+
+    def train(*args, **options) -> None:
+        tried.append(len(tried))
+        if tried == [0]:
+            raise RuntimeError("CUDA out of memory")
+        raise Diverged("a result", 1, [])
+
+    monkeypatch.setattr("da_wa.tasks.segmentation.train_segmentation", train)
+    words = ["study=voc", "scope=smoke", f"data.root={camvid}", f"out={tmp_path / 'out'}", "trainer.accelerator=cpu"]
+    assert main([*words, "stage=train"]) == 1
+    assert "RuntimeError: CUDA out of memory" in capsys.readouterr().out
+    assert tried == [0, 1]
+    assert main([*words, "stage=train"]) == 0
+    assert tried == [0, 1, 2]
+
+
 @pytest.mark.parametrize(("seconds", "faster"), [((1.0, 2.0), "32-true"), ((2.0, 1.0), "bf16-mixed")])
 def test_both_norms_train_in_the_precision_that_is_faster(seconds, faster, camvid, tmp_path, monkeypatch):
     measured, used = [], []

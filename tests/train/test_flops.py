@@ -33,9 +33,12 @@ def test_a_small_network_counted_by_hand():
 
 
 def test_grouped_convolutions():
-    assert count_flops(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Flatten()), (8, 4, 4)).prediction == (
-        2 * 8 * 16 * 9
+    """Two of 8·4·4·9 products; going back, the first has a gradient of its filters, the second of its input, too."""
+    flops = count_flops(
+        nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1, groups=8) for _ in range(2)), nn.Flatten()), (8, 4, 4)
     )
+    one = 2 * 8 * 16 * 9
+    assert (flops.prediction, flops.training) == (2 * one, 2 * one + (1 + 2) * one)
 
 
 class Repeated(nn.Module):
