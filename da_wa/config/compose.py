@@ -171,10 +171,10 @@ def _experiment(tree: DictConfig, words: Sequence[str], of_methods: Sequence[str
     validate(cfg, norms, named, methods)  # type: ignore[arg-type]
     _check_norms_of_pretraining(cfg["pretrain"], options("norm", where))
     _check_rates_of_norms(cfg["pretrain"], norms, words)
-    if cfg["pretrain"]["checkpoint"] is not None and cfg["pretrain"].get("seeds"):
+    if cfg["pretrain"]["checkpoint"] is not None and (several := cfg["pretrain"].get("seeds")):
         raise ConfigError(
-            """Refuse one rate or number of epochs for all norms where some have their own, which would be used."""
-            "whatever seed. Leave one of them out; several networks need a command each, with an out of its own."
+            f"pretrain.seeds={shown(several)}: pretrain.checkpoint gives one network for each norm, of whatever seed. "
+            "Leave one of them out; several networks need a command each, with an out of its own."
         )
     _check_contrasts(cfg["report"].get("contrasts"), norms | named, methods)
     scores = chosen(cfg["report"].get("select"), where[1:])

@@ -245,7 +245,7 @@ def test_a_command_tells_what_finished_runs_have_not_kept(tmp_path):
     assert told("methods=[none,adabn]", "keep=[]") == []
     lines = told("methods=[none,adabn]", *asking)
     assert [line.partition(" runs finished without it (first: bn-")[0] for line in lines] == [
-        "keep=[weights]: 3 of 3", "keep_epochs=[0]: 2 of 3", "keep_epochs=[0,1]: 1 of 3", "label_firewall=true: 2 of 3",
+        "keep=[weights]: 3 of 3", "keep_epochs=[0,1]: 1 of 3", "keep_epochs=[0]: 2 of 3", "label_firewall=true: 2 of 3",
     ]  # fmt: skip
     assert all(line.endswith("are not repeated; use another out=DIR, or delete their folders") for line in lines)
 

@@ -115,3 +115,14 @@ def test_random_crops_that_are_none_are_told():
     with pytest.warns(UserWarning, match=r"test_resnet.*no random crops.*augment\.scale=\[0\.08,1\.0\]") as told:
         preflight(compose([*words, "finetune.augment.crop=1.0"]), [], [])
     assert sum("no random crops" in str(each.message) for each in told) == 1
+
+
+def test_a_method_that_would_change_layers_that_a_norm_leaves_is_not_said_to_do_nothing():
+    """A BatchNorm1d before the classifier is not converted."""
+    words = ["model=timm", "model.name=efficientvit_m0", "model.weights=null", "pretrain=none", "data.size=224"]
+    experiment = compose([*words, "norms=[gn]", "methods=[none,adabn]"])
+    with pytest.raises(
+        ConfigError, match=r"norm gn leaves layers with running statistics in efficientvit_m0, which method adabn"
+    ):
+        preflight(experiment, [], [])
+    preflight(compose([*words, "norms=[gn]", "methods=[none]"]), [], [])
