@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -149,7 +150,10 @@ class GainConv2d(NormalizedConv2d):
         nn.init.ones_(self.gain)
         wide = torch.float32 if self.weight.device.type == "mps" else torch.float64  # mps has no float64
         unit, raw = (w.flatten(1).to(wide) for w in (self.normalized_weight(), self.weight))
-        size = unit.square().sum(1)
-        self.gain.copy_(torch.where(size > 0, (unit * raw).sum(1) / size, 0.0))
-        if not size.is_meta and (dead := size == 0).any():
+        exact = (
+            deepcopy(self).to(wide).normalized_weight().flatten(1)
+        )  # of equal weights, float32 leaves a rounding error
+        dead = exact.square().sum(1) <= 1e-16 * raw.square().sum(1)
+        self.gain.copy_(torch.where(dead, 0.0, (unit * raw).sum(1) / unit.square().sum(1)))
+        if not dead.is_meta and dead.any():
             self.weight[dead] = nn.init.kaiming_normal_(torch.empty_like(self.weight), nonlinearity="relu")[dead]

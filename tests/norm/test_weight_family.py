@@ -242,6 +242,22 @@ def test_match_gain(conv: type[GainConv2d], size: float) -> None:
     torch.testing.assert_close(layer.normalized_weight(), raw, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("conv", WITH_GAIN)
+@pytest.mark.parametrize(("channels", "value"), [(3, 0.7), (64, 0.1)])
+def test_a_filter_of_equal_weights_is_dead_where_its_mean_is_removed(conv, channels: int, value: float) -> None:
+    """Else its direction would be the rounding error of the mean, with a gain of thousands."""
+    layer = conv(channels, 2, 3)
+    with torch.no_grad():
+        layer.weight[0] = value
+    layer.match_gain()
+    if isinstance(layer, WeightNormConv2d | StdOnlyConv2d):
+        torch.testing.assert_close(layer.normalized_weight()[0], torch.full((channels, 3, 3), value))
+    else:
+        assert layer.gain[0] == 0
+        assert layer.weight[0].std() > 0.01
+    assert layer.gain[1].abs() > 0.01
+
+
 @pytest.mark.parametrize("conv", [WeightAlignConv2d, WeightNormConv2d])
 def test_a_dead_filter_gets_a_direction_and_computes_the_same(conv: type[GainConv2d]) -> None:
     """Without it the gradient of its raw weights would be divided by the square root of eps."""
