@@ -71,6 +71,7 @@ class Method(nn.Module):
         trains: False for a method of phase ``target`` that only calls :meth:`calibrate`.
         views: True if its loss calls :attr:`Step.strong`; it needs images that can be augmented.
         least_images: images of each domain that a step needs; smaller batches are refused before the first run.
+        statistics: the only ``statistics`` with which it is this method; None: any.
         watched: scalars of this step to log beside the loss, without gradient; empty before every step.
 
     >>> import torch
@@ -88,6 +89,7 @@ class Method(nn.Module):
     trains: ClassVar[bool] = True
     views: ClassVar[bool] = False
     least_images: ClassVar[int] = 1
+    statistics: ClassVar[str | None] = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,6 +126,11 @@ class Method(nn.Module):
         Args:
             look: forwards all target images in evaluation mode.
         """
+
+    @property
+    def weighted(self) -> bool:
+        """Whether it has a loss of its own, which ``weight`` multiplies."""
+        return type(self).loss is not Method.loss
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         """Terms that are added to the loss, by name, each a scalar."""

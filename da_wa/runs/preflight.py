@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from da_wa.adapt.method import Method
 from da_wa.config.compose import Experiment
 from da_wa.config.make import make
 from da_wa.config.validate import shown
@@ -95,7 +94,14 @@ def preflight(experiment: Experiment, domains: Sequence[DomainManifest], jobs: S
     if any(isinstance(job, PretrainJob) and not job.done for job in jobs):
         _check_pretraining(cfg["pretrain"])
         if domains and cfg["pretrain"].get("keep_head"):
-            _check_head(cfg["pretrain"]["label"], len(find_pretraining(cfg["pretrain"]["data"]).classes), classes)
+            there, here = find_pretraining(cfg["pretrain"]["data"]).classes, domains[0].classes
+            _check_head(cfg["pretrain"]["label"], len(there), classes)
+            if other := next((pair for pair in zip(there, here, strict=True) if pair[0] != pair[1]), None):
+                raise ConfigError(
+                    f"pretrain.keep_head=true: the class {printable(other[0])} of {cfg['pretrain']['label']} would be "
+                    f"{printable(other[1])} of the images. Use images with the same classes in the same order; lists "
+                    "need a class file. Or write pretrain.keep_head=false."
+                )
     _check_loggers(cfg["logger"])
     imported(experiment.scores)
 
@@ -224,7 +230,7 @@ def _check_options(name: str, node: Mapping[str, Any]) -> None:
             "definition. Set those of the other methods by name, e.g. method.mcc.statistics=separate."
         )
     weights = node.get("weight")
-    if isinstance(weights, list) and len(weights) > 1 and getattr(type(method), "loss", None) is Method.loss:
+    if isinstance(weights, list) and len(weights) > 1 and not getattr(method, "weighted", True):
         raise ConfigError(
             f"method.{name}.weight={shown(weights)}: {node['label']} has no loss of its own, so weights make no "
             "difference. Set those of the other methods by name, e.g. method.mcc.weight=[0.1,1]."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from da_wa.data.cache import DecodedDomain
 from da_wa.errors import ConfigError
 from da_wa.models.checkpoint import CheckpointError
 from da_wa.records.identity import model_facts, norm_facts
+from da_wa.runs.inputs import find_pretraining
 from da_wa.runs.plan import plan
 from da_wa.runs.preflight import preflight
 from da_wa.runs.started import pretraining
@@ -23,14 +25,15 @@ from da_wa.runs.started import pretraining
 SMALL = ["model=resnet20", "norms=[bn]", "sources=[A]", "seeds=[0]", "data.size=8", "finetune.batch_size=4"]
 
 
-def domains(classes: int) -> list[DecodedDomain]:
+def domains(classes: int, called: Sequence[str] = ()) -> list[DecodedDomain]:
+    called = tuple(called or map(str, range(classes)))
     names, labels = tuple(f"{k:02d}" for k in range(8 * classes)), np.repeat(np.arange(classes), 8)
     pixels = np.zeros((len(names), 3, 8, 8), np.uint8)
-    return [DecodedDomain(n, pixels, labels, names, n, tuple(map(str, range(classes)))) for n in "AW"]
+    return [DecodedDomain(n, pixels, labels, names, n, called) for n in "AW"]
 
 
-def check(folder: Path, *options: str, classes: int = 2) -> None:
-    experiment, found = compose([*SMALL, f"cache_dir={folder}", *options]), domains(classes)
+def check(folder: Path, *options: str, classes: int = 2, called: Sequence[str] = ()) -> None:
+    experiment, found = compose([*SMALL, f"cache_dir={folder}", *options]), domains(classes, called)
     preflight(experiment, found, plan(experiment, found, folder / "out", folder / "networks"))
 
 
@@ -76,13 +79,18 @@ def test_a_classifier_that_is_kept_has_the_classes_of_the_images(tmp_path, cifar
     """``cifar_root`` has four classes."""
     given = [f"pretrain.checkpoint={network(tmp_path / 'net.safetensors')}"]
     trained = [f"pretrain.root={cifar_root}", "pretrain.verify=false", "pretrain.recipe.batch_size=4"]
+    names = find_pretraining(compose([*SMALL, *trained]).cfg["pretrain"]["data"]).classes
     for start, of in ((given, r".*net\.safetensors"), (trained, "CIFAR-100")):
         check(tmp_path, *start, classes=2)
-        check(tmp_path, *start, "pretrain.keep_head=true", classes=4)
+        check(tmp_path, *start, "pretrain.keep_head=true", classes=4, called=names)
         with pytest.raises(
             ConfigError, match=rf"keep_head=true: the classifier of {of} has 4 classes, the images have 2"
         ):
             check(tmp_path, *start, "pretrain.keep_head=true", classes=2)
+
+    turned = f"keep_head=true: the class {names[0]} of CIFAR-100 would be {names[-1]} of the images"
+    with pytest.raises(ConfigError, match=turned):
+        check(tmp_path, *trained, "pretrain.keep_head=true", classes=4, called=names[::-1])
 
 
 def test_mistakes_in_code_of_ones_own(tmp_path, monkeypatch):

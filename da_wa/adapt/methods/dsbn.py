@@ -11,4 +11,4 @@ class DSBN(Method):
     """Chang et al., CVPR 2019, arXiv 1906.03950: no loss of its own, ``statistics: domain`` in its options."""
 
     phase: ClassVar[Phase] = "joint"
-    statistics: ClassVar[str] = "domain"
+    statistics: ClassVar[str | None] = "domain"
