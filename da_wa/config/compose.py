@@ -152,7 +152,7 @@ def _experiment(tree: DictConfig, words: Sequence[str], of_methods: Sequence[str
         models = [_resolved(tree, "model", node) for node in nodes.values()]
         models = models[::-1] or [_resolved(tree, "model", tree.model)]
     untrained = [model.get("name") for model in models if model.get("weights") is None]
-    if started and untrained and tree.pretrain.get("recipe") is None:
+    if started and untrained and tree.pretrain.get("recipe") is None and tree.pretrain.get("checkpoint") is None:
         raise ConfigError(
             f"models={shown(_names(tree, 'models'))}: {untrained[0]} has no weights, and the experiment starts from "
             "trained networks without training them first. Write a file for each network, see docs/backbones.md."
@@ -193,8 +193,9 @@ def _check_norms_of_pretraining(pretrain: Mapping[str, Any], known: Iterable[str
 def _check_rates_of_norms(pretrain: Mapping[str, Any], norms: Iterable[str], words: Sequence[str]) -> None:
     """Refuse one rate or number of epochs for all norms where some have their own, which would be used."""
     given = {word.lstrip("+~").partition("=")[0] for word in words}
+    trained = [pretrain["norm"]] if pretrain.get("norm") else list(norms)
     for key, option in (("rates", "pretrain.recipe.optimizer.lr"), ("epochs", "pretrain.recipe.epochs")):
-        own = [n for n in norms if n in pretrain.get(key, ()) and f"pretrain.{key}.{n}" not in given]
+        own = [n for n in trained if n in pretrain.get(key, ()) and f"pretrain.{key}.{n}" not in given]
         if own and option in given and f"pretrain.{key}" not in given:
             raise ConfigError(
                 f"{option}: without effect on {', '.join(own)}, which pretrain.{key} has values for. Add "

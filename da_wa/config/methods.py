@@ -18,7 +18,10 @@ CALLABLES = ("optimizer", "schedule", "augment")
 """Parts of a recipe that are replaced, not merged, where a method names another callable."""
 
 UNUSED = {
-    "stream": {"epochs", "evaluations", "epoch_steps", "optimizer", "schedule", "label_smoothing", "frozen_statistics"},
+    "stream": {
+        *("epochs", "evaluations", "epoch_steps", "optimizer", "backbone_rate", "schedule", "label_smoothing"),
+        "frozen_statistics",
+    },
     "target": {"epoch_steps"},
 }
 """Options of a recipe that a method of a phase does not use."""
@@ -68,7 +71,8 @@ def _override(nodes: Mapping[str, DictConfig], word: str) -> None:
     name, _, rest = key.partition(".")
     chosen, key = ({name: nodes[name]}, rest) if rest and name in nodes else (nodes, key)
     adds = override.is_add() or override.is_force_add()
-    having = [node for node in chosen.values() if _has(node, key) or (adds and "build" in node)]
+    named = chosen is not nodes
+    having = [node for node in chosen.values() if _has(node, key, named) or (adds and "build" in node)]
     if not having:
         known = sorted({option for node in chosen.values() for option in keys(node)})
         raise ConfigError(f"method: {unknown(key, known)} Chosen: methods=[{','.join(nodes)}]")
@@ -77,9 +81,11 @@ def _override(nodes: Mapping[str, DictConfig], word: str) -> None:
             OmegaConf.update(node, key, override.value(), force_add=True)
 
 
-def _has(node: DictConfig, key: str) -> bool:
-    """Whether a method has an option; those of its recipe are checked when it is merged."""
-    return key in keys(node) or (key.startswith("recipe.") and "recipe" in node)
+def _has(node: DictConfig, key: str, named: bool) -> bool:
+    """Whether a method has an option; those of its recipe, of a method that is named, are checked when it is merged."""
+    if not key.startswith("recipe.") or "recipe" not in node:
+        return key in keys(node)
+    return named or key.split(".")[1] not in UNUSED.get(str(node.get("phase")), ())
 
 
 def _with_recipe(name: str, node: dict[Any, Any], finetune: Mapping[str, Any]) -> dict[Any, Any]:

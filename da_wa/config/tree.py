@@ -25,7 +25,9 @@ def folders(extra_dir: Path | None = None) -> list[Path]:
         return [conf_dir()]
     if not extra_dir.is_dir():
         raise ConfigError(f"--config-dir {extra_dir} is not a folder; check the path")
-    where = [conf_dir(), extra_dir.resolve()]
+    where = [conf_dir().resolve(), extra_dir.resolve()]
+    if where[0] == where[1]:
+        return where[:1]
     for group in sorted(groups(where) - OWN_FIRST):
         shipped, own = ({path.stem for path in (folder / group).glob("*.yaml")} for folder in where)
         if both := sorted(shipped & own):

@@ -141,7 +141,8 @@ def _voc(root: Path, split: str, masks: str = "SegmentationClass") -> list[Pair]
         raise DataError(f"{printable(path)} is missing; data.root is the folder VOC2012, see docs/paper.md.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{printable(path)} is not UTF-8 text ({error.reason}); save it as UTF-8.") from None
-    stems = [Path(line.split()[0]).stem for line in lines if line.strip()]  # "NAME", or "/JPEGImages/NAME.jpg …"
+    names = [Path(line.split()[0]) for line in lines if line.strip()]  # "NAME", or "/JPEGImages/NAME.jpg …"
+    stems = [name.stem if name.suffix.lower() in SUFFIXES else name.name for name in names]
     pairs = [Pair(root / "JPEGImages" / f"{stem}.jpg", root / masks / f"{stem}.png") for stem in stems]
     for file in (file for pair in pairs for file in (pair.image, pair.mask)):
         if not file.is_file():
@@ -168,7 +169,7 @@ def read_pair(pair: Pair, classes: int, void: int) -> tuple[npt.NDArray[np.uint8
         DataError: a file cannot be read, the mask is a JPEG, has colours, another size or an unknown label.
     """
     with _opened(pair.image) as file:
-        image = np.asarray(as_rgb(upright(file)))
+        image = np.asarray(as_rgb(_turned(file)))
     with _opened(pair.mask) as file:
         if file.mode not in MASK_MODES:
             raise DataError(
@@ -225,8 +226,13 @@ def load_split(layout: str, root: Path, split: str, classes: int, void: int, mea
 
 def _size(path: Path) -> tuple[int, int]:
     with _opened(path) as file:
-        width, height = upright(file).size
+        width, height = _turned(file).size
         return height, width
+
+
+def _turned(file: Image.Image) -> Image.Image:
+    """An image as its EXIF block says. PIL decodes a PNG without one to look for it at the end: that is left out."""
+    return file if file.format == "PNG" and "exif" not in file.info else upright(file)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class Planned:
     @property
     def submitted(self) -> bool:
         """Whether workers of a detached launcher still have something to do."""
-        return self.detached and not all(job.done for job in self.needed)
+        return self.detached and _open(self.needed, self.jobs)
 
     @property
     def unfinished(self) -> list[Job]:
@@ -147,7 +147,7 @@ def launch(planned: Planned, console: Console, jobs: Sequence[Job] | None = None
 def _run_until_decided(planned: Planned, console: Console, launch_id: str) -> None:
     """``seeds=auto``: run the seeds that comparisons need, round by round."""
     options = planned.experiment.cfg["launcher"]
-    limit: float | None = None if make(options).remote else options.get("deadline_s")  # in a queue it counts per worker
+    limit: float | None = None if make(options).queues else options.get("deadline_s")
     ends = math.inf if limit is None else time.monotonic() + limit
     while (left := ends - time.monotonic()) > 0:
         wanted = planned.needed

@@ -20,6 +20,10 @@ class Launcher(Protocol):
     def remote(self) -> bool:
         """Whether workers may run on machines with other devices."""
 
+    @property
+    def queues(self) -> bool:
+        """Whether workers wait in a queue; then ``deadline_s`` counts from the start of each."""
+
     def __call__(self, launch: Launch) -> None:
         """Start workers, each of which calls :func:`~da_wa.launchers.worker.run_worker`, and wait until they end.
 

@@ -42,6 +42,7 @@ class Local:
     units_per_gpu: int = 1
 
     remote = False
+    queues = False
 
     def __post_init__(self) -> None:
         check_options(self)

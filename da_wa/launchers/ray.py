@@ -45,6 +45,7 @@ class Ray:
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
 
     remote = True
+    queues = False
 
     def __post_init__(self) -> None:
         check_options(self)

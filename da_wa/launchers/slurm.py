@@ -70,6 +70,7 @@ class Slurm:
     sbatch: Mapping[str, Any] = field(default_factory=dict)
 
     remote = True
+    queues = True
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -17,7 +17,7 @@ from da_wa.records.contrasts import Pair
 from da_wa.records.design import Design, Key, level_text, read_design
 from da_wa.records.schema import Factors, Record
 from da_wa.records.store import Store
-from da_wa.report.collection import mixed
+from da_wa.report.collection import mixed, twice
 from da_wa.report.measures import MEASURES
 from da_wa.report.outcomes import Outcome, outcomes
 from da_wa.report.resampling import Replicate, Resamples
@@ -191,7 +191,7 @@ def read_cells(out: Path) -> Cells:
         top: Resamples([outcome.top(top) for outcome in found if top == 1 or outcome.rank is not None])
         for top in sorted(tops)
     }
-    computed = mixed([record.provenance for record in records])
+    computed = " ".join(filter(None, [mixed([record.provenance for record in records]), twice(records)]))
     return Cells(design, cells, resamples, classes.pop() if classes else 0, computed)
 
 

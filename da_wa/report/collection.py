@@ -91,16 +91,20 @@ class Collection:
 
     @property
     def mixed(self) -> str:
-        """See :func:`mixed`, and networks of one name that are not the same."""
-        results: dict[str, set[tuple[Any, ...]]] = {}
-        for network in (record.pretraining for record in self.records if record.pretraining):
-            results.setdefault(network.name, set()).add((network.correct, network.n))
-        told = [
-            f"The network {name} was trained more than once with different results, and counts as one."
-            for name, found in results.items()
-            if len(found) > 1
-        ]
-        return " ".join([*filter(None, [mixed([record.provenance for record in self.records])]), *told])
+        """See :func:`mixed` and :func:`twice`."""
+        told = [mixed([record.provenance for record in self.records]), twice(self.records)]
+        return " ".join(filter(None, told))
+
+
+def twice(records: Sequence[Record]) -> str:
+    """A sentence about networks of one name that have several results, or nothing."""
+    results: dict[str, set[tuple[Any, ...]]] = {}
+    for network in (record.pretraining for record in records if record.pretraining):
+        results.setdefault(network.name, set()).add((network.correct, network.n))
+    names = [name for name, found in results.items() if len(found) > 1]
+    return (
+        f"Trained more than once with different results, and counted as one network: {listed(names)}." if names else ""
+    )
 
 
 def mixed(provenances: Sequence[Mapping[str, Any]]) -> str:

@@ -179,13 +179,17 @@ def _check_method(
             f"method {name} do not scale them; use bf16-mixed or 32-true"
         )
     try:
-        make(node["build"])
+        _check_options(name, node, make(node["build"]))
+    except ConfigError:
+        raise
     except (*MISTAKES, UserError) as error:
         raise ConfigError(f"method.{name}.build: {_told(error)}") from error
-    _check_options(name, node)
     for model_node, (norm, norm_node) in product(experiment.models.values(), experiment.norms.items()):
         if not acts(node, levels((norm, norm_node), model_node)["activation"]):
-            if any(map(has_running_statistics, _skeleton(experiment, model_node, norm, classes).modules())):
+            changes_bn = "bn" in (node.get("changes") or ())
+            if changes_bn and any(
+                map(has_running_statistics, _skeleton(experiment, model_node, norm, classes).modules())
+            ):
                 raise ConfigError(
                     f"norm {norm} leaves layers with running statistics in {model_node['name']}, which method {name} "
                     'would change, but tables would show "=", no change. Leave one of them out.'
@@ -220,19 +224,18 @@ def _check_method(
         _check_recipe(f"method {name}: recipe", node["recipe"])
 
 
-def _check_options(name: str, node: Mapping[str, Any]) -> None:
+def _check_options(name: str, node: Mapping[str, Any], method: Any) -> None:
     """Refuse options with which a method is another one, or that make no difference."""
-    method = make(node["build"])
     needed = getattr(method, "statistics", None)
     if needed is not None and node.get("statistics") != needed:
         raise ConfigError(
             f"method.{name}.statistics={node.get('statistics')}: {node['label']} has statistics={needed} by "
             "definition. Set those of the other methods by name, e.g. method.mcc.statistics=separate."
         )
-    weights = node.get("weight")
-    if isinstance(weights, list) and len(weights) > 1 and not getattr(method, "weighted", True):
+    weight = node.get("weight", 1)
+    if weight not in (1, [1]) and not getattr(method, "weighted", True):
         raise ConfigError(
-            f"method.{name}.weight={shown(weights)}: {node['label']} has no loss of its own, so weights make no "
+            f"method.{name}.weight={shown(weight)}: {node['label']} has no loss of its own, so weights make no "
             "difference. Set those of the other methods by name, e.g. method.mcc.weight=[0.1,1]."
         )
 

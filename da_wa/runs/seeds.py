@@ -56,7 +56,7 @@ def needed(jobs: Sequence[Job], wanted: Sequence[str] | None = None) -> list[Job
         )
     first = first_look(len(found))
     by_id = {job.id: job for job in jobs}
-    never = {_label(job) for job in units if blocked(job, by_id)}
+    never = {_label(job) for job in units if blocked(job, by_id) and not _left_out(job, units)}
     found = [standing for standing in found if never.isdisjoint(standing.contrast.rows[0])]
     seen = [standing.seen for standing in found if standing.after is None]
     limit = max(min(seen, default=0) + 1, first)
@@ -86,6 +86,11 @@ def blocked(job: Job, by_id: Mapping[str, Job]) -> bool:
     return start is not None and (isinstance(start.outcome(), Diverged) or blocked(start, by_id))
 
 
+def _left_out(job: UnitJob, units: Sequence[UnitJob]) -> bool:
+    """Whether the unit that it starts from diverged: its seed is left out, as if it had diverged itself."""
+    return job.needs is not None and blocked(job, {unit.id: unit for unit in units if unit.id == job.needs})
+
+
 def standings(units: Sequence[UnitJob], wanted: Sequence[str] | None = None) -> list[Standing]:
     """Every comparison of interest and its state.
 
@@ -100,6 +105,8 @@ def standings(units: Sequence[UnitJob], wanted: Sequence[str] | None = None) -> 
     unfinished: dict[str, set[int]] = {}
     for job in units:
         record = job.directory.record()
+        if record is None and _left_out(job, units):
+            continue
         if record is None:
             unfinished.setdefault(_label(job), set()).add(job.unit.factors.seed)
         else:

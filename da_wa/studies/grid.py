@@ -26,7 +26,7 @@ from da_wa.config.validate import shown
 from da_wa.errors import ConfigError, DataError, nearest
 from da_wa.launchers.launch import Planned
 from da_wa.records.design import Design, Measure, Refusal, joined, level_text, read_design, write_design
-from da_wa.records.schema import Factors, Plan
+from da_wa.records.schema import Factors
 from da_wa.runs.jobs import Job, UnitJob
 from da_wa.studies.study import Bench, ScopedStudy, changes, merged, option_of
 
@@ -259,7 +259,8 @@ def _refuse_shared_cells(parts: Sequence[Part], asked: Sequence[Planned], factor
     """Refuse levels that records do not have, and several runs for one cell and seed."""
     cells: dict[tuple[Any, ...], str] = {}
     for part, planned in zip(parts, asked, strict=True):
-        for unit in (job.unit for job in planned.jobs if isinstance(job, UnitJob)):
+        for job in (job for job in planned.jobs if isinstance(job, UnitJob)):
+            unit = job.unit
             for factor, level in part.levels.items():
                 if (recorded := level_text(getattr(unit.factors, factor))) != level:
                     raise ConfigError(
@@ -268,15 +269,11 @@ def _refuse_shared_cells(parts: Sequence[Part], asked: Sequence[Planned], factor
                     )
             levels = tuple(level_text(getattr(unit.factors, factor)) for factor in factors)
             cell = (*levels, unit.factors.pretraining_seed, unit.factors.seed)
-            if (other := cells.setdefault(cell, _from_to(unit))) != _from_to(unit):
+            if (other := cells.setdefault(cell, job.id)) != job.id:
                 raise ConfigError(
-                    f"{', '.join(levels)}: the table has one cell for {other} and {_from_to(unit)}. Methods have a run "
-                    "for each target: use two domains and one source, e.g. sources=[A]."
+                    f"{', '.join(levels)}: the table has one cell for the runs {other} and {job.id}. Make what differs "
+                    "a factor. Methods have a run for each target, so they need data with two domains."
                 )
-
-
-def _from_to(unit: Plan) -> str:
-    return f"{unit.source} to {', '.join(unit.targets)}"
 
 
 def _known(measures: str | Sequence[str]) -> list[Measure]:

@@ -35,7 +35,7 @@ from typing import IO, Any
 import pandas as pd
 
 from da_wa.config.compose import Experiment, compose
-from da_wa.errors import UserError
+from da_wa.errors import ConfigError, UserError
 from da_wa.launchers.launch import Planned
 from da_wa.records.files import write_atomically, write_bytes
 from da_wa.report import report_options, write_report
@@ -110,8 +110,6 @@ class Pretraining(ScopedStudy[Scope]):
         of_recipe = [f"pretrain.recipe.{name}" for name in ("epochs", "optimizer.lr")]
         return [
             "norms",
-            "models",
-            "pretrain.checkpoint",
             *of_recipe,
             *(f"pretrain.{name}" for name in ("seed", "seeds", "rates", "epochs", "holdout")),
         ]
@@ -160,7 +158,7 @@ class Pretraining(ScopedStudy[Scope]):
             f"pretrain.recipe.epochs={scope.search_epochs}",
             f"++pretrain.rates.{norm}={rate}",
         ]
-        return bench.prepare("search", options)
+        return _one_network(bench.prepare("search", options))
 
     def _trials(self, bench: Bench, scope: Scope, rates: Mapping[str, Sequence[float]]) -> pd.DataFrame:
         return pd.DataFrame(
@@ -256,7 +254,7 @@ class Pretraining(ScopedStudy[Scope]):
             f"pretrain.recipe.epochs={epochs}",
             f"++pretrain.rates.{norm}={rates[norm]}",
         ]
-        return bench.prepare("networks", options)
+        return _one_network(bench.prepare("networks", options))
 
     def _report(self, bench: Bench, scope: Scope) -> None:
         from da_wa.report.figures import learning_curves, rendered  # imports matplotlib
@@ -335,6 +333,20 @@ def _accuracy_by(frame: pd.DataFrame, by: str) -> dict[Any, float | None]:
 
 def _networks(planned: Planned) -> list[PretrainJob]:
     return [job for job in planned.jobs if isinstance(job, PretrainJob)]
+
+
+def _one_network(planned: Planned) -> Planned:
+    """Refuse several models, and networks that are given.
+
+    Raises:
+        ConfigError: not one network would be trained.
+    """
+    if len(_networks(planned)) != 1:
+        raise ConfigError(
+            "study=pretraining trains one model from scratch with every norm: choose it with model=…, a separate out "
+            "for each, and leave out models=[…], pretrain.checkpoint and weights of the model."
+        )
+    return planned
 
 
 def _outcome(job: PretrainJob) -> dict[str, Any]:

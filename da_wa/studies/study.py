@@ -246,13 +246,13 @@ class Bench:
             return
         options = planned.experiment.cfg["launcher"]
         limit = options.get("deadline_s")
-        remote = make(options).remote  # then it counts for each worker, from its start
-        if limit is not None and not remote:
+        queues = make(options).queues
+        if limit is not None and not queues:
             self.ends = min(self.ends, self.began + limit)
         left = self.ends - time.monotonic()
         if left <= 0:
             raise Paused
-        options["deadline_s"] = min(left, limit) if limit is not None and remote else left
+        options["deadline_s"] = min(left, limit) if limit is not None and queues else left
         self.console.print(f"== {planned.out}")
         this = launch(planned, self.console, jobs)
         if planned.detached:

@@ -236,7 +236,8 @@ CASES: list[tuple[str, str]] = [
     ("+pretrain.rates.wq=0.05", "pretrain.rates.wq: there is no norm 'wq'. Did you mean 'wn' or 'wa'?"),
     ("pretrain.checkpoint=/ pretrain.seeds=[0,1]", "pretrain.seeds=[0,1]: pretrain.checkpoint gives one network"),
     ("methods=[tent] method.tent.recipe.optimizer.lr=0.1", "method.tent.recipe.optimizer has no effect: a stream is"),
-    ("methods=[sar] method.recipe.epochs=3", "method.sar.recipe.epochs has no effect"),
+    ("methods=[sar] method.sar.recipe.epochs=3", "method.sar.recipe.epochs has no effect"),
+    ("methods=[sar,tent] method.recipe.epochs=3", "method: there is no option 'recipe.epochs'"),
     (
         "methods=[shot] method.shot.recipe.epoch_steps=9",
         "method.shot.recipe.epoch_steps has no effect: an epoch is one",
@@ -377,6 +378,7 @@ def test_names_with_letters_like_ö_are_read_as_the_message_says():
         ["launcher.gpus=[0,1]", "launcher.units_per_gpu=3"],
         ["launcher=ray", "+launcher.runtime_env.pip=[a]"],
         ["+pretrain.rates.wa=0.05", "+pretrain.epochs.wa=4"],
+        ["methods=[shot,tent]", "method.recipe.epochs=3"],
         ["experiment=classify_imagenet", "data.root=x", "data.folders.val=test"],
         ["pretrain.seeds=[0,1]", "pretrain.holdout=0.1"],
         ["finetune.optimizer.name=adamw", "~finetune.optimizer.momentum"],

@@ -98,7 +98,7 @@ def test_one_set_of_images_is_not_two_domains(tmp_path: Path, domains_root: Path
         _ = inputs("folders", cache, root=str(root)).manifests
     (root / "list.txt").write_text("first/mug/000.png 0\nfirst/pen/000.png 1\n")
     lists = {name: str(root / "list.txt") for name in ("first", "twice")}
-    with pytest.raises(DataError, match=same.format("twice")):
+    with pytest.raises(DataError, match=same.format("twice")), pytest.warns(UserWarning, match="2 images in common"):
         _ = inputs("lists", cache, root=str(root), lists=lists).manifests
     assert len(inputs("digits", cache, per_class=2).manifests) == 3
 

@@ -152,7 +152,7 @@ def test_seeds_are_added_until_the_deadline_of_the_command(tmp_path, monkeypatch
 
         @property
         def needed(self):
-            return [SimpleNamespace(done=False)]
+            return [SimpleNamespace(done=False, waits_for=lambda: None)]
 
     monkeypatch.setattr(launch_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(launch_module, "_run", run)
@@ -164,9 +164,10 @@ def test_seeds_are_added_until_the_deadline_of_the_command(tmp_path, monkeypatch
 
 def test_a_submitted_command_ends_when_only_diverged_runs_have_no_result(tmp_path):
     experiment = compose(["launcher=slurm", "launcher.detach=true"])
-    diverged = SimpleNamespace(done=True, outcome=lambda: Diverged("NaN"))
-    running = SimpleNamespace(done=False, outcome=lambda: None)
-    ended, going = (Planned(experiment, None, jobs) for jobs in ([diverged], [diverged, running]))
-    assert ended.unfinished == [diverged]
+    diverged = SimpleNamespace(id="a", done=True, outcome=lambda: Diverged("NaN"), waits_for=lambda: None)
+    running = SimpleNamespace(id="b", done=False, outcome=lambda: None, waits_for=lambda: None)
+    blocked = SimpleNamespace(id="c", done=False, outcome=lambda: None, waits_for=lambda: "a")
+    ended, going = (Planned(experiment, None, jobs) for jobs in ([diverged, blocked], [diverged, running]))
+    assert ended.unfinished == [diverged, blocked]
     assert not ended.submitted
     assert going.submitted

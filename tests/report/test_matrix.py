@@ -176,7 +176,7 @@ def test_networks_of_one_name_and_several_results_are_told(experiment: Any) -> N
     experiment.fill(["bn"])
     network = experiment.record("bn", "A", 1)["pretraining"]
     experiment.add("bn", "A", 1, network=network | {"correct": network["correct"] - 1})
-    told = f"The network {network['name']} was trained more than once with different results, and counts as one."
+    told = f"Trained more than once with different results, and counted as one network: {network['name']}."
     assert load_facts(experiment.out).mixed == told
 
 

@@ -153,6 +153,18 @@ def test_what_starts_from_a_diverged_training_holds_up_no_comparison(tmp_path: P
     assert left and all(shot(job) and norm_of(job) == "ln" for job in left)
 
 
+def test_a_seed_whose_start_diverged_is_left_out(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "norms=[ln,ln_wa]", "methods=[none,shot]", "seeds_max=6")
+    for job in sorted(jobs, key=lambda job: job.needs is not None):
+        if job.needs is None or (norm_of(job), seed_of(job)) != ("ln", 1):
+            finish(job, None if (norm_of(job), seed_of(job)) == ("ln", 1) else 40)
+    assert {(s.seen, len(s.differences)) for s in standings(jobs)} == {
+        (6, 5),
+        (6, 6),
+    }  # all but LN + WA with and without
+    assert not [job for job in needed(jobs) if not job.done and not blocked(job, {job.id: job for job in jobs})]
+
+
 def test_runs_that_all_diverge_decide_nothing(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "seeds_max=5")
     run(jobs, lambda norm, seed: None)  # type: ignore[return-value,arg-type]

@@ -293,9 +293,14 @@ def test_mistakes_in_the_users_study_are_named_before_anything_is_planned(change
             "factors.lr: with finetune.optimizer.lr=0.01 runs have lr=0.01, not small. Call the level 0.01",
         ),
         (
+            {"norm": ["bn"], "size": {"32": ["methods=[mcc]", "method.mcc.weight=[0.1,1]"]}},
+            [],
+            "bn, 32: the table has one cell for the runs bn-mcc-",
+        ),
+        (
             {"norm": ["bn"], "method": ["none", "mcc"]},
             ["data=digits", "sources=[H]"],
-            "the table has one cell for H to N and H to P. Methods have a run for each target",
+            "Methods have a run for each target, so they need data with two domains",
         ),
     ],
 )

@@ -579,6 +579,9 @@ def test_voc_layout_reads_palettes_and_lists_and_pads_with_void(tmp_path):
         "\n/JPEGImages/1.jpg /SegmentationClassAug/1.png\n/JPEGImages/0.jpg /SegmentationClassAug/0.png\n"
     )
     assert listing("voc_aug", tmp_path, "trainaug") == listing("voc_aug", tmp_path, "val")
+    (tmp_path / "ImageSets/Segmentation/dots.txt").write_text("clip.1\n")
+    with pytest.raises(DataError, match=r"JPEGImages/clip\.1\.jpg is missing"):
+        listing("voc", tmp_path, "dots")
     chosen = study().chosen(
         "smoke", [f"data.root={tmp_path}", "data.layout=voc_aug", "data.train=trainaug", "data.test=val"]
     )
