@@ -179,11 +179,10 @@ def _check_method(
             f"method {name} do not scale them; use bf16-mixed or 32-true"
         )
     try:
-        _check_options(name, node, make(node["build"]))
-    except ConfigError:
-        raise
+        made = make(node["build"])
     except (*MISTAKES, UserError) as error:
         raise ConfigError(f"method.{name}.build: {_told(error)}") from error
+    _check_options(name, node, made)
     for model_node, (norm, norm_node) in product(experiment.models.values(), experiment.norms.items()):
         if not acts(node, levels((norm, norm_node), model_node)["activation"]):
             changes_bn = "bn" in (node.get("changes") or ())

@@ -183,12 +183,18 @@ def test_in_a_queue_the_limit_of_a_worker_is_its_own(tmp_path, monkeypatch):
     assert limits[0] == 60 and limits[1] <= 40
 
 
-@pytest.mark.parametrize("word", ["models=[resnet20,resnet18]", "pretrain.checkpoint=da_wa/checkpoints"])
-def test_networks_are_trained_with_one_model(word, tmp_path, capsys):
-    for stage in ("search", "train"):
-        (tmp_path / "selected.json").write_text(json.dumps({"bn": 0.1}))
-        assert main(["study=pretraining", "scope=smoke", word, f"out={tmp_path}", f"stage={stage}"]) == 2
-        assert "study=pretraining trains one model from scratch" in capsys.readouterr().err
+@pytest.mark.parametrize("stage", ["search", "train"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["models=[resnet20,resnet18]"], "study=pretraining trains one model from scratch"),
+        (["pretrain.checkpoint=da_wa/checkpoints"], "pretrain.checkpoint"),
+    ],
+)
+def test_networks_are_trained_with_one_model(words, said, stage, tmp_path, capsys):
+    (tmp_path / "selected.json").write_text(json.dumps({"bn": 0.1}))
+    assert main(["study=pretraining", "scope=smoke", *words, f"out={tmp_path}", f"stage={stage}"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_only_some_factors_are_lists():
