@@ -75,7 +75,7 @@ class FixupBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shifted = self.before[0](x)
         # The authors feed the shifted input to a convolutional shortcut and the input itself to an identity.
-        residual = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(shifted)
+        residual = self.shortcut(x if isinstance(self.shortcut, nn.Identity) else shifted)
         y = self.after[0](self.branch[0](shifted))
         for before, conv, after in zip(self.before[1:-1], self.branch[1:-1], self.after[1:-1], strict=True):
             y = after(conv(before(F.relu(y))))

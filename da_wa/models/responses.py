@@ -41,6 +41,12 @@ def last_response(block: nn.Module) -> nn.Module:
     return list(block.get_submodule("branch").children())[-1]
 
 
+def branch_result(block: nn.Module) -> nn.Module:
+    """What gives the term that a block adds to its shortcut: :func:`last_response`, or Fixup's multiplier behind it."""
+    multiplier = getattr(block, "multiplier", None)
+    return multiplier if isinstance(multiplier, nn.Module) else last_response(block)
+
+
 def filters(model: nn.Module, number: int) -> Tensor:
     """The filters that the last convolution of block ``number`` (from 1) computes with: normalised, (filters, n).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,20 @@ def write_growth(out: Path, found: pd.DataFrame) -> str:
     return _write(out, "growth", found, {"growth": growth(found)}, {"growth": growth_table(found)})
 
 
+def write_branches(out: Path, found: pd.DataFrame) -> str:
+    """Write ``branches.csv``; returns its table.
+
+    Args:
+        out: the folder of the study.
+        found: columns ``norm``, ``block`` (from 1) and ``branch_share``, see
+            :func:`~da_wa.studies.layer_values.branch_shares`.
+
+    Raises:
+        DataError: ``out`` cannot be written.
+    """
+    return _write(out, "branches", found, {}, {"branches": branch_table(found)})
+
+
 def write_over_epochs(out: Path, found: pd.DataFrame) -> str:
     """Write ``over_epochs.csv`` and figures of the middle block; returns tables of it. As in Figs. 4 and 9 to 12.
 
@@ -121,9 +136,21 @@ def distribution_table(found: pd.DataFrame) -> str:
     layers = found["layer"].unique()
     wide = found.pivot(index="norm", columns="layer", values=["offset", "spread", "skewness", "top_class"])
     wide = wide.swaplevel(axis=1).reindex(found["norm"].unique())[layers].dropna(axis=1, how="all")
-    wide = wide.map("{:.2f}".format)
+    wide = wide.map(_cell)
     wide.columns = [f"{layer}: {measure.replace('_', ' ')}" for layer, measure in wide.columns]
     return pipe_table(wide)
+
+
+def branch_table(found: pd.DataFrame) -> str:
+    """A row for every norm, a column for every residual block."""
+    wide = found.pivot(index="norm", columns="block", values="branch_share").reindex(found["norm"].unique())
+    wide.columns = [f"block {number}" for number in wide.columns]
+    return pipe_table(wide.map(_cell))
+
+
+def _cell(value: float) -> str:
+    """Two decimals, or a dash where nothing is defined."""
+    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def epoch_table(found: pd.DataFrame, measure: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from da_wa.models.backbone import Backbone
 from da_wa.models.checkpoint import load_network, read_header
 from da_wa.models.plain import plain_network
 from da_wa.models.resnet import init_kaiming
-from da_wa.models.responses import blocks, filters, last_response, responses
+from da_wa.models.responses import blocks, branch_result, filters, last_response, responses
 from da_wa.report.distributions import measures, quantiles, top_class
 from da_wa.runs.networks import built
 from da_wa.shipped import conf_dir
@@ -144,6 +145,42 @@ def network_layers(model: Backbone, x: Tensor, *, training: bool = False) -> Ite
     for number, rows in zip(numbers, maps, strict=True):
         yield Layer(f"block {number}", "activations", rows)
     yield Layer(CLASSIFIER, "activations", logits)
+
+
+def branch_shares(model: Backbone, x: Tensor) -> list[float]:
+    """How much every residual block does, in evaluation mode: var(branch) / (var(branch) + var(shortcut)).
+
+    The variances are around the mean of each channel, over images and pixels. 0: the branch is constant, the block only
+    passes its input on.
+
+    Args:
+        model: with residual blocks.
+        x: (n, 3, h, w) normalised images.
+
+    Raises:
+        ConfigError: the network has no residual blocks.
+    """
+    found = blocks(model)
+    inside = [module for block in found for module in (branch_result(block), block.get_submodule("shortcut"))]
+    # blocks run in order, but within one the shortcut may come first
+    rows = {module: responses(model.eval(), [module], x)[0] for module in inside}
+    variances = {module: values.double().var(1, correction=0).sum().item() for module, values in rows.items()}
+    shares = []
+    for block in found:
+        branch, shortcut = variances[branch_result(block)], variances[block.get_submodule("shortcut")]
+        shares.append(branch / (branch + shortcut) if branch + shortcut else math.nan)
+    return shares
+
+
+def trained_branches(path: Path, build: NetworkNode, norm: Any, images: Tensor) -> list[float]:
+    """The :func:`branch_shares` of a trained network for ``images`` (n, 3, h, w) uint8.
+
+    Raises:
+        CheckpointError: not a valid checkpoint, or of another architecture or norm.
+        ConfigError: the network has no residual blocks.
+    """
+    x = Normalize(**read_header(path).facts["normalize"])(images)
+    return branch_shares(trained_network(path, partial(make(build), norm)), x)
 
 
 def trained_layers(path: Path, build: NetworkNode, norm: Any, images: Tensor) -> Iterator[Layer]:

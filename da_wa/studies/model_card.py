@@ -46,10 +46,12 @@ def model_card(
     | networks of the same recipe | seed 0: 60.0 %, seed 1: diverged |
     | learning rate | the best on held-out training images: 0.1: 25.0 % |
     ...
+    >>> next(line for line in card.splitlines() if "ResNet(" in line)
+    'model = ResNet(named("bn"), 31, widths=[4])'
     """
     provenance: Mapping[str, Any] = result.get("provenance", {})
     correct, n = result["correct"], result["n"]
-    build = ", ".join(f"{key}={value!r}" for key, value in facts["model"]["build"].items())
+    build = ", ".join(f"{key}={_code(value)}" for key, value in facts["model"]["build"].items())
     versions = ", ".join(f"{key} {provenance[key]}" for key in _VERSIONS if key in provenance)
     rows = {
         "accuracy on the test images": f"{number(100 * correct / n)} % of {n:,}",
@@ -79,7 +81,7 @@ from da_wa.models.checkpoint import load_backbone
 from da_wa.models.resnet import ResNet
 from da_wa.norm import named
 
-model = ResNet(named({facts["norm"]["name"]!r}), 31, {build})
+model = ResNet(named({_code(facts["norm"]["name"])}), 31, {build})
 load_backbone(Path("{name}.safetensors"), model)  # all but the head
 ```
 
@@ -90,6 +92,11 @@ The recipe of the training:
 seed: {facts["seed"]}
 ```
 """
+
+
+def _code(value: object) -> str:
+    """A plain value as Python code in double quotes."""
+    return repr(value).replace("'", '"')
 
 
 def _percent(accuracy: float | None) -> str:

@@ -5,7 +5,8 @@ Stages:
 ===========  ==============================================================================================
 initial      a plain network at initialisation (Figs. 2, 7, 8); ``initial.csv``
 growth       the second moment against depth, at initialisation; ``growth.csv``
-trained      the networks in ``checkpoint_dir``, or those of the package (Figs. 4, 5); ``trained.csv``
+trained      the networks in ``checkpoint_dir``, or those of the package (Figs. 4, 5); ``trained.csv``,
+             ``branches.csv``
 over_epochs  networks that are trained here, from the kept weights of some epochs (Figs. 4, 9–12); ``over_epochs.csv``
 ===========  ==============================================================================================
 
@@ -93,19 +94,30 @@ class Why(ScopedStudy[Scope]):
         _show(bench, write_growth(bench.out, second_moments(Sizes(**scope.sizes))))
 
     def _trained(self, bench: Bench, scope: Scope) -> None:
-        from da_wa.studies.layer_values import Sizes, image_batch, trained_layers  # imports torch
+        import pandas as pd
+
+        from da_wa.report.why import write_branches
+        from da_wa.studies.layer_values import Sizes, image_batch, trained_branches, trained_layers  # imports torch
 
         experiment = _composed(bench)
         cfg = experiment.cfg
         folder = Path(cfg["checkpoint_dir"] or CHECKPOINTS)
         networks = {name: find_network(folder, cfg["model"]["name"], name) for name in experiment.norms}
         images = image_batch(first_source(cfg), Sizes(**scope.sizes).batch, cfg["data"]["size"])
+        norms = dict(zip(networks, map(make, experiment.norms.values()), strict=True))
+        build = cfg["model"]["build"]
         layers = (
             (norm.label, layer)
-            for name, norm in zip(networks, map(make, experiment.norms.values()), strict=True)
-            for layer in trained_layers(networks[name], cfg["model"]["build"], norm, images)
+            for name, norm in norms.items()
+            for layer in trained_layers(networks[name], build, norm, images)
         )
         _write(bench, "trained", layers)
+        branches = [
+            {"norm": norm.label, "block": number, "branch_share": share}
+            for name, norm in norms.items()
+            for number, share in enumerate(trained_branches(networks[name], build, norm, images), start=1)
+        ]
+        _show(bench, write_branches(bench.out, pd.DataFrame(branches)))
 
     def _over_epochs(self, bench: Bench, scope: Scope) -> None:
         import pandas as pd

@@ -24,8 +24,15 @@ from da_wa.models.resnet import Bottleneck, ResNet, init_kaiming
 from da_wa.models.responses import blocks, last_conv, responses
 from da_wa.norm import named
 from da_wa.report.distributions import measures, quantiles, top_class
-from da_wa.report.why import SHOWN, distribution_tables, growth_table
-from da_wa.studies.layer_values import image_batch, residual_network, shipped, trained_layers, trained_network
+from da_wa.report.why import SHOWN, branch_table, distribution_tables, growth_table
+from da_wa.studies.layer_values import (
+    branch_shares,
+    image_batch,
+    residual_network,
+    shipped,
+    trained_layers,
+    trained_network,
+)
 from da_wa.studies.run import composed
 from da_wa.studies.why import find_network
 
@@ -184,6 +191,32 @@ def test_top_class():
     assert top_class(logits) == 0.75
 
 
+@pytest.mark.parametrize("norm", ["bn", "wa"])
+def test_branch_shares_are_those_of_the_variances_of_the_two_terms(norm):
+    model = residual_network("resnet20", norm, 8).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    block, x = model.stages[1][0], torch.randn(4, 3, 32, 32)  # with a shortcut that is a convolution
+    with torch.no_grad():
+        seen = model.stages[0](model.stem(x))
+        if norm == "bn":
+            branch, shortcut = block.branch(seen), block.shortcut(seen)
+            last = block.branch[-1]
+        else:
+            shifted = seen + block.before[0].value
+            inside = torch.relu(block.branch[0](shifted) + block.after[0].value) + block.before[1].value
+            branch, shortcut = block.multiplier.value * block.branch[1](inside), block.shortcut(shifted)
+            last = block.multiplier
+    first, second = (term.double().var((0, 2, 3), correction=0).sum().item() for term in (branch, shortcut))
+    shares = branch_shares(model, x)
+    assert len(shares) == 9
+    assert shares[3] == pytest.approx(first / (first + second), rel=1e-5)
+    with torch.no_grad():
+        next(last.parameters()).zero_()
+    assert branch_shares(model, x)[3] == 0
+
+
 def test_growth_table_is_the_geometric_mean_and_the_total():
     found = pd.DataFrame(
         [("net", "start", step, 3.0 * 2.0**step) for step in range(1, 6)],
@@ -199,7 +232,8 @@ def test_the_command_writes_tables_and_figures(checkpoints, tmp_path, capsys):
         assert main([*command, f"stage={stage}"]) == 0
     written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     figures = [f"figures/{name}.png" for name in ("growth", "initial", "trained_activations", "trained_weights")]
-    assert written == sorted([*figures, "growth.csv", "initial.csv", "trained.csv"])
+    assert written == sorted([*figures, "branches.csv", "growth.csv", "initial.csv", "trained.csv"])
+    assert list(pd.read_csv(out / "branches.csv")["block"]) == list(range(1, 10))
     trained = pd.read_csv(out / "trained.csv").query("quantity == 'weights'")
     assert list(trained["layer"]) == ["block 5", "block 9"]
     assert (trained["offset"] < 1e-10).all()
@@ -295,8 +329,10 @@ def test_a_network_without_blocks_is_named():
 
 
 def test_the_page_shows_the_tables_of_the_command():
-    initial, trained, growth = (pd.read_csv(PAGE.with_name(f"{name}.csv")) for name in ("initial", "trained", "growth"))
+    names = ("initial", "trained", "growth", "branches")
+    initial, trained, growth, branches = (pd.read_csv(PAGE.with_name(f"{name}.csv")) for name in names)
     tables = [
+        branch_table(branches),
         growth_table(growth),
         *distribution_tables(initial, SHOWN["initial"](initial)).values(),
         *distribution_tables(trained, SHOWN["trained"](trained)).values(),
