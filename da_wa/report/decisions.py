@@ -109,9 +109,9 @@ def _population(facts: Facts) -> str:
         return "Conclusions are about training again from new initial weights on these domains."
     if networks > 1:
         return (
-            f"Conclusions are about fine-tuning again from these pre-trained networks, {networks} per norm, whose mean "
-            "is tested. Whether they hold for other pre-trained networks is answered by the intervals of the effects, "
-            "which include pre-training seeds."
+            f"Conclusions are about fine-tuning again from these pre-trained networks, at most {networks} per norm. "
+            "The mean over the pre-training seeds that both rows have is tested. Whether they hold for other "
+            "pre-trained networks is answered by the intervals of the effects, which include pre-training seeds."
         )
     return (
         "Conclusions are about fine-tuning again from the same pre-trained network of each norm. They say nothing "

@@ -15,7 +15,7 @@ from da_wa.report.facts import Facts
 from da_wa.report.figures import Panel, critical_difference, dots
 from da_wa.report.matrix import AVERAGE
 from da_wa.report.statistics import ALPHA, p_equation, p_text, ranking, runs_to_reach, smallest_run_p
-from da_wa.report.wording import arrow, change, counted, listed, signed
+from da_wa.report.wording import arrow, change, counted, listed, random_levels, signed
 
 NAMED = 5
 """Comparisons that a sentence names."""
@@ -54,7 +54,7 @@ def _section(facts: Facts, factor: str, name: str, empty: str) -> Section:
     one_network = setting is not None and setting.pretraining is not None and len(setting.pretraining_seeds) < 2
     by_pair = pairwise(found, facts.resamples, facts.outcomes)
     table = _averages(found, name, one_network)
-    details: list[Part] = [_forest(found, name), _per_pair(by_pair, name)]
+    details: list[Part] = [_forest(found, name), _per_pair(by_pair, name, random_levels(_over_networks(found)))]
     return Section(
         title,
         [verdict, table] if len(found) <= LONG else [verdict],
@@ -195,7 +195,7 @@ def _no_test_over_seeds(seeds: int) -> str:
     )
 
 
-def _per_pair(by_pair: pd.DataFrame, stem: str) -> Table:
+def _per_pair(by_pair: pd.DataFrame, stem: str, levels: str) -> Table:
     names = list(dict.fromkeys(by_pair["contrast"]))
     pairs = list(dict.fromkeys(zip(by_pair["source"], by_pair["target"], strict=True)))
     cells = {(row.contrast, row.source, row.target): row for row in by_pair.itertuples()}
@@ -220,7 +220,7 @@ def _per_pair(by_pair: pd.DataFrame, stem: str) -> Table:
         rows,
         frozenset(bold),
         [
-            "± is half of the 95 % interval over seeds and images, over images alone for one seed. p: exact "
+            f"± is half of the 95 % interval over {levels}, over images alone for one seed. p: exact "
             "permutation test over images, networks fixed (McNemar's test for one seed), Holm-corrected over all "
             "cells. Bold: the interval excludes 0, the corrected p is below 0.05, and there are at least two runs.",
         ],
@@ -238,8 +238,8 @@ def _forest(found: Sequence[Effect], name: str) -> Plot:
         width=5.2,
     )
     caption = (
-        "Average effects with intervals over seeds and images (over images alone for one seed); right of the line: "
-        "higher accuracy. Hollow: not significant."
+        f"Average effects with intervals over {random_levels(_over_networks(found))} (over images alone for one seed); "
+        "right of the line: higher accuracy. Hollow: not significant."
     )
     return Plot(name, figure, caption, wide=False)
 

@@ -15,7 +15,7 @@ from da_wa.report.figures import matrix_heatmap
 from da_wa.report.matrix import AVERAGE, HEADLINE, Matrix
 from da_wa.report.resampling import Estimate, Resamples
 from da_wa.report.tables import Spread, matrix_table
-from da_wa.report.wording import counted, listed, within
+from da_wa.report.wording import counted, listed, random_levels, within
 
 TITLE = "Which norm transfers best?"
 LONG = 24
@@ -132,6 +132,7 @@ def _held_out(facts: Facts, estimates: Mapping[tuple[str, str], Estimate]) -> Ta
         found = [estimates.get((label, domain)) for domain in domains]
         rows.append([label, *(NONE if each is None else within(each.interval) for each in found)])
     images = {d: max(len(o.index) for o in facts.held_out if o.source == d) for d in domains}
+    levels = random_levels(any(estimate.over_networks for estimate in estimates.values()))
     return Table(
         "held_out_source",
         "Accuracy on held-out images of the source (%)",
@@ -139,8 +140,8 @@ def _held_out(facts: Facts, estimates: Mapping[tuple[str, str], Estimate]) -> Ta
         rows,
         notes=[
             f"The same domain, other images: {listed([f'{domain} {n}' for domain, n in images.items()])}. The "
-            "difference to a target is the cost of the shift. ± is half of the 95 % interval over seeds and images, "
-            "over images alone for one seed."
+            f"difference to a target is the cost of the shift. ± is half of the 95 % interval over {levels}, over "
+            "images alone for one seed."
         ],
     ).transposed_if_wide("Domain")
 

@@ -15,7 +15,7 @@ from da_wa.errors import printable
 from da_wa.report.content import NONE, Table
 from da_wa.report.latex import table_latex
 from da_wa.report.matrix import AVERAGE, BOUNDS, Matrix, Missing
-from da_wa.report.wording import arrow, counted, number, of_networks
+from da_wa.report.wording import arrow, counted, number, of_networks, random_levels
 
 Spread = Literal["interval", "std", "sem", "none"]
 """What stands behind ± in the table, see :func:`spread_of`."""
@@ -208,7 +208,10 @@ def _spread_note(matrix: Matrix, spread: Spread) -> str:
     exact = " It is too short at 0 and 100 %, where it is ± 0.0." if (spreads == 0).any(axis=None) else ""
     if spread == "interval" and known and several:
         alone = ", over images alone for one seed" if (counts == 1).any() else ""
-        return f"Mean over {runs} ± half of the 95 % interval over seeds and images{alone}.{exact}"
+        levels = random_levels(matrix.networks > 1)
+        one = matrix.networks > 1 and ((matrix.runs == matrix.seeds) & (matrix.runs > 0)).any(axis=None)
+        lacks = " The ± of a row with one network lacks the variance over networks." if one else ""
+        return f"Mean over {runs} ± half of the 95 % interval over {levels}{alone}.{lacks}{exact}"
     if spread == "interval" and known:
         return f"One seed: ± half of the 95 % interval over images; other seeds may differ by more.{exact}"
     if known:

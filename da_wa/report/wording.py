@@ -51,6 +51,15 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
+def random_levels(over_networks: bool) -> str:
+    """Over what an interval is.
+
+    >>> random_levels(False), random_levels(True)
+    ('seeds and images', 'pre-trained networks, seeds and images')
+    """
+    return "pre-trained networks, seeds and images" if over_networks else "seeds and images"
+
+
 def of_networks(seeds: str, networks: int) -> str:
     """``seeds``, which are those of each of several pre-trained networks.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from da_wa.report.wording import number
+from da_wa.report.wording import counted, number
 
 _MACHINE = ("cpu", "device", "precision")
 _VERSIONS = ("da-wa", "torch", "torchvision", "python")
@@ -20,6 +20,7 @@ def model_card(
     result: Mapping[str, Any],
     accuracies: Mapping[int, float | None],
     rates: Mapping[float, float | None],
+    search_epochs: int,
 ) -> str:
     """A page about one network, in Markdown.
 
@@ -30,11 +31,12 @@ def model_card(
         result: likewise.
         accuracies: of the networks of the same recipe, by seed; None where the training diverged.
         rates: held-out accuracy of the search, by learning rate; None where the training diverged.
+        search_epochs: of each training of the search.
 
     >>> network = {"norm": {"name": "bn"}, "model": {"name": "resnet20", "build": {"widths": [4]}}, "seed": 0}
     >>> images = {"dataset": "CIFAR-100", "size": 32, "normalize": {"mean": [0.5], "std": [0.25]}}
-    >>> facts = {**network, **images, "recipe": {"epochs": 20}}
-    >>> card = model_card("net", "BN", facts, {"correct": 6, "n": 10}, {0: 0.6, 1: None}, {0.1: 0.25})
+    >>> facts = {**network, **images, "recipe": {"epochs": 20, "optimizer": {"lr": 0.1}}}
+    >>> card = model_card("net", "BN", facts, {"correct": 6, "n": 10}, {0: 0.6, 1: None}, {0.1: 0.25}, 2)
     >>> print(card)  # doctest: +ELLIPSIS
     # net
     <BLANKLINE>
@@ -44,7 +46,7 @@ def model_card(
     | --- | --- |
     | accuracy on the test images | 60.0 % of 10 |
     | networks of the same recipe | seed 0: 60.0 %, seed 1: diverged |
-    | learning rate | the best on held-out training images: 0.1: 25.0 % |
+    | learning rate | 0.1, the best on held-out training images after 2 epochs: 0.1: 25.0 % |
     ...
     >>> next(line for line in card.splitlines() if "ResNet(" in line)
     'model = ResNet(named("bn"), 31, widths=[4])'
@@ -56,7 +58,8 @@ def model_card(
     rows = {
         "accuracy on the test images": f"{number(100 * correct / n)} % of {n:,}",
         "networks of the same recipe": ", ".join(f"seed {s}: {_percent(a)}" for s, a in sorted(accuracies.items())),
-        "learning rate": "the best on held-out training images: "
+        "learning rate": f"{facts['recipe']['optimizer']['lr']:g}, the best on held-out training images after "
+        f"{counted(search_epochs, 'epoch')}: "
         + ", ".join(f"{rate:g}: {_percent(accuracy)}" for rate, accuracy in sorted(rates.items())),
         "images": f"{facts['size']}×{facts['size']}, in [0, 1], minus {_list(facts['normalize']['mean'])}, divided by "
         f"{_list(facts['normalize']['std'])}",

@@ -182,6 +182,8 @@ class Pretraining(ScopedStudy[Scope]):
         if left_out := [norm for norm in self.norms if norm not in known]:
             bench.console.print(f"match: {', '.join(left_out)} left out: not trained with seed {first}, or diverged")
         level = min(reached[scope.epochs] for reached in known.values())
+        lowest = next(norm for norm, reached in known.items() if reached[scope.epochs] == level)
+        bench.console.print(f"match: the level is {100 * level:.1f} %, that of {lowest}")
         guesses = _searched(bench, scope)
         while wanted := {
             norm: epochs
@@ -191,22 +193,26 @@ class Pretraining(ScopedStudy[Scope]):
             bench.run(merged([self._trained(bench, norm, first, n) for norm, n in wanted.items()]))
             for norm, epochs in wanted.items():
                 accuracy = self._accuracy(bench, norm, first, epochs)
-                if accuracy is None:
-                    raise UserError(
-                        f"match: {norm} with {epochs} epochs failed or diverged. Run stage=match again; if it "
-                        f"diverged, remove {norm} from `norms` in the file of the study."
-                    )
-                known[norm][epochs] = accuracy
+                if accuracy is not None:
+                    known[norm][epochs] = accuracy
+                elif all(job.done for job in _networks(self._trained(bench, norm, first, epochs))):
+                    bench.console.print(f"match: {norm} left out: it diverged with {epochs} epochs")
+                    del known[norm]
+                else:
+                    raise UserError(f"match: {norm} with {epochs} epochs failed. Run stage=match again.")
         matched = {norm: nearest_epochs(reached, level) for norm, reached in known.items()}
-        bench.decide(MATCHED, matched)
+        bench.decide(MATCHED, matched, **self._matched_with(bench, scope))
         for seed in scope.seeds:
             bench.run(merged([self._trained(bench, norm, seed, epochs) for norm, epochs in matched.items()]))
         found = pd.DataFrame(
-            {"norm": norm, "seed": seed, "level": level, "epochs": epochs, "accuracy": accuracy}
+            {
+                "norm": norm, "seed": seed, "level": level, "epochs": epochs,
+                "accuracy": _outcome(job)["accuracy"], "network": job.id,
+            }
             for norm, epochs in matched.items()
             for seed in scope.seeds
-            for accuracy in [self._accuracy(bench, norm, seed, epochs)]
-        )
+            for job in _networks(self._trained(bench, norm, seed, epochs))
+        )  # fmt: skip
         found["miss"] = found["accuracy"].astype(float) - level
         bench.write_csv("matched.csv", found)
         for norm, miss in found.groupby("norm", sort=False)["miss"].mean().items():
@@ -219,10 +225,23 @@ class Pretraining(ScopedStudy[Scope]):
         accuracy: float | None = _outcome(job)["accuracy"]
         return accuracy
 
+    def _matched(self, bench: Bench, scope: Scope) -> dict[str, int]:
+        """The epochs of every norm at which the networks are about equally accurate; none before ``match``."""
+        if not (bench.out / MATCHED).exists():
+            return {}
+        return bench.decided(MATCHED, "match", **self._matched_with(bench, scope))
+
+    def _matched_with(self, bench: Bench, scope: Scope) -> dict[str, Any]:
+        """What the decision of ``match`` depends on beside the network."""
+        return {"rates": _selected(bench), "epochs": scope.epochs}
+
     def _transfer(self, bench: Bench, scope: Scope) -> None:
         """Fine-tune the networks of all seeds that are trained so far, then those of ``match``."""
         self._fine_tune(bench, scope, "transfer", {norm: scope.epochs for norm in self.norms})
-        self._fine_tune(bench, scope, "transfer_matched", _matched(bench))
+        if matched := self._matched(bench, scope):
+            self._fine_tune(bench, scope, "transfer_matched", matched)
+        else:
+            bench.console.print(f"transfer: no matched networks, {bench.out / MATCHED} is written by stage=match")
 
     def _fine_tune(self, bench: Bench, scope: Scope, folder: str, epochs: Mapping[str, int]) -> None:
         rates, given = _selected(bench), set(map(option_of, bench.words))
@@ -230,13 +249,17 @@ class Pretraining(ScopedStudy[Scope]):
         options += [option for option in self.transfer if option_of(option) not in given]
         planned = []
         for seed in scope.seeds:
-            if norms := [n for n, k in epochs.items() if self._accuracy(bench, n, seed, k) is not None]:
+            norms = [n for n, k in epochs.items() if self._accuracy(bench, n, seed, k) is not None]
+            if absent := [n for n in epochs if n not in norms]:
+                bench.console.print(f"{folder}: seed {seed} without {', '.join(absent)}: not trained yet, or diverged")
+            if norms:
                 starts = [f"norms=[{','.join(norms)}]", f"pretrain.seeds=[{seed}]"]
                 for norm in norms:
                     starts += [f"++pretrain.rates.{norm}={rates[norm]}", f"++pretrain.epochs.{norm}={epochs[norm]}"]
                 planned.append(bench.prepare(folder, [*options, *starts]))
         if not planned:
-            raise UserError(f"{bench.out}: no network is trained yet: run stage=train first.")
+            stage = "train" if folder == "transfer" else "match"
+            raise UserError(f"{bench.out}: no network is trained yet: run stage={stage} first.")
         together = merged(planned)
         bench.run(together)
         shown = report_options(together.experiment.cfg["report"], together.experiment.scores)
@@ -270,10 +293,10 @@ class Pretraining(ScopedStudy[Scope]):
         for norm, seed, job in trained:
             label = job.config["norm"]["label"]
             row = {"norm": norm, "label": label, "seed": seed, "lr": rates[norm]}
-            rows.append({**row, **_outcome(job), "network": job.id})
+            rows.append({**row, "state": _state(job), **_outcome(job), "network": job.id})
             curves += [{"norm": norm, "label": label, "seed": seed, **point} for point in _curve(job)]
         bench.write_csv("pretraining.csv", pd.DataFrame(rows))
-        bench.write_csv("curves.csv", pd.DataFrame(curves))
+        bench.write_csv("curves.csv", pd.DataFrame(curves).rename(columns={"accuracy": "train_accuracy"}))
         if curves:  # else all diverged in the first epoch
             figure = learning_curves(_lines(pd.DataFrame(curves)), [f"seed {seed}" for seed in scope.seeds])
             write_bytes(bench.out / "curves.png", rendered(figure, "png"))
@@ -288,8 +311,8 @@ class Pretraining(ScopedStudy[Scope]):
         """A page about every trained network by file name, and the files of all that ended, diverged ones included."""
         from da_wa.models.checkpoint import read_header  # imports torch
 
-        searched, cards, files = pd.read_csv(bench.out / RATES), {}, []
-        matched = _matched(bench) if (bench.out / MATCHED).exists() else {}
+        searched, cards, files = _rates(bench), {}, []
+        matched = self._matched(bench, scope)
         for norm in self.norms:
             rates = _accuracy_by(searched[searched["norm"] == norm], "lr")
             for epochs in sorted({scope.epochs, matched.get(norm, scope.epochs)}):
@@ -302,7 +325,9 @@ class Pretraining(ScopedStudy[Scope]):
                         continue
                     files.append(job.checkpoint)
                     label, header = job.config["norm"]["label"], read_header(job.checkpoint)
-                    card = model_card(job.id, label, header.facts, header.result, accuracies, rates)
+                    card = model_card(
+                        job.id, label, header.facts, header.result, accuracies, rates, scope.search_epochs
+                    )
                     cards[f"{job.id}.md"] = card
         return cards, files
 
@@ -318,12 +343,26 @@ def _pack(files: Mapping[str, bytes], archive: IO[bytes]) -> None:
 
 def _searched(bench: Bench, scope: Scope) -> dict[str, dict[int, float]]:
     """The held-out accuracy at the selected rate of every norm, by the epochs of the search."""
-    rates, found = _selected(bench), pd.read_csv(bench.out / RATES)
+    rates, found = _selected(bench), _rates(bench)
     return {
         str(row["norm"]): {scope.search_epochs: row["accuracy"]}
         for row in found.to_dict("records")
         if row["lr"] == rates.get(str(row["norm"]))
     }
+
+
+def _rates(bench: Bench) -> pd.DataFrame:
+    """The trainings of the search.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        return pd.read_csv(bench.out / RATES)
+    except FileNotFoundError:
+        raise UserError(
+            f"{bench.out} has no {RATES}: copy it from where the search ran, or run stage=search."
+        ) from None
 
 
 def _accuracy_by(frame: pd.DataFrame, by: str) -> dict[Any, float | None]:
@@ -366,6 +405,13 @@ def _outcome(job: PretrainJob) -> dict[str, Any]:
     }
 
 
+def _state(job: PretrainJob) -> str:
+    """Whether a network is trained, diverged, or neither."""
+    if not job.done:
+        return "not trained"
+    return "trained" if job.checkpoint.exists() else "diverged"
+
+
 def _curve(job: PretrainJob) -> Sequence[Mapping[str, float]]:
     curve: Sequence[Mapping[str, float]] = training_result(job).get("curve") or []
     return curve
@@ -383,8 +429,3 @@ def _lines(curves: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
 def _selected(bench: Bench) -> dict[str, float]:
     """The rate of every norm that the search selected."""
     return bench.decided(SELECTED, "search")
-
-
-def _matched(bench: Bench) -> dict[str, int]:
-    """The epochs of every norm at which the networks are about equally accurate."""
-    return bench.decided(MATCHED, "match")

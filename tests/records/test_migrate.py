@@ -29,7 +29,7 @@ SCHEMA_1 = [
     for path in sorted(ROOT.glob("results/**/runs/*/record.json"))
     if (path.parent / migrate.OUTPUTS).exists()
 ]
-ONE = ROOT / "results/office31_resnet20/runs/gn-D-s0-feb914f3"
+ONE = ROOT / "results/office31_resnet20_6_epochs/runs/gn-D-s0-feb914f3"
 NETWORKS = sorted((Path(da_wa.__file__).parent / "checkpoints").glob("*.safetensors"))
 needs_results = pytest.mark.skipif(not SCHEMA_1, reason="results/ is not part of the installed package")
 

@@ -65,7 +65,7 @@ def test_the_population_is_named(runs: Any) -> None:
     assert "the same pre-trained network of each norm" in words
     runs.fill(["bn", "bn_wa", "ln", "ln_wa"], range(8), pretraining_seed=1)
     words = str(decisions.section(load_facts(runs.out)).parts[-1])
-    assert "these pre-trained networks, 2 per norm" in words
+    assert "these pre-trained networks, at most 2 per norm" in words
 
 
 def test_no_pretraining_has_its_own_words(experiment: Any) -> None:

@@ -244,6 +244,10 @@ def test_several_networks_of_a_norm(experiment: Any) -> None:
         experiment.fill(["ln"], seeds, pretraining_seed=p, network={**network, "name": f"ln-{p}"})
     facts = load_facts(experiment.out)
     assert "Fewer runs, of fewer pre-trained networks or seeds: LN (3 of 4)." in tables.notes(facts.matrix)
+    assert "lacks the variance over networks" not in " ".join(tables.notes(facts.matrix))
+    experiment.fill(["gn"], (0, 1), pretraining_seed=0, network={**network, "name": "gn-0"})
+    told = " ".join(tables.notes(load_facts(experiment.out).matrix))
+    assert "The ± of a row with one network lacks the variance over networks." in told
     found = checkpoints(facts)
     assert found[["label", "seed", "checkpoint"]].to_numpy().tolist()[:2] == [["BN", 0, "net-b"], ["BN", 1, "net-a"]]
     assert tables.pretraining_markdown(found).splitlines()[3] == "| BN | 1 | CIFAR-100 | 6 | 6001/10000 | 39.99 |"

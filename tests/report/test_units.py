@@ -105,6 +105,8 @@ def test_pretraining_seeds_are_replicates(experiment: Any) -> None:
     assert (facts.matrix.seeds == 3).all(axis=None)
     assert (facts.matrix.runs == 6).all(axis=None)
     assert "Mean over 3 seeds of each of 2 pre-trained networks ±" in tables.markdown(facts.matrix)
+    assert "interval over pre-trained networks, seeds and images." in tables.markdown(facts.matrix)
+    assert "lacks the variance over networks" not in tables.markdown(facts.matrix)
     values = facts.resamples._observed["BN", "A", "W"]
     assert len(values) == 6
     estimate = facts.resamples.estimate([(1.0, ("BN", "A", "W"))])
@@ -211,7 +213,7 @@ def test_one_seed_of_several_networks_is_no_interval_over_images_alone(experimen
     for p in (0, 1, 2):
         experiment.fill(["bn"], (0,), pretraining_seed=p)
     told = " ".join(tables.notes(load_facts(experiment.out).matrix))
-    assert "Mean over 1 seed of each of 3 pre-trained networks ± half of the 95 % interval over seeds" in told
+    assert "Mean over 1 seed of each of 3 pre-trained networks ± half of the 95 % interval over pre-trained" in told
     assert "One seed" not in told
     write_report(experiment.out)
     page = (experiment.out / "page.html").read_text()

@@ -45,7 +45,7 @@ def command(tmp_path, cifar_root) -> list[str]:
 
 
 @pytest.mark.timeout(600)
-def test_networks_are_trained_at_the_selected_rate(command, tmp_path):
+def test_networks_are_trained_at_the_selected_rate(command, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(command) == 0
     searched = {float(row["lr"]): float(row["accuracy"]) for row in rows(out / "rates.csv")}
@@ -86,13 +86,21 @@ def test_networks_are_trained_at_the_selected_rate(command, tmp_path):
         assert (tmp_path / "unpacked" / name).read_bytes() == path.read_bytes()
     assert main([*command, "stage=report"]) == 0
     assert (out / "networks.tar").read_bytes() == packed
+    assert [row["state"] for row in trained] == ["trained", "trained"]
     (out / "networks" / f"{second}.safetensors").unlink()
     assert main([*command, "stage=report"]) == 0
+    assert [row["state"] for row in rows(out / "pretraining.csv")] == ["trained", "not trained"]
     assert "seed 1" not in (out / "cards" / f"{first}.md").read_text()  # not trained is not diverged
     ended = {"error": {"epoch": 1, "message": "NaN"}, "curve": []}
     (out / "networks" / f"{second}.diverged.json").write_text(json.dumps(ended))
     assert main([*command, "stage=report"]) == 0
     assert "seed 1: diverged" in (out / "cards" / f"{first}.md").read_text()
+    assert [row["state"] for row in rows(out / "pretraining.csv")] == ["trained", "diverged"]
+    (out / "rates.csv").rename(tmp_path / "rates.csv")
+    capsys.readouterr()
+    assert main([*command, "stage=report"]) == 2
+    assert "has no rates.csv" in capsys.readouterr().err
+    (tmp_path / "rates.csv").rename(out / "rates.csv")
     with tarfile.open(out / "networks.tar") as archive:  # elsewhere it is not trained again
         assert json.load(archive.extractfile(f"{second}.diverged.json")) == ended
 
@@ -131,6 +139,19 @@ def test_matched_networks_are_fine_tuned_beside_those_of_the_whole_budget(comman
     network = next(r["network"] for r in rows(out / "pretraining.csv") if (r["norm"], r["seed"]) == ("none", "1"))
     late = out / "networks" / f"{network}.safetensors"
     late.rename(tmp_path / late.name)
+    decided = out / "matched.json"
+    decided.rename(tmp_path / decided.name)
+    assert main([*command, "stage=transfer"]) == 0
+    told_apart = capsys.readouterr().out
+    assert "transfer: seed 1 without none: not trained yet, or diverged" in told_apart
+    assert "matched.json is written by stage=match" in told_apart.replace("\n", " ")
+    assert not (out / "transfer_matched").exists()
+    (tmp_path / decided.name).rename(decided)
+    selected = json.loads((out / "selected.json").read_text())
+    (out / "selected.json").write_text(json.dumps(selected | {"bn": 3 * selected["bn"]}))  # as after another search
+    assert main([*command, "stage=report"]) == 2
+    assert "run stage=match again" in capsys.readouterr().err.replace("\n", " ")
+    (out / "selected.json").write_text(json.dumps(selected))
     assert main([*command, "stage=transfer"]) == 0
     assert len(list((out / "transfer").glob("runs/*/record.json"))) == 3  # of the networks that are there
     assert not late.exists()  # and none is trained for it
@@ -143,6 +164,31 @@ def test_matched_networks_are_fine_tuned_beside_those_of_the_whole_budget(comman
         assert {r["factors"]["norm"]: r["pretraining"]["epochs"] for r in records} == epochs  # of the file
         assert {(f["norm"], f["pretraining_seed"]) for f in factors} == set(product(epochs, (0, 1)))
         assert (out / folder / "table.md").exists()
+
+
+@pytest.mark.timeout(600)
+def test_a_norm_whose_shorter_training_diverges_is_left_out_of_the_match(command, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "mine" / "study" / "pretraining.yaml"
+    node = yaml.safe_load(path.read_text())
+    node["norms"] = ["bn", "none"]
+    node["scopes"]["smoke"] |= {"epochs": 4, "seeds": [0]}
+    path.write_text(yaml.safe_dump(node))
+
+    def outcome(job):
+        result = real(job)
+        told = {("bn", 4): 0.6, ("none", 4): 0.3}
+        known = told.get((job.config["facts"]["norm"]["name"], result["epochs"]))
+        shorter = result["epochs"] in (2, 3)
+        return result | ({"accuracy": known} if known is not None else {"accuracy": None} if shorter else {})
+
+    real = pretraining._outcome
+    monkeypatch.setattr(pretraining, "_outcome", outcome)
+    for stage in ("search", "train", "match"):
+        assert main([*command, f"stage={stage}"]) == 0
+    told = capsys.readouterr().out
+    assert "match: the level is 30.0 %, that of none" in told
+    assert "match: bn left out: it diverged with 2 epochs" in told
+    assert {row["norm"] for row in rows(tmp_path / "out" / "matched.csv")} == {"none"}
 
 
 def test_epochs_of_a_match_are_found_on_any_curve():
