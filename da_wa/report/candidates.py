@@ -18,6 +18,7 @@ from da_wa.records.schema import Factors, Record
 from da_wa.report.collection import Rows
 from da_wa.report.facts import Facts
 from da_wa.report.outcomes import Array, Outcome, origin
+from da_wa.report.wording import listed
 from da_wa.select.regret import Verdict, judge, largest_share
 
 LAST, SOURCE, ORACLE = "last", "source_val", "target_oracle"
@@ -116,12 +117,18 @@ class Family:
 def families(facts: Facts) -> list[Family]:
     """All families, in display order.
 
+    The seeds of a row and pair have the same weights as candidates, else they would choose among different ones:
+    weights that only some of them have are left out, see :func:`incomplete_weights`.
+
     Raises:
         DataError: outputs cannot be read.
     """
     rows = without_weight(facts.rows)
+    left_out = incomplete_weights(facts)
     grouped: dict[tuple[object, ...], list[tuple[Record, Outputs]]] = {}
     for record in facts.records:
+        if record.factors.method_weight in left_out.get(rows.label(record), ()):
+            continue
         outputs = facts.runs[record.id].outputs(record)
         small = Outputs(outputs.epochs, {n: replace(d, logits=None) for n, d in outputs.domains.items()})
         for target in record.targets:
@@ -132,6 +139,35 @@ def families(facts: Facts) -> list[Family]:
     found = [_family(str(label), (str(s), str(t)), units, rows.key) for (label, s, t, *_), units in grouped.items()]
     reference = {f.without_method: f.candidates[0].accuracy for f in found if f.factors.method == "none"}
     return [replace(family, source_only=reference.get(family.without_method)) for family in found]
+
+
+def incomplete_weights(facts: Facts) -> dict[str, list[float]]:
+    """The weights of every row that lack a seed or pair which another weight of the row has.
+
+    Where no weight has all of them, none is left out.
+    """
+    rows = without_weight(facts.rows)
+    runs: dict[str, dict[float, set[tuple[object, ...]]]] = {}
+    for record in facts.records:
+        factors = record.factors
+        if factors.method_weight is not None:
+            of_row = runs.setdefault(rows.label(record), {})
+            of_weight = of_row.setdefault(factors.method_weight, set())
+            of_weight |= {(record.source, t, factors.pretraining_seed, factors.seed) for t in record.targets}
+    found = {}
+    for label, of_row in runs.items():
+        everything = set.union(*of_row.values())
+        if everything in of_row.values():
+            found[label] = sorted(weight for weight, of_weight in of_row.items() if of_weight != everything)
+    return {label: weights for label, weights in found.items() if weights}
+
+
+def left_out_note(facts: Facts) -> list[str]:
+    """A sentence about :func:`incomplete_weights`, if there are some."""
+    named = [f"{label}: {listed([f'{w:g}' for w in weights])}" for label, weights in incomplete_weights(facts).items()]
+    if not named:
+        return []
+    return [f"Weights with fewer seeds or pairs than others of their row are no candidates. {'; '.join(named)}."]
 
 
 def without_weight(rows: Rows) -> Rows:

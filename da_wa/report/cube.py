@@ -10,7 +10,7 @@ import pandas as pd
 
 from da_wa.records.contrasts import BASES
 from da_wa.records.schema import Factors
-from da_wa.report.candidates import LAST, ORACLE, Family, shown, without_weight
+from da_wa.report.candidates import LAST, ORACLE, Family, left_out_note, shown, without_weight
 from da_wa.report.choices import Choices, Rule
 from da_wa.report.content import NONE, Plot, Section, Table
 from da_wa.report.contrasts import Effect, effects_frame
@@ -54,7 +54,11 @@ def section(facts: Facts, made: Choices, guard: bool = True) -> Section:
     }
     return Section(
         TITLE,
-        [best, _table(labels, rules, found, alike, skipped, guard), _figure(labels, rules, found)],
+        [
+            best,
+            _table(labels, rules, found, alike, skipped, guard, left_out_note(facts)),
+            _figure(labels, rules, found),
+        ],
         {"cube": cube, "cube_effects": _effects_frame(changes)},
         best,
         [_effects_table(factor, of_factor) for factor, of_factor in changes.items() if of_factor],
@@ -125,6 +129,7 @@ def _table(
     alike: set[str],
     skipped: Mapping[str, Factors],
     guard: bool,
+    notes: Sequence[str],
 ) -> Table:
     rows = []
     for label in labels:
@@ -150,6 +155,7 @@ def _table(
             "result of unsupervised adaptation, but the bound of what selection can give.",
             "Small: half of the 95 % interval over seeds and images, choices taken as given. = : the method does "
             "nothing for this norm, or changed no prediction.",
+            *notes,
         ],
     ).transposed_if_wide("Selection")
 

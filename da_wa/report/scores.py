@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from da_wa.report.candidates import LAST, ORACLE, shown
+from da_wa.report.candidates import LAST, ORACLE, left_out_note, shown
 from da_wa.report.choices import Choices, Rule
 from da_wa.report.content import NONE, Part, Section, Table
 from da_wa.report.facts import Facts
@@ -47,7 +47,11 @@ def section(facts: Facts, made: Choices, guard: bool = True) -> Section:
     if len(methods) > 1:
         labels = [facts.rows.labels.get(("method", method), method) for method in methods]
         details.append(_by_level(made, "method", labels, [made.where(method=method) for method in methods], guard))
-    parts: list[Part] = [verdict, _dependence(facts, made, norms, p, guard), _quality(made, rules, everything)]
+    parts: list[Part] = [
+        verdict,
+        _dependence(facts, made, norms, p, guard),
+        _quality(made, rules, everything, left_out_note(facts)),
+    ]
     parts += [_absent(made)] if made.absent else []
     return Section(
         TITLE,
@@ -110,7 +114,7 @@ def _dependence(facts: Facts, made: Choices, norms: Sequence[str], p: float | No
     )
 
 
-def _quality(made: Choices, rules: Sequence[Rule], chosen: Sequence[int]) -> Table:
+def _quality(made: Choices, rules: Sequence[Rule], chosen: Sequence[int], notes: Sequence[str]) -> Table:
     rows = []
     for name in dict.fromkeys(name for name, _ in rules):
         guards = [guard for other, guard in rules if other == name]
@@ -152,8 +156,9 @@ def _quality(made: Choices, rules: Sequence[Rule], chosen: Sequence[int]) -> Tab
             "0.29).",
             "Small: with the guard, which rejects collapsed candidates, where it changes the number. Bold: lowest "
             "regret without the guard, of scores with the most choices. last is the headline of all other sections; of "
-            "several weights it takes the "
-            "middle one. Target labels judge choices; only target_oracle chooses with them.",
+            "several weights it takes the middle one. Target labels judge choices; only target_oracle chooses with "
+            "them.",
+            *notes,
         ],
     )
 

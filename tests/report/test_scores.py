@@ -20,6 +20,7 @@ from da_wa.errors import ConfigError, DataError
 from da_wa.records.outputs import Outputs, from_logits
 from da_wa.records.schema import Record
 from da_wa.report import cube, scores, write_report
+from da_wa.report.candidates import families, incomplete_weights
 from da_wa.report.choices import Choices, choices
 from da_wa.report.content import Section, Table
 from da_wa.report.facts import load_facts
@@ -579,3 +580,30 @@ def test_scores_are_compared_over_the_same_choices(experiment: Any) -> None:
     assert found.summary(("entropy", False), found.where()).families == 1
     assert found.summary(("source_val", False), found.where()).families == 2
     assert found.comparable == ["source_val"]
+
+
+def test_seeds_choose_among_the_same_weights(experiment: Any) -> None:
+    draw = np.random.default_rng(0)
+    transfers(experiment, draw, 0.1, 1.0)
+    for seed, source in itertools.product((0, 1), SMALL):  # a third weight of one norm, with one seed more
+        for target in (domain for domain in SMALL if domain != source):
+            at = {"method_weight": 10.0, "id": f"bn-{source}-{target}-{seed}-10"}
+            add(experiment, "bn", source, noisy(draw), seed, method="dann", target=target, **at)
+    facts = load_facts(experiment.out)
+    assert incomplete_weights(facts) == {}
+    for source in SMALL:
+        for target in (domain for domain in SMALL if domain != source):
+            at = {"method_weight": 10.0, "id": f"bn-{source}-{target}-2-10"}
+            add(experiment, "bn", source, noisy(draw), 2, method="dann", target=target, **at)
+    facts = load_facts(experiment.out)
+    (label,) = incomplete_weights(facts)
+    assert incomplete_weights(facts)[label] == [0.1, 1.0]
+    weights: dict[tuple[str, int], set[float | None]] = {}
+    for family in families(facts):
+        seen = {candidate.record.factors.method_weight for candidate in family.candidates}
+        weights.setdefault((family.label, family.factors.seed), set()).update(seen)
+    assert weights[label, 0] == weights[label, 1] == weights[label, 2] == {10.0}
+    assert {0.1, 1.0} in weights.values()  # of the other norm
+    choice = choices(facts, load(["im"]))
+    for found in (table(cube.section(facts, choice), "cube"), table(scores.section(facts, choice), "scores")):
+        assert f"{label}: 0.1 and 1." in found.notes[-1]
