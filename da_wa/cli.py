@@ -113,7 +113,9 @@ def _run(words: Sequence[str], console: Console) -> int:
         return 1 if failed else 0
     experiment = compose(arguments.overrides, arguments.config_dir)
     if arguments.cfg:
-        print(yaml.safe_dump(experiment.cfg, sort_keys=False), end="")
+        methods = {name: node for name, node in experiment.methods.items() if name != "none"}
+        shown = {**experiment.cfg, "method": methods} if methods else experiment.cfg
+        print(yaml.safe_dump(shown, sort_keys=False), end="")
         return 0
     return run(experiment, console)
 

@@ -332,6 +332,9 @@ def test_own_options_from_a_folder(experiment, tmp_path):
 def test_the_configuration_can_be_shown(experiment, capsys):
     assert main([*experiment, "--cfg"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["finetune"]["epochs"] == 2
+    assert main([*experiment, "--cfg", "methods=[none,mcc]", "method.weight=[0.1,1]"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)["method"]
+    assert set(shown) == {"mcc"} and shown["mcc"]["weight"] == [0.1, 1]
 
 
 @pytest.mark.timeout(1800)

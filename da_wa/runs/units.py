@@ -106,7 +106,8 @@ def acts(node: Mapping[str, Any], activation: str) -> bool:
 
 
 def _each(weight: Any) -> list[float]:
-    return list(dict.fromkeys(weight)) if isinstance(weight, list) else [weight]
+    """The different weights of one or a list; 1 and 1.0 are one, and have one name."""
+    return list(dict.fromkeys(map(float, weight if isinstance(weight, list) else [weight])))
 
 
 def _unit_job(
