@@ -15,8 +15,8 @@ from da_wa.errors import ConfigError, nearest
 from da_wa.records.contrasts import BASES, IMPLIED, Cell, Contrast, Pair, Row, contrasts, level_name
 from da_wa.report.outcomes import Array, Outcome
 from da_wa.report.resampling import Estimate, Replicate, Resamples, seeds_to_resolve
-from da_wa.report.statistics import ALPHA, holm, image_flips, run_flips, runs_to_reach
-from da_wa.report.wording import listed
+from da_wa.report.statistics import ALPHA, holm, image_flips, run_flips, runs_to_reach, smallest_run_p
+from da_wa.report.wording import counted, listed
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,21 @@ def effects(
     p = [_p_value(estimate, len(found), resamples.several_networks) for _, _, estimate in found]
     corrected = holm(p)
     return [Effect(*each, p[k], corrected[k]) for k, each in enumerate(found)]
+
+
+def too_few_runs(found: Sequence[Effect]) -> list[str]:
+    """Why some of the comparisons that are corrected together have no p-value; empty if all have one.
+
+    Only with one pre-trained network of each norm: with several, networks are tested, not runs.
+    """
+    if all(effect.p is not None for effect in found) or any(effect.estimate.over_networks for effect in found):
+        return []
+    runs = min(len(effect.estimate.runs) for effect in found)
+    return [
+        f"No p-value (–) where runs are too few: {counted(runs, 'paired run')} cannot give less than "
+        f"{smallest_run_p(runs):.2g}, and the correction for {counted(len(found), 'comparison')} requires "
+        f"{ALPHA / len(found):.2g}, which takes {runs_to_reach(len(found))} runs."
+    ]
 
 
 def _p_value(estimate: Estimate, family: int, several_networks: bool) -> float | None:

@@ -13,7 +13,7 @@ from da_wa.records.schema import Factors
 from da_wa.report.candidates import LAST, ORACLE, Family, left_out_note, shown, without_weight
 from da_wa.report.choices import Choices, Rule
 from da_wa.report.content import NONE, Plot, Section, Table
-from da_wa.report.contrasts import Effect, effects_frame
+from da_wa.report.contrasts import Effect, effects_frame, too_few_runs
 from da_wa.report.facts import Facts
 from da_wa.report.figures import heatmap
 from da_wa.report.selected import effects_under
@@ -89,6 +89,7 @@ def _effects_table(factor: str, changes: Mapping[Rule, Sequence[Effect]]) -> Tab
             "Both rows select by the same rule, separately for every pair and seed. Small: half of the 95 % interval, "
             "choices taken as given. Bold: the interval excludes 0, and so does the test over runs, Holm-corrected "
             "over the rows of a column. tables/cube_effects.csv has the p-values.",
+            *next(filter(None, map(too_few_runs, changes.values())), []),
         ],
     ).transposed_if_wide("Selection")
 

@@ -10,11 +10,11 @@ import pandas as pd
 
 from da_wa.records.contrasts import level_name
 from da_wa.report.content import NONE, Part, Plot, Section, Table
-from da_wa.report.contrasts import Effect, effects, effects_frame, least_seeds, pairwise, seeds_needed
+from da_wa.report.contrasts import Effect, effects, effects_frame, least_seeds, pairwise, seeds_needed, too_few_runs
 from da_wa.report.facts import Facts
 from da_wa.report.figures import Panel, critical_difference, dots
 from da_wa.report.matrix import AVERAGE
-from da_wa.report.statistics import ALPHA, p_equation, p_text, ranking, runs_to_reach, smallest_run_p
+from da_wa.report.statistics import ALPHA, p_equation, p_text, ranking, smallest_run_p
 from da_wa.report.wording import arrow, change, counted, listed, random_levels, signed
 
 NAMED = 5
@@ -135,7 +135,7 @@ def _averages(found: Sequence[Effect], name: str, one_network: bool) -> Table:
 
 
 def _averages_notes(found: Sequence[Effect], one_network: bool) -> list[str]:
-    runs, over_networks = min(len(effect.estimate.runs) for effect in found), _over_networks(found)
+    over_networks = _over_networks(found)
     levels, test, needed = (
         "over seeds and images",
         "two-sided sign-flip test of the paired runs",
@@ -156,12 +156,8 @@ def _averages_notes(found: Sequence[Effect], one_network: bool) -> list[str]:
             "Networks: the fewest pre-training seeds of a norm. Networks of different norms are independent. Runs from "
             "one network are not, so their signs are not tested; no p (–) with one network of each norm."
         )
-    elif any(effect.p is None for effect in found):
-        notes.append(
-            f"No p-value (–) where runs are too few: {counted(runs, 'paired run')} cannot give less than "
-            f"{smallest_run_p(runs):.2g}, and the correction for {counted(len(found), 'comparison')} requires "
-            f"{ALPHA / len(found):.2g}, which takes {runs_to_reach(len(found))} runs."
-        )
+    else:
+        notes += too_few_runs(found)
     estimates = [effect.estimate for effect in found]
     if any(each.images_alone for each in estimates):
         notes.append(

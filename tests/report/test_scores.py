@@ -245,6 +245,7 @@ def test_rows_are_compared_under_one_rule(weighted: Any) -> None:
             assert row["runs"] == 3 * 2  # sources and seeds
     shown = table(cube.section(facts, found), "cube_method")
     assert {row[0] for row in shown.rows} == {"BN → BN · DANN", "LN → LN · DANN", "DANN, mean over BN and LN"}
+    assert shown.notes[-1].endswith("requires 0.017, which takes 7 runs.")  # 0.05 / 3, and 2 / 2**7 is below it
 
 
 def test_results_under_a_label_free_score(weighted: Any) -> None:
