@@ -12,9 +12,9 @@ from da_wa.report.content import NONE, Part, Plot, Section, Table
 from da_wa.report.contrasts import Effect, effects
 from da_wa.report.facts import Facts
 from da_wa.report.figures import heatmap
-from da_wa.report.matrix import AVERAGE
+from da_wa.report.matrix import AVERAGE, Matrix
 from da_wa.report.statistics import Interval
-from da_wa.report.wording import arrow, counted, signed
+from da_wa.report.wording import arrow, counted, listed, signed
 
 NOTHING = "="
 """Of a method that provably does nothing for a norm."""
@@ -143,8 +143,21 @@ def _table(facts: Facts, grid: _Grid) -> Table:
             "95 % interval; brackets: over fewer pairs, because the source-only runs of others are missing. Bold: "
             "significant after Holm's correction. "
             f"{NOTHING}: the method does nothing for this norm. {NONE}: no result.",
+            *_fewer_seeds(matrix),
         ],
     ).transposed_if_wide("Method")
+
+
+def _fewer_seeds(matrix: Matrix) -> list[str]:
+    """A sentence about rows whose numbers are of fewer seeds than others."""
+    seeds = matrix.seeds[AVERAGE]
+    fewer = [f"{label} ({counted(int(n), 'seed')})" for label, n in seeds.items() if 0 < n < seeds.max()]
+    if not fewer:
+        return []
+    return [
+        f"Fewer than {int(seeds.max())} seeds: {listed(fewer, 5)}. Changes are over common seeds, so there they are "
+        "not differences of the averages shown; with one seed, ± is over images alone."
+    ]
 
 
 def _figure(grid: _Grid) -> Plot:

@@ -195,6 +195,16 @@ def test_norms_by_methods_with_the_change_at_equal_norm(methods: Any) -> None:
     assert frame.at[("bn", "dann"), "change"] == pytest.approx(change)
 
 
+def test_fewer_seeds_of_a_method_are_told(methods: Any) -> None:
+    def notes() -> str:
+        return " ".join(by_method.section(load_facts(methods.out)).parts[0].notes)
+
+    assert "Fewer than" not in notes()
+    methods.simulate(["bn"], (2,))
+    methods.simulate(["bn"], (2,), per_pair=True, method="dann", effect={"bn": 1.0})
+    assert "Fewer than 3 seeds: BN + WA (2 seeds) and BN + WA · DANN (2 seeds)." in notes()
+
+
 def test_a_method_that_was_planned_for_a_norm_and_failed_does_not_count_as_without_effect(experiment: Any) -> None:
     experiment.images = {"A": 40, "W": 40}
     experiment.correct = lambda norm, source, target, seed: 20
