@@ -44,7 +44,7 @@ class Rows:
     labels: Mapping[tuple[str, Any], str]
 
     def label(self, unit: Record | Plan) -> str:
-        """The display name of the unit's row, e.g. ``BN + WA · DANN``."""
+        """Name of the unit's row, e.g. ``BN + WA · DANN``; of several weights ``BN + WA · DANN × 0.1``."""
         factors = unit.factors
         named = [self.labels.get(("norm", factors.norm), factors.norm)]
         for factor in self.key[1:]:
@@ -52,7 +52,11 @@ class Rows:
             if level is None or (factor, level) == ("method", "none"):
                 continue
             plain = str(level) if factor in ALWAYS else f"{factor.replace('_', ' ')} {level}"
-            named.append(self.labels.get((factor, level), plain))
+            name = self.labels.get((factor, level), plain)
+            if factor == "method" and "method_weight" in self.key and factors.method_weight is not None:
+                name += f" × {factors.method_weight:g}"
+            if factor != "method_weight" or "method" not in self.key:  # else named with its method
+                named.append(name)
         return " · ".join(named)
 
     def order(self, factors: Factors) -> tuple[Any, ...]:

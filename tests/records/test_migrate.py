@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -331,15 +332,17 @@ def test_networks_are_renamed_once_and_keep_their_weights(tmp_path: Path) -> Non
     assert rename_networks(tmp_path) == {}
 
 
-def test_the_shipped_networks_are_those_of_schema_1_under_their_new_names() -> None:
-    """The recipe that shipped in schema 1, for each norm, is what the file of that norm now says."""
-    old = deepcopy(OLD_HEADER)
-    old["recipe"]["optimizer"]["weight_decay"] = 5e-4  # type: ignore[index]
+def test_a_header_of_schema_1_becomes_that_of_a_shipped_network() -> None:
+    """Apart from epochs and learning rate, the recipe that shipped in schema 1 is what every file now says."""
     assert len(NETWORKS) == 10
+    rates = yaml.safe_load((ROOT / "conf" / "pretrain" / "cifar100_short.yaml").read_text())["rates"]
     for path in NETWORKS:
         with safe_open(path, "np") as file:
             facts = json.loads(file.metadata()["facts"])
         norm = facts["norm"]["name"]
+        old = deepcopy(OLD_HEADER)
+        old["recipe"]["epochs"] = 20  # type: ignore[index]
+        old["recipe"]["optimizer"] |= {"weight_decay": 5e-4, "lr": rates[norm]}  # type: ignore[index]
         groups = {"groups": 32} if norm.startswith("gn") else {}
         assert facts == migrate.network({**old, "norm": {"activation": groups}}, norm)
         assert path.stem == network_name("cifar100", facts)

@@ -269,7 +269,7 @@ def test_weights_of_a_method_stand_by_size_and_are_no_bases_to_average_over(expe
 
     add("bn")
     facts = load_facts(experiment.out)
-    rows = [f"BN · mcc · method weight {weight}" for weight in ("1.0", "2.0", "10.0")]
+    rows = [f"BN · mcc × {weight}" for weight in (1, 2, 10)]
     assert list(facts.matrix.mean.index) == ["BN", *rows]
     assert list(facts.effects("method")["contrast"]) == [f"BN → {row}" for row in rows]
     add("ln")
