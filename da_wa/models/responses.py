@@ -64,15 +64,16 @@ def responses(model: nn.Module, modules: Iterable[nn.Module], x: Tensor) -> list
     >>> [rows.shape for rows in responses(model, [model[0]], torch.zeros(2, 3, 4, 4))]
     [torch.Size([8, 32])]
     """
-    kept: list[Tensor] = []
+    wanted = list(modules)
+    kept: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, arguments: object, output: Tensor) -> None:
-        kept.append(output.transpose(0, 1).flatten(1).clone())  # a ReLU may overwrite the output
+        kept[module] = output.transpose(0, 1).flatten(1).clone()  # a ReLU may overwrite the output
 
-    hooks = [module.register_forward_hook(keep) for module in modules]
+    hooks = [module.register_forward_hook(keep) for module in wanted]
     try:
         model(x)
     finally:
         for hook in hooks:
             hook.remove()
-    return kept
+    return [kept[module] for module in wanted]

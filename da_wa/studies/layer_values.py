@@ -160,16 +160,11 @@ def branch_shares(model: Backbone, x: Tensor) -> list[float]:
     Raises:
         ConfigError: the network has no residual blocks.
     """
-    found = blocks(model)
-    inside = [module for block in found for module in (branch_result(block), block.get_submodule("shortcut"))]
-    # blocks run in order, but within one the shortcut may come first
-    rows = {module: responses(model.eval(), [module], x)[0] for module in inside}
-    variances = {module: values.double().var(1, correction=0).sum().item() for module, values in rows.items()}
-    shares = []
-    for block in found:
-        branch, shortcut = variances[branch_result(block)], variances[block.get_submodule("shortcut")]
-        shares.append(branch / (branch + shortcut) if branch + shortcut else math.nan)
-    return shares
+    inside = [module for block in blocks(model) for module in (branch_result(block), block.get_submodule("shortcut"))]
+    rows = responses(model.eval(), inside, x)
+    variances = [values.double().var(1, correction=0).sum().item() for values in rows]
+    terms = zip(variances[::2], variances[1::2], strict=True)
+    return [branch / (branch + shortcut) if branch + shortcut else math.nan for branch, shortcut in terms]
 
 
 def trained_branches(path: Path, build: NetworkNode, norm: Any, images: Tensor) -> list[float]:
